@@ -1,0 +1,2 @@
+//! Measures a pair.
+fn main() {}

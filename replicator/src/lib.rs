@@ -1,0 +1,2 @@
+//! How a replica decides. Pure: no I/O, no clock, no threads, no chance but from a seed.
+#![forbid(unsafe_code)]

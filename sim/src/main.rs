@@ -1,0 +1,2 @@
+//! Deterministic simulator.
+fn main() {}

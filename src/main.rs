@@ -1,0 +1,2 @@
+//! twinblk: a replicated block device in user space.
+fn main() {}
