@@ -1,0 +1,3 @@
+//! Generations: what the data of a node descends from.
+
+pub mod lineage;

@@ -1,0 +1,3 @@
+//! Who may be Primary, and who may go on alone (semantics §3).
+
+pub mod membership;
