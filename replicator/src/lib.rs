@@ -2,7 +2,14 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod config;
+pub mod effect;
+pub mod event;
 pub mod generation;
+pub mod notice;
+pub mod peer;
 pub mod promotion;
 pub mod record;
+pub mod state;
+pub mod status_report;
 pub mod units;

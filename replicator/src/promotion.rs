@@ -1,3 +1,4 @@
 //! Who may be Primary, and who may go on alone (semantics §3).
 
 pub mod membership;
+pub mod refusal;

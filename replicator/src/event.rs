@@ -1,0 +1,246 @@
+//! What can happen to a replica: facts, in the past tense. The only way in (`Replica::handle`).
+
+use bytes::Bytes;
+
+use crate::peer::frame::ReceivedFrame;
+use crate::units::{ByteRange, NodeId, RequestId, Span};
+
+/// Names one I/O from the effect that orders it to the event that reports it. Never reused within a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IoId(pub u64);
+
+/// Names one established link to a peer. A later link to the same peer has a greater number,
+/// so that a late frame of a dead link is never taken for one of the new link. The shell chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkId(pub u64);
+
+/// Names one order of an operator until it is answered. The shell chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OrderId(pub u64);
+
+/// Whether a request must be on stable storage before it is answered (NBD_CMD_FLAG_FUA).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Complete by the replication protocol.
+    Complete,
+    /// Complete and flushed on every in-sync replica.
+    Flushed,
+}
+
+/// What a client asks for. Ranges are inside the volume: the NBD session has checked that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Read these bytes.
+    Read {
+        /// Which.
+        range: ByteRange,
+    },
+    /// Replace the bytes from `offset` on.
+    Write {
+        /// First byte.
+        offset: u64,
+        /// The new bytes. If offset and length are whole blocks the memory is 4 KiB aligned.
+        payload: Bytes,
+        /// What the answer promises.
+        durability: Durability,
+    },
+    /// Put everything that was answered on stable storage.
+    Flush,
+    /// Zero the whole blocks inside the range and give their space back; ragged edges stay as they are.
+    Trim {
+        /// Which bytes.
+        range: ByteRange,
+        /// What the answer promises.
+        durability: Durability,
+    },
+    /// Make the bytes read as zero.
+    WriteZeroes {
+        /// Which bytes.
+        range: ByteRange,
+        /// Whether the space may be given back.
+        allocation: Allocation,
+        /// What the answer promises.
+        durability: Durability,
+    },
+    /// Which parts of the range hold data (NBD_CMD_BLOCK_STATUS).
+    BlockStatus {
+        /// Which bytes.
+        range: ByteRange,
+    },
+}
+
+/// Whether zeroed blocks keep their space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// They keep it (NBD_CMD_FLAG_NO_HOLE).
+    Keep,
+    /// It may be given back.
+    Release,
+}
+
+/// A run of bytes of the data area that either holds data or is a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllocatedExtent {
+    /// Which bytes.
+    pub range: ByteRange,
+    /// Whether they are a hole, which reads as zero.
+    pub is_hole: bool,
+}
+
+/// Why a link ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkLoss {
+    /// The peer closed it.
+    #[error("the peer closed the link")]
+    Closed,
+    /// The socket failed with this errno.
+    #[error("the socket failed with errno {0}")]
+    Socket(i32),
+    /// A frame header was damaged or foreign.
+    #[error("a frame header was refused")]
+    BadFrame,
+    /// The replica asked for it.
+    #[error("this node dropped the link")]
+    Dropped,
+}
+
+/// An order of an operator or a cluster manager.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Become Primary, waiting at most this long for what a promotion may wait for (the lease, a voter).
+    Promote {
+        /// How long.
+        wait: Span,
+    },
+    /// Become Secondary.
+    Demote {
+        /// Whether to disconnect clients.
+        clients: ConnectedClients,
+    },
+    /// Connect to a peer, or to all, after StandAlone.
+    Connect {
+        /// Which.
+        peer: Option<NodeId>,
+    },
+    /// Disconnect from a peer, or from all, until told otherwise.
+    Disconnect {
+        /// Which.
+        peer: Option<NodeId>,
+    },
+    /// Answer when every peer is connected.
+    WaitConnect {
+        /// How long at most.
+        wait: Span,
+    },
+    /// Answer when every replica is UpToDate and Established.
+    WaitSync {
+        /// How long at most.
+        wait: Span,
+    },
+    /// Stop: flush, tell the peers, record a clean end. The answer comes when the daemon may exit.
+    Stop,
+}
+
+/// What a demotion does with connected clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectedClients {
+    /// The demotion is refused while there are any.
+    Refuse,
+    /// What they have in flight fails and they are disconnected (`--force`).
+    Disconnect,
+}
+
+/// A fact that a replica is told.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time has passed; nothing else.
+    TimePassed,
+    /// A client asked for something.
+    RequestReceived {
+        /// Comes back in the answer.
+        id: RequestId,
+        /// What.
+        request: Request,
+    },
+    /// So many clients are connected now.
+    ClientsCounted {
+        /// How many.
+        clients: usize,
+    },
+    /// A write to the journal, bitmap or data area completed. It is not flushed yet, unless the effect says so.
+    IoCompleted {
+        /// The effect's.
+        io: IoId,
+    },
+    /// A read completed.
+    BytesRead {
+        /// The effect's.
+        io: IoId,
+        /// Exactly as many bytes as were asked for, 4 KiB aligned in memory.
+        bytes: Bytes,
+    },
+    /// An allocation query completed.
+    AllocationFound {
+        /// The effect's.
+        io: IoId,
+        /// Covers the range that was asked for, in order.
+        extents: Vec<AllocatedExtent>,
+    },
+    /// An I/O failed. The disk is poisoned from here on.
+    IoFailed {
+        /// The effect's.
+        io: IoId,
+        /// The kernel's error number.
+        errno: i32,
+    },
+    /// An authenticated link to a voter exists.
+    PeerConnected {
+        /// Which voter.
+        peer: NodeId,
+        /// Its link.
+        link: LinkId,
+        /// The random identity that the voter proved to have.
+        voter: crate::units::VoterId,
+    },
+    /// A frame arrived whole, its header verified.
+    FrameReceived {
+        /// From whom.
+        peer: NodeId,
+        /// On which link.
+        link: LinkId,
+        /// The frame.
+        frame: ReceivedFrame,
+    },
+    /// Frames were handed to the kernel.
+    FramesSent {
+        /// To whom.
+        peer: NodeId,
+        /// On which link.
+        link: LinkId,
+        /// How many frames in all since the link began.
+        frames: u64,
+    },
+    /// A link ended.
+    PeerLost {
+        /// Whose.
+        peer: NodeId,
+        /// Which.
+        link: LinkId,
+        /// Why.
+        reason: LinkLoss,
+    },
+    /// The control plane could not set up a link; for status only.
+    PeerUnreachable {
+        /// Whose.
+        peer: NodeId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// An operator asked for something.
+    OperatorAsked {
+        /// Comes back in the answer.
+        order: OrderId,
+        /// What.
+        what: Order,
+    },
+}

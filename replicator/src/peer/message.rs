@@ -1,0 +1,231 @@
+//! The messages of a link, decoded. Who sends what to whom, and when, stands in docs/PROTOCOL.md.
+
+
+use crate::generation::lineage::{Generation, Lineage, Position};
+use crate::promotion::membership::MembershipRecord;
+use crate::record::Record;
+use crate::state::{DiskState, Role};
+use crate::units::{GenerationId, Incarnation, Lsn, NodeId, Span, Term};
+
+/// Everything that decides about two nodes when they meet; both sides compare the same two of these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerState {
+    /// Size of the volume, bytes.
+    pub volume_bytes: u64,
+    /// Role at this moment.
+    pub role: Role,
+    /// Disk at this moment.
+    pub disk: DiskState,
+    /// Generations of the data.
+    pub lineage: Lineage,
+    /// Newest write in the journal; for a running Primary the newest it has assigned.
+    pub end: Lsn,
+    /// Newest write that is flushed.
+    pub flushed: Lsn,
+    /// Oldest write that the journal still holds; `end` + 1 if it holds none.
+    pub oldest_kept: Lsn,
+    /// Up to where the sender knows the receiver to have flushed.
+    pub base: (GenerationId, Lsn),
+    /// Whether the sender has blocks marked dirty for the receiver.
+    pub has_dirty_bits: bool,
+    /// The voters' record that the sender has stored.
+    pub record: MembershipRecord,
+    /// This run of the sender's daemon.
+    pub incarnation: Incarnation,
+    /// The incarnation in the voters' record that the sender can prove to continue, if any.
+    pub continues: Option<Incarnation>,
+    /// Digest of the parts of the configuration that must be equal on all voters.
+    pub configuration_digest: u64,
+}
+
+/// How far the receiver of records has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Received, checksums verified.
+    pub received: Lsn,
+    /// Written to the journal.
+    pub journaled: Lsn,
+    /// Flushed in the journal.
+    pub flushed: Lsn,
+    /// Flushed in the data area.
+    pub data_flushed: Lsn,
+    /// Bytes that the receiver can take from now on, beyond what it has received.
+    pub window_bytes: u64,
+}
+
+/// Records with the stretch of history they belong to, as they arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordBatch {
+    /// Their generation.
+    pub generation: GenerationId,
+    /// Everything up to here is flushed by every in-sync replica; zero if the sender is no Primary.
+    pub stable_up_to: Lsn,
+    /// The records, Lsns without gaps.
+    pub records: Vec<Record>,
+}
+
+/// Why a candidate believes that it may be promoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// First promotion: every voter's record is empty.
+    First,
+    /// It is a living member of the newest record's in-sync set.
+    Member {
+        /// The incarnation in the record that it continues.
+        continues: Incarnation,
+    },
+    /// No member of the newest record lives on; all have reported, and it is the newest of them.
+    AllReported,
+}
+
+/// A candidate asks for a vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VoteRequest {
+    /// Names the round; the reply repeats it.
+    pub round: u64,
+    /// What is asked: only an opinion, or the vote.
+    pub stage: VoteStage,
+    /// Who asks.
+    pub candidate: NodeId,
+    /// This run of its daemon.
+    pub incarnation: Incarnation,
+    /// Why it may be promoted.
+    pub basis: Basis,
+    /// Its flushed position.
+    pub position: Position,
+    /// The record it wants to be stored. Its term is the term asked for.
+    pub record: MembershipRecord,
+    /// Whether a cluster manager vouches that the old Primary is fenced (the lease need not be waited for).
+    pub peer_is_fenced: bool,
+}
+
+/// The two stages of a vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VoteStage {
+    /// Would you? Nothing changes anywhere.
+    Ask,
+    /// Store the record.
+    Take,
+}
+
+/// A voter's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VoteReply {
+    /// The request's.
+    pub round: u64,
+    /// The request's.
+    pub stage: VoteStage,
+    /// Yes, or why not.
+    pub vote: Result<(), Denial>,
+    /// The record that the voter has stored now.
+    pub record: MembershipRecord,
+    /// The voter's flushed position; zero for the tiebreaker.
+    pub position: Position,
+    /// The voter's run; zero for the tiebreaker.
+    pub incarnation: Incarnation,
+    /// The recorded incarnation that the voter can prove to continue, if any.
+    pub continues: Option<Incarnation>,
+}
+
+/// Why a voter says no. One row each in docs/STATES.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// The Primary may still hold its lease. Ends by itself after `remaining`.
+    #[error("the lease of the last Primary ends in {remaining} at the latest")]
+    Lease {
+        /// How long.
+        remaining: Span,
+    },
+    /// This node is Primary, or is linked to a living one.
+    #[error("{primary} is Primary")]
+    PrimaryLives {
+        /// Which.
+        primary: NodeId,
+    },
+    /// The candidate is not in the in-sync set of the voter's record.
+    #[error("the candidate is not in the in-sync set of term {term}")]
+    NotAMember {
+        /// Term of the record.
+        term: Term,
+    },
+    /// The voter holds writes that the candidate lacks.
+    #[error("the voter is ahead: it holds writes up to {lsn}")]
+    Behind {
+        /// Newest flushed write of the voter.
+        lsn: Lsn,
+    },
+    /// The voter has stored an equal or newer record.
+    #[error("the voter has stored a record of term {term}")]
+    OlderTerm {
+        /// Its term.
+        term: Term,
+    },
+    /// The voter's record is empty, and not every voter's is.
+    #[error("the voter has no record; it votes only in a round that all voters answer with none")]
+    EmptyRecord,
+    /// The voters in the record are others than those in the request.
+    #[error("the voters differ from those in the voter's record")]
+    OtherVoters,
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// First on every link to a replica, and again after a change that a verdict depends on.
+    State(Box<PeerState>),
+    /// Keeps the lease and the link alive. A Primary's carries its reign.
+    Heartbeat {
+        /// Role of the sender.
+        role: Role,
+        /// Disk of the sender.
+        disk: DiskState,
+        /// From a Primary: everything up to here is flushed by every in-sync replica. Else zero.
+        stable_up_to: Lsn,
+        /// From a Primary: up to where every replica has flushed its data area. Else zero.
+        data_flushed_up_to: Lsn,
+    },
+    /// Records, in order, without gaps.
+    Records(RecordBatch),
+    /// A generation begins: durable before its first record is journaled.
+    NewGeneration {
+        /// It.
+        generation: Generation,
+        /// The lineage of the sender up to and with it, for a receiver that missed some.
+        lineage: Lineage,
+    },
+    /// How far the sender has come with the receiver's records.
+    Progress(Progress),
+    /// Flush the journal up to here, then report progress.
+    Flush {
+        /// Up to where.
+        up_to: Lsn,
+    },
+    /// The target of a catch-up has cut what it had to and wants the records after `end`.
+    CatchUpFrom {
+        /// Newest write that the target keeps.
+        end: Lsn,
+    },
+    /// A candidate asks.
+    VoteRequest(Box<VoteRequest>),
+    /// A voter answers.
+    VoteReply(Box<VoteReply>),
+    /// From the Primary of its term: store this.
+    RecordUpdate(Box<MembershipRecord>),
+    /// What the voter has stored now.
+    RecordStored(Box<MembershipRecord>),
+    /// The sender ends the link on purpose.
+    Farewell {
+        /// Why, for the log.
+        reason: FarewellReason,
+    },
+}
+
+/// Why a node ends a link on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FarewellReason {
+    /// Its daemon stops cleanly.
+    Stopping,
+    /// An operator disconnected it.
+    Disconnected,
+}
+
