@@ -200,10 +200,12 @@ fn unknown_options_are_unsupported_and_skipped_whatever_their_length() {
 }
 
 #[test]
-fn known_options_that_are_too_long_are_refused_as_too_big() {
+fn known_options_with_more_than_64_kib_are_refused_as_too_big() {
     for number in [3, 5, 6, 7, 8, 9, 10, 11] {
         let output = answer(&PRIMARY, &[option(number, &vec![0; 65_537])]);
         assert_eq!(last_kind(number, &output), 0x8000_0009, "option {number}");
+        let output = answer(&PRIMARY, &[option(number, &vec![0; 65_536])]);
+        assert_eq!(last_kind(number, &output), INVALID, "option {number}");
     }
 }
 
