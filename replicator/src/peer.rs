@@ -4,6 +4,7 @@ mod check;
 pub mod codec;
 pub mod fields;
 pub mod frame;
+pub mod handshake;
 pub mod message;
 pub mod message_type;
 mod record_table;
