@@ -3,6 +3,9 @@
 //!
 //! Rule: a parsed message was checked in every field, and the payload of its records block by block.
 
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 
 use crate::checksum::Crc32c;
@@ -87,10 +90,7 @@ impl Message {
         // The header is written last, into the room left for it: it holds the checksum of the body.
         let mut head = vec![0; FRAME_HEADER_BYTES];
         write_body(self, &mut head);
-        let payloads = match self {
-            Self::Records(batch) => payloads_of(batch),
-            _ => Vec::new(),
-        };
+        let payloads = if let Self::Records(batch) = self { payloads_of(batch) } else { Vec::new() };
         let payload_bytes = payloads.iter().map(Bytes::len).sum();
         let header = FrameHeader::of(stamp, self.message_type(), &head[FRAME_HEADER_BYTES..], payload_bytes);
         head[..FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
