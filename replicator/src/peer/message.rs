@@ -1,5 +1,5 @@
 //! The messages of a link, decoded. Who sends what to whom, and when, stands in docs/PROTOCOL.md.
-
+//! Knows no bytes: those are `codec`'s business.
 
 use crate::generation::lineage::{Generation, Lineage, Position};
 use crate::promotion::membership::MembershipRecord;
@@ -166,6 +166,18 @@ pub enum Denial {
     /// The voter's record is empty, and not every voter's is.
     #[error("the voter has no record; it votes only in a round that all voters answer with none")]
     EmptyRecord,
+    /// A member of the in-sync set lives on, so that nobody else may be chosen from reports.
+    #[error("{member} is a living member of the in-sync set")]
+    MemberLives {
+        /// Which.
+        member: NodeId,
+    },
+    /// The request names the voter in sync, but the voter stands elsewhere than the candidate.
+    #[error("the request names the voter in sync, but it holds writes up to {lsn}")]
+    NotInSync {
+        /// Newest flushed write of the voter.
+        lsn: Lsn,
+    },
     /// The voters in the record are others than those in the request.
     #[error("the voters differ from those in the voter's record")]
     OtherVoters,
@@ -232,4 +244,3 @@ pub enum FarewellReason {
     /// An operator disconnected it.
     Disconnected,
 }
-
