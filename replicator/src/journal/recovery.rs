@@ -11,10 +11,11 @@ use super::chain::{ChainRules, Link};
 use super::recovery_case::{Evidence, Found, RecoveryCase, classify};
 use super::ring::Ring;
 use super::walk::{Chunk, Step, Walked, Walker};
+use crate::generation::lineage::Lineage;
 use crate::layout::journal_batch::{BATCH_MAGIC, BatchError, BatchHeader, parse_descriptor};
-use crate::layout::superblock::Superblock;
+use crate::layout::superblock::{JournalAnchor, Superblock};
 use crate::record::Record;
-use crate::units::{BLOCK_BYTES, GenerationId, Lsn, bytes_u64};
+use crate::units::{BLOCK_BYTES, GenerationId, Lsn, VoterId, bytes_u64};
 
 /// Bytes of one read: twice the largest batch, so that a batch on the edge of two reads costs little.
 pub const RECOVERY_READ_BYTES: u64 = 8 << 20;
@@ -73,13 +74,18 @@ impl RecoveryScan {
     /// A scan of the journal that this superblock describes.
     #[must_use]
     pub fn new(superblock: &Superblock) -> Self {
-        let anchor = &superblock.journal;
         let ring_bytes = superblock.zones.journal().length;
-        let rules = ChainRules::of(ring_bytes, superblock.voter, anchor);
-        let generations = superblock.lineage.generations();
+        Self::over(ring_bytes, superblock.voter, &superblock.journal, &superblock.lineage)
+    }
+
+    /// A scan of a ring of `ring_bytes` that belongs to the metadata `journal`.
+    #[must_use]
+    pub fn over(ring_bytes: u64, journal: VoterId, anchor: &JournalAnchor, lineage: &Lineage) -> Self {
+        let rules = ChainRules::of(ring_bytes, journal, anchor);
+        let generations = lineage.generations();
         Self {
             walker: Walker::new(rules, Link::before(anchor), RECOVERY_READ_BYTES),
-            ring: Ring::new(ring_bytes, superblock.voter, anchor),
+            ring: Ring::new(ring_bytes, journal, anchor),
             stage: Stage::Walk,
             data_flushed: anchor.data_flushed,
             flushed_up_to: anchor.session_first_lsn.previous().max(anchor.data_flushed),
