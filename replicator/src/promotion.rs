@@ -1,5 +1,7 @@
 //! Who may be Primary, and who may go on alone (semantics §3).
 
+pub mod ballot;
 pub mod membership;
+pub mod preconditions;
 pub mod refusal;
 pub mod voting;

@@ -43,12 +43,19 @@ pub enum Decision {
 /// Why the candidate may be promoted if the record is `newest`: by first promotion, as a living member, or
 /// as the newest of members none of whom lives on.
 #[must_use]
-pub fn basis(newest: &MembershipRecord, candidate: NodeId, incarnation: Incarnation, continues: Option<Incarnation>) -> Basis {
+pub fn basis(
+    newest: &MembershipRecord,
+    candidate: NodeId,
+    incarnation: Incarnation,
+    continues: Option<Incarnation>,
+) -> Basis {
     if newest.is_empty() {
         return Basis::First;
     }
     match newest.in_sync.incarnation_of(candidate) {
-        Some(recorded) if recorded == incarnation || Some(recorded) == continues => Basis::Member { continues: recorded },
+        Some(recorded) if recorded == incarnation || Some(recorded) == continues => {
+            Basis::Member { continues: recorded }
+        }
         Some(_) | None => Basis::AllReported,
     }
 }
@@ -76,11 +83,18 @@ pub fn decide(ballot: &Ballot<'_>) -> Decision {
     let denials: Vec<Denial> = votes().filter_map(Result::err).collect();
     let is_final = |denial: &&Denial| match denial {
         Denial::Lease { .. } | Denial::PrimaryLives { .. } | Denial::OlderTerm { .. } => false,
-        Denial::NotAMember { .. } | Denial::Behind { .. } | Denial::EmptyRecord | Denial::OtherVoters => true,
+        Denial::NotInSync { .. } => false,
+        Denial::NotAMember { .. }
+        | Denial::MemberLives { .. }
+        | Denial::Behind { .. }
+        | Denial::EmptyRecord
+        | Denial::OtherVoters => true,
     };
     let refusals = denials.iter().filter(is_final).count();
     let refused = refusal(ballot, &denials, needed);
-    if ballot.config.voters() - refusals < needed || matches!(ballot.own_vote, Err(ref denial) if is_final(&denial)) {
+    if ballot.config.voters() - refusals < needed
+        || matches!(ballot.own_vote, Err(ref denial) if is_final(&denial))
+    {
         return Decision::Refuse(refused);
     }
     let lease = denials.iter().filter_map(|denial| match denial {
@@ -103,7 +117,10 @@ fn stale_basis(ballot: &Ballot<'_>) -> Option<Decision> {
         refused: Refused {
             code: RefusalCode::StateChange,
             name: "not-in-sync",
-            reason: format!("a voter holds a newer record, of term {}, that must be followed", ballot.newest.term),
+            reason: format!(
+                "a voter holds a newer record, of term {}, that must be followed",
+                ballot.newest.term
+            ),
             cure: "nothing; the voters are asked again".to_owned(),
         },
         pause: Span::default(),
@@ -117,7 +134,8 @@ fn members_that_did_not_report(ballot: &Ballot<'_>) -> Option<Decision> {
     for (node, recorded) in ballot.newest.in_sync.iter().filter(|(node, _)| *node != request.candidate) {
         let name = ballot.config.name_of(node);
         let Some(reply) = ballot.replies.get(&node) else {
-            let reason = format!("{name} is in the in-sync set of term {} and cannot be reached", ballot.newest.term);
+            let reason =
+                format!("{name} is in the in-sync set of term {} and cannot be reached", ballot.newest.term);
             let cure = format!("bring up {name}; it holds every completed write");
             return Some(wait("member-missing", reason, cure));
         };
@@ -126,7 +144,12 @@ fn members_that_did_not_report(ballot: &Ballot<'_>) -> Option<Decision> {
         if lives || position > candidate_position {
             let reason = format!("{name} holds newer data than this node");
             let cure = format!("promote on {name}");
-            return Some(Decision::Refuse(Refused { code: RefusalCode::NoUpToDateData, name: "not-in-sync", reason, cure }));
+            return Some(Decision::Refuse(Refused {
+                code: RefusalCode::NoUpToDateData,
+                name: "not-in-sync",
+                reason,
+                cure,
+            }));
         }
     }
     let own = ballot.newest.in_sync.has_node(request.candidate);
@@ -145,13 +168,14 @@ fn record_to_take(ballot: &Ballot<'_>) -> MembershipRecord {
     let mut record = ballot.request.record;
     for (node, reply) in ballot.replies {
         let Some(replica) = ballot.config.replicas.get(node.index()) else { continue };
-        let was_member = match ballot.request.basis {
-            Basis::First => true,
-            Basis::Member { .. } => ballot.newest.in_sync.incarnation_of(*node).is_some_and(|recorded| {
-                reply.incarnation == recorded || reply.continues == Some(recorded)
-            }),
-            Basis::AllReported => ballot.newest.in_sync.has_node(*node),
-        };
+        let was_member =
+            match ballot.request.basis {
+                Basis::First => true,
+                Basis::Member { .. } => ballot.newest.in_sync.incarnation_of(*node).is_some_and(|recorded| {
+                    reply.incarnation == recorded || reply.continues == Some(recorded)
+                }),
+                Basis::AllReported => ballot.newest.in_sync.has_node(*node),
+            };
         let is_equal = reply.vote.is_ok() && reply.position == ballot.request.position;
         if was_member && is_equal && replica.protocol.can_be_in_sync() {
             record.in_sync = record.in_sync.with(*node, reply.incarnation);
@@ -175,7 +199,7 @@ fn refusal(ballot: &Ballot<'_>, denials: &[Denial], needed: usize) -> Refused {
         .collect();
     let gravest = denials.iter().max_by_key(|denial| gravity(denial));
     let (code, name, reason, cure) = match gravest {
-        Some(Denial::NotAMember { .. } | Denial::Behind { .. }) => (
+        Some(Denial::NotAMember { .. } | Denial::MemberLives { .. } | Denial::Behind { .. }) => (
             RefusalCode::NoUpToDateData,
             "not-in-sync",
             format!("this node does not hold every completed write: {}", gravest.expect("it matched")),
@@ -187,16 +211,31 @@ fn refusal(ballot: &Ballot<'_>, denials: &[Denial], needed: usize) -> Refused {
             format!("{} is Primary", ballot.config.name_of(*primary)),
             "demote it first",
         ),
-        Some(denial @ Denial::Lease { .. }) => {
-            (RefusalCode::StateChange, "lease", denial.to_string(), "wait; the promotion goes on by itself when the lease is over")
-        }
-        Some(denial @ (Denial::EmptyRecord | Denial::OtherVoters | Denial::OlderTerm { .. })) => {
-            (RefusalCode::StateChange, "voters-disagree", denial.to_string(), "make the configuration the same everywhere and bring up every voter")
-        }
+        Some(denial @ Denial::Lease { .. }) => (
+            RefusalCode::StateChange,
+            "lease",
+            denial.to_string(),
+            "wait; the promotion goes on by itself when the lease is over",
+        ),
+        Some(
+            denial @ (Denial::EmptyRecord
+            | Denial::OtherVoters
+            | Denial::OlderTerm { .. }
+            | Denial::NotInSync { .. }),
+        ) => (
+            RefusalCode::StateChange,
+            "voters-disagree",
+            denial.to_string(),
+            "make the configuration the same everywhere and bring up every voter",
+        ),
         None => (
             RefusalCode::StateChange,
             "no-quorum",
-            format!("{needed} of {} votes are needed; no answer from {}", ballot.config.voters(), silent.join(", ")),
+            format!(
+                "{needed} of {} votes are needed; no answer from {}",
+                ballot.config.voters(),
+                silent.join(", ")
+            ),
             "bring up the missing voters",
         ),
     };
@@ -205,12 +244,12 @@ fn refusal(ballot: &Ballot<'_>, denials: &[Denial], needed: usize) -> Refused {
 
 fn gravity(denial: &Denial) -> u8 {
     match denial {
-        Denial::OlderTerm { .. } => 0,
+        Denial::OlderTerm { .. } | Denial::NotInSync { .. } => 0,
         Denial::Lease { .. } => 1,
         Denial::EmptyRecord => 2,
         Denial::OtherVoters => 3,
         Denial::PrimaryLives { .. } => 4,
         Denial::Behind { .. } => 5,
-        Denial::NotAMember { .. } => 6,
+        Denial::NotAMember { .. } | Denial::MemberLives { .. } => 6,
     }
 }

@@ -23,33 +23,65 @@ pub struct Preconditions {
 /// # Errors
 /// The row.
 pub fn check(on: &Preconditions) -> Result<(), Refused> {
-    let row = |code, name, reason: String, cure: &str| Err(Refused { code, name, reason, cure: cure.to_owned() });
+    let row =
+        |code, name, reason: String, cure: &str| Err(Refused { code, name, reason, cure: cure.to_owned() });
     if on.is_stopping {
-        return row(RefusalCode::StateChange, "stopping", "the daemon is stopping".to_owned(), "start it again");
+        return row(
+            RefusalCode::StateChange,
+            "stopping",
+            "the daemon is stopping".to_owned(),
+            "start it again",
+        );
     }
     if on.is_promoting {
-        return row(RefusalCode::StateChange, "promoting", "a promotion is in progress".to_owned(), "wait for it");
+        return row(
+            RefusalCode::StateChange,
+            "promoting",
+            "a promotion is in progress".to_owned(),
+            "wait for it",
+        );
     }
     match on.disk {
         DiskState::UpToDate | DiskState::Consistent | DiskState::DUnknown => {}
         DiskState::Diskless | DiskState::Failed => {
             let reason = format!("the local disk is {}", on.disk);
-            return row(RefusalCode::NoUpToDateData, "disk-failed", reason, "promote another node; replace the disk");
+            return row(
+                RefusalCode::NoUpToDateData,
+                "disk-failed",
+                reason,
+                "promote another node; replace the disk",
+            );
         }
         DiskState::Inconsistent => {
-            let cure = "connect to a node with data, or make the metadata with --uptodate-zeroed on every node";
-            return row(RefusalCode::NoUpToDateData, "disk-inconsistent", "the local disk is Inconsistent".to_owned(), cure);
+            let cure =
+                "connect to a node with data, or make the metadata with --uptodate-zeroed on every node";
+            return row(
+                RefusalCode::NoUpToDateData,
+                "disk-inconsistent",
+                "the local disk is Inconsistent".to_owned(),
+                cure,
+            );
         }
         DiskState::Outdated => {
             let reason = match &on.catches_up_from {
                 Some(source) => format!("the local disk is Outdated; it catches up from {source}"),
                 None => "the local disk is Outdated: newer data exists elsewhere".to_owned(),
             };
-            return row(RefusalCode::NoUpToDateData, "disk-outdated", reason, "`twinblk wait-sync`, or promote another node");
+            return row(
+                RefusalCode::NoUpToDateData,
+                "disk-outdated",
+                reason,
+                "`twinblk wait-sync`, or promote another node",
+            );
         }
     }
     match &on.primary {
-        Some(primary) => row(RefusalCode::StateChange, "peer-is-primary", format!("{primary} is Primary"), "demote it first"),
+        Some(primary) => row(
+            RefusalCode::StateChange,
+            "peer-is-primary",
+            format!("{primary} is Primary"),
+            "demote it first",
+        ),
         None => Ok(()),
     }
 }
@@ -59,7 +91,13 @@ mod tests {
     use super::*;
 
     fn fine() -> Preconditions {
-        Preconditions { disk: DiskState::UpToDate, primary: None, is_promoting: false, is_stopping: false, catches_up_from: None }
+        Preconditions {
+            disk: DiskState::UpToDate,
+            primary: None,
+            is_promoting: false,
+            is_stopping: false,
+            catches_up_from: None,
+        }
     }
 
     #[test]

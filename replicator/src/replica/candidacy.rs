@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::effect::{Answer, Effect, Effects};
 use crate::event::OrderId;
-use crate::notice::Notice;
 use crate::generation::lineage::Position;
+use crate::notice::Notice;
 use crate::peer::message::{Basis, Message, VoteReply, VoteRequest, VoteStage};
 use crate::promotion::ballot::{self, Ballot, Decision};
 use crate::promotion::membership::MembershipRecord;
@@ -16,8 +16,8 @@ use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
 use crate::units::{NodeId, Span, Term, Tick};
 
-use super::reign::Reign;
 use super::Replica;
+use super::reign::Reign;
 
 /// How long a round waits for voters that do not answer.
 const ROUND_PATIENCE: Span = Span::from_millis(500);
@@ -82,7 +82,11 @@ impl Replica {
             primary: primary.map(|peer| self.name_of(peer.node).to_owned()),
             is_promoting: self.candidacy.is_some(),
             is_stopping: self.stopping.is_some(),
-            catches_up_from: self.inbound.as_ref().filter(|_| self.disk == DiskState::Outdated).map(|inbound| self.name_of(inbound.from).to_owned()),
+            catches_up_from: self
+                .inbound
+                .as_ref()
+                .filter(|_| self.disk == DiskState::Outdated)
+                .map(|inbound| self.name_of(inbound.from).to_owned()),
         })
     }
 
@@ -115,7 +119,9 @@ impl Replica {
                 let (request, replies) = (request.clone(), std::mem::take(replies));
                 self.judge_round(&mut candidacy, since, request, replies, effects)
             }
-            Stage::Storing { record, revision, basis } => Some(self.take_when_stored(record, revision, basis, effects)),
+            Stage::Storing { record, revision, basis } => {
+                Some(self.take_when_stored(record, revision, basis, effects))
+            }
             Stage::Taking { round, since, record, ref granted } => {
                 let granted = granted.clone();
                 Some(self.count_votes(&mut candidacy, round, since, record, granted, effects))
@@ -138,6 +144,10 @@ impl Replica {
         }
     }
 
+    pub(super) fn abandon_candidacy(&mut self, candidacy: &Candidacy, effects: &mut Effects) {
+        self.refuse_candidacy(candidacy, effects);
+    }
+
     fn refuse_candidacy(&mut self, candidacy: &Candidacy, effects: &mut Effects) {
         let refused = candidacy.last_refusal.clone().unwrap_or_else(|| Refused {
             code: RefusalCode::TimedOut,
@@ -158,7 +168,7 @@ impl Replica {
         if !self.journal.is_clean() {
             return Some(Stage::Flushing);
         }
-        let round = self.random.next();
+        let round = self.random.draw();
         let record = self.proposed_record(&candidacy.newest);
         let request = self.vote_request(round, VoteStage::Ask, record, candidacy);
         self.send_to_voters(&Message::VoteRequest(Box::new(request)), effects);
@@ -177,7 +187,13 @@ impl Replica {
         }
     }
 
-    fn vote_request(&self, round: u64, stage: VoteStage, record: MembershipRecord, candidacy: &Candidacy) -> VoteRequest {
+    fn vote_request(
+        &self,
+        round: u64,
+        stage: VoteStage,
+        record: MembershipRecord,
+        candidacy: &Candidacy,
+    ) -> VoteRequest {
         VoteRequest {
             round,
             stage,
@@ -191,7 +207,8 @@ impl Replica {
     }
 
     fn send_to_voters(&mut self, message: &Message, effects: &mut Effects) {
-        let linked: Vec<NodeId> = self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
+        let linked: Vec<NodeId> =
+            self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
         for node in linked {
             self.send(node, message, effects);
         }
@@ -231,7 +248,13 @@ impl Replica {
         let own_vote = voting::may_grant(&self.voter_view(), &request);
         let linked = self.peers.iter().filter(|peer| peer.link.is_some()).count();
         let is_over = replies.len() >= linked || self.now >= since.plus(ROUND_PATIENCE);
-        let ballot = Ballot { config: &self.config, request: &request, own_vote, newest: &candidacy.newest, replies: &replies };
+        let ballot = Ballot {
+            config: &self.config,
+            request: &request,
+            own_vote,
+            newest: &candidacy.newest,
+            replies: &replies,
+        };
         match ballot::decide(&ballot) {
             Decision::Take(record) if self.position() == request.position => {
                 // Whoever streams to this node has no say any more: what this node holds is what was voted on.
@@ -263,11 +286,17 @@ impl Replica {
         self.superblock.content().lineage.position(self.journal.flushed())
     }
 
-    fn take_when_stored(&mut self, record: MembershipRecord, revision: Revision, basis: Basis, effects: &mut Effects) -> Stage {
+    fn take_when_stored(
+        &mut self,
+        record: MembershipRecord,
+        revision: Revision,
+        basis: Basis,
+        effects: &mut Effects,
+    ) -> Stage {
         if !self.superblock.is_durable(revision) {
             return Stage::Storing { record, revision, basis };
         }
-        let round = self.random.next();
+        let round = self.random.draw();
         let request = VoteRequest {
             round,
             stage: VoteStage::Take,
@@ -309,7 +338,14 @@ impl Replica {
         Stage::Taking { round, since, record, granted }
     }
 
-    fn begin_reign(&mut self, candidacy: &Candidacy, record: MembershipRecord, revision: Revision, granted: &[NodeId], effects: &mut Effects) {
+    fn begin_reign(
+        &mut self,
+        candidacy: &Candidacy,
+        record: MembershipRecord,
+        revision: Revision,
+        granted: &[NodeId],
+        effects: &mut Effects,
+    ) {
         // Everything inherited is complete before clients are served: it is flushed here, and whoever is in
         // the set has shown the same position.
         self.complete = self.journal.flushed();

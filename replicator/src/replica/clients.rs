@@ -25,7 +25,8 @@ impl Replica {
         match request {
             Request::Read { range } => {
                 // A read that overlaps an accepted write waits until that write is complete.
-                let newest = range.covering_blocks().and_then(|blocks| self.write_back.newest_overlapping(blocks));
+                let newest =
+                    range.covering_blocks().and_then(|blocks| self.write_back.newest_overlapping(blocks));
                 self.reads.arrive(id, range, newest.unwrap_or(Lsn::ZERO));
             }
             Request::BlockStatus { range } => match range.covering_blocks() {
@@ -34,10 +35,13 @@ impl Replica {
                     self.reads.query(id, range, io);
                     effects.push(Effect::FindAllocated { io, range: blocks });
                 }
-                None => effects.push(Effect::CompleteRequest { id, outcome: Completion::Failed(RequestError::Invalid) }),
+                None => effects
+                    .push(Effect::CompleteRequest { id, outcome: Completion::Failed(RequestError::Invalid) }),
             },
             Request::Flush => self.writes.wait_for_flush(id, self.complete),
-            Request::Write { .. } | Request::Trim { .. } | Request::WriteZeroes { .. } => self.writes.arrive(id, request),
+            Request::Write { .. } | Request::Trim { .. } | Request::WriteZeroes { .. } => {
+                self.writes.arrive(id, request)
+            }
         }
     }
 
@@ -46,7 +50,9 @@ impl Replica {
         while self.may_admit() {
             let Some(request) = self.writes.next_waiting() else { return };
             let touched = touched_blocks(request);
-            if touched.is_some_and(|blocks| self.writes.edits().iter().any(|edit| edit.blocks().overlaps(blocks))) {
+            if touched
+                .is_some_and(|blocks| self.writes.edits().iter().any(|edit| edit.blocks().overlaps(blocks)))
+            {
                 return; // A ragged write to these blocks is still being merged.
             }
             let (id, request) = self.writes.take_waiting().expect("it was just looked at");
@@ -74,7 +80,9 @@ impl Replica {
                         let records = payload_records(self.assigned().next(), blocks, &payload);
                         self.accept_own(id, records, durability);
                     }
-                    Some(_) => self.begin_edit(Edit::new(id, durability, range, EditKind::Write(payload)), effects),
+                    Some(_) => {
+                        self.begin_edit(Edit::new(id, durability, range, EditKind::Write(payload)), effects)
+                    }
                     None => effects.push(Effect::CompleteRequest { id, outcome: Completion::Done }),
                 }
             }
@@ -83,18 +91,23 @@ impl Replica {
                     let record = Record::zero(self.assigned().next(), zero_kind(allocation), blocks);
                     self.accept_own(id, vec![record], durability);
                 }
-                _ if range.length > 0 => self.begin_edit(Edit::new(id, durability, range, EditKind::Zeroes(allocation)), effects),
+                _ if range.length > 0 => {
+                    self.begin_edit(Edit::new(id, durability, range, EditKind::Zeroes(allocation)), effects)
+                }
                 _ => effects.push(Effect::CompleteRequest { id, outcome: Completion::Done }),
             },
             Request::Trim { range, durability } => match range.whole_blocks() {
                 Some(blocks) => {
-                    let record = Record::zero(self.assigned().next(), crate::record::RecordKind::Trim, blocks);
+                    let record =
+                        Record::zero(self.assigned().next(), crate::record::RecordKind::Trim, blocks);
                     self.accept_own(id, vec![record], durability);
                 }
                 // Ragged edges stay as they are, and there is nothing else.
                 None => effects.push(Effect::CompleteRequest { id, outcome: Completion::Done }),
             },
-            Request::Read { .. } | Request::Flush | Request::BlockStatus { .. } => unreachable!("only writes wait for admission"),
+            Request::Read { .. } | Request::Flush | Request::BlockStatus { .. } => {
+                unreachable!("only writes wait for admission")
+            }
         }
     }
 
@@ -171,7 +184,12 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_allocation_found(&mut self, io: IoId, extents: &[AllocatedExtent], effects: &mut Effects) {
+    pub(super) fn on_allocation_found(
+        &mut self,
+        io: IoId,
+        extents: &[AllocatedExtent],
+        effects: &mut Effects,
+    ) {
         if let Some((id, outcome)) = self.reads.on_allocation(io, extents, &self.write_back) {
             effects.push(Effect::CompleteRequest { id, outcome });
         }

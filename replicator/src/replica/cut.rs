@@ -20,9 +20,10 @@ impl Replica {
             peer.flushed = peer.flushed.min(last);
             peer.acknowledged = peer.acknowledged.min(last);
         }
+        let ring = self.journal.ring();
+        let anchor = ring.anchor(ring.tail(), self.data_flushed);
         self.superblock.change(|content| {
-            content.journal.session = session;
-            content.journal.session_first_lsn = last.next();
+            content.journal = anchor;
             content.lineage.cut_after(common);
             if content.disk == DurableDisk::UpToDate {
                 content.disk = DurableDisk::Outdated;

@@ -37,12 +37,14 @@ impl Replica {
                 self.data_flushed = self.data_flushed.max(up_to);
             }
             Some(IoPurpose::TailBitmap) => self.on_tail_bitmap_durable(),
-            Some(other) => panic!("{other:?} is a read"),
+            Some(other @ (IoPurpose::Edge(..) | IoPurpose::CatchUp(..) | IoPurpose::Tail)) => {
+                panic!("{other:?} is a read")
+            }
         }
     }
 
     fn on_superblock_durable(&mut self) {
-        let recorded = self.superblock.durable_content().journal.session;
+        let recorded = self.superblock.durable_session();
         self.journal.ring_mut().note_session_recorded(recorded);
         self.on_tail_durable();
     }
@@ -55,7 +57,7 @@ impl Replica {
             Some(IoPurpose::Edge(id, block)) => self.on_edge_read(id, block, bytes),
             Some(IoPurpose::CatchUp(node, link)) => self.on_catch_up_read(node, link, io, bytes, effects),
             Some(IoPurpose::Tail) => self.on_tail_read(bytes, effects),
-            Some(other) => panic!("{other:?} is no read"),
+            Some(other @ (IoPurpose::DataFlush(_) | IoPurpose::TailBitmap)) => panic!("{other:?} is no read"),
             None => panic!("nobody asked for I/O {}", io.0),
         }
     }
@@ -70,7 +72,8 @@ impl Replica {
         if self.disk_fault.is_some() {
             return;
         }
-        effects.push(Effect::Notify(Notice::error("disk-failed", format!("the local disk failed: {reason}"))));
+        effects
+            .push(Effect::Notify(Notice::error("disk-failed", format!("the local disk failed: {reason}"))));
         self.disk_fault = Some(reason);
         self.set_disk(DiskState::Failed, effects);
         if self.role != Role::Primary {
@@ -97,12 +100,16 @@ impl Replica {
         if self.disk_fault.is_some() || !self.is_started() || self.is_cutting() {
             return;
         }
-        let is_tight = self.write_back.pending_bytes() >= WRITE_BACK_BYTES_MAX / 2 || self.tail_waits_for_write_back();
+        let is_tight =
+            self.write_back.pending_bytes() >= WRITE_BACK_BYTES_MAX / 2 || self.tail_waits_for_write_back();
         let urgency = if is_tight || self.stopping.is_some() { Urgency::Now } else { Urgency::CanWait };
         let limit = self.write_back_limit();
         let numbers = &mut self.numbers;
         self.write_back.advance(self.now, limit, urgency, &mut || numbers.next(), effects);
-        if self.write_back.unflushed_bytes() >= DATA_FLUSH_BYTES || self.tail_waits_for_write_back() || self.stopping.is_some() {
+        if self.write_back.unflushed_bytes() >= DATA_FLUSH_BYTES
+            || self.tail_waits_for_write_back()
+            || self.stopping.is_some()
+        {
             self.flush_data(effects);
         }
     }

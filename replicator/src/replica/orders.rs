@@ -9,8 +9,8 @@ use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
 use crate::units::{NodeId, Span, Tick};
 
-use super::links::Replication;
 use super::Replica;
+use super::links::Replication;
 
 /// How long a demotion or a stop waits for writes in flight.
 const DRAIN_PATIENCE: Span = Span::from_millis(30_000);
@@ -73,10 +73,22 @@ impl Replica {
             let text = format!("{} is Secondary already", self.config.resource);
             self.answer(order, Answer::Done { text }, effects);
         } else if self.demotion.is_some() {
-            self.answer(order, refuse("demoting", "a demotion is in progress".to_owned(), "wait for it"), effects);
+            self.answer(
+                order,
+                refuse("demoting", "a demotion is in progress".to_owned(), "wait for it"),
+                effects,
+            );
         } else if self.clients > 0 && !is_forced {
             let reason = format!("{} clients are connected", self.clients);
-            self.answer(order, refuse("in-use", reason, "disconnect them, or demote with --force: what they have in flight fails"), effects);
+            self.answer(
+                order,
+                refuse(
+                    "in-use",
+                    reason,
+                    "disconnect them, or demote with --force: what they have in flight fails",
+                ),
+                effects,
+            );
         } else if let (Some((reason, _)), false) = (self.frozen(), is_forced) {
             let cure = "wait for the end of the freeze, or demote with --force: what is in flight fails";
             self.answer(order, refuse("frozen", format!("all I/O waits: {reason}"), cure), effects);
@@ -111,7 +123,8 @@ impl Replica {
         let Some(demotion) = &self.demotion else { return };
         let (is_forced, is_late) = (demotion.is_forced, self.now >= demotion.deadline);
         self.journal.want_flush(self.journal.accepted());
-        let is_drained = self.writes.is_idle() && self.stable == self.assigned() && self.generation_is_durable();
+        let is_drained =
+            self.writes.is_idle() && self.stable == self.assigned() && self.generation_is_durable();
         let gives_up_waiting = is_forced && (self.frozen().is_some() || is_late);
         if is_drained || gives_up_waiting {
             let mut record = *self.record();
@@ -158,7 +171,11 @@ impl Replica {
         for node in self.chosen(peer) {
             self.peer_mut(node).wanted = true;
             effects.push(Effect::SetDialing { peer: node, wanted: true });
-            let is_stopped = self.peer(node).link.as_ref().is_some_and(|link| matches!(link.replication, Replication::Stopped));
+            let is_stopped = self
+                .peer(node)
+                .link
+                .as_ref()
+                .is_some_and(|link| matches!(link.replication, Replication::Stopped));
             if is_stopped {
                 self.drop_link(node, "an operator asked for a new verdict", effects);
             }
@@ -172,7 +189,8 @@ impl Replica {
             effects.push(Effect::SetDialing { peer: node, wanted: false });
             self.send(node, &Message::Farewell { reason: FarewellReason::Disconnected }, effects);
             self.drop_link(node, "an operator disconnected it", effects);
-            self.peer_mut(node).reason = Some("disconnected by an operator; `twinblk connect` reverses it".to_owned());
+            self.peer_mut(node).reason =
+                Some("disconnected by an operator; `twinblk connect` reverses it".to_owned());
         }
         self.answer(order, Answer::Done { text: "disconnected".to_owned() }, effects);
     }
@@ -188,7 +206,11 @@ impl Replica {
         if self.role == Role::Primary && self.demotion.is_none() {
             self.begin_demotion(None, true, effects);
         }
-        self.waits.push(Wait { order, deadline: self.now.plus(DRAIN_PATIENCE), condition: Condition::Stopped(None) });
+        self.waits.push(Wait {
+            order,
+            deadline: self.now.plus(DRAIN_PATIENCE),
+            condition: Condition::Stopped(None),
+        });
     }
 
     /// The last thing that a daemon writes: that it ended cleanly, with everything flushed.
@@ -196,7 +218,8 @@ impl Replica {
         if self.stopping.is_none() || self.role == Role::Primary || !self.is_started() {
             return;
         }
-        let is_recording = self.waits.iter().any(|wait| matches!(wait.condition, Condition::Stopped(Some(_))));
+        let is_recording =
+            self.waits.iter().any(|wait| matches!(wait.condition, Condition::Stopped(Some(_))));
         if is_recording {
             return;
         }
@@ -246,11 +269,13 @@ impl Replica {
         match condition {
             Condition::Connected => replicas.all(|peer| peer.link.is_some()),
             Condition::InSync => {
-                let established = |peer| self.is_established(peer) && self.peer_disk(peer) == DiskState::UpToDate;
+                let established =
+                    |peer| self.is_established(peer) && self.peer_disk(peer) == DiskState::UpToDate;
                 self.disk == DiskState::UpToDate && replicas.all(established)
             }
             Condition::Stopped(revision) => {
-                self.disk_fault.is_some() || revision.is_some_and(|revision| self.superblock.is_durable(revision))
+                self.disk_fault.is_some()
+                    || revision.is_some_and(|revision| self.superblock.is_durable(revision))
             }
         }
     }
@@ -262,7 +287,9 @@ impl Replica {
             .filter(|peer| peer.is_replica())
             .filter(|peer| match condition {
                 Condition::Connected => peer.link.is_none(),
-                Condition::InSync => !self.is_established(peer) || self.peer_disk(peer) != DiskState::UpToDate,
+                Condition::InSync => {
+                    !self.is_established(peer) || self.peer_disk(peer) != DiskState::UpToDate
+                }
                 Condition::Stopped(_) => false,
             })
             .map(|peer| self.name_of(peer.node))

@@ -14,8 +14,8 @@ use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
 use crate::units::{Lsn, NodeId, Term, bytes_u64};
 
-use super::links::Replication;
 use super::Replica;
+use super::links::Replication;
 
 /// Growth of the window that is worth a report of its own, bytes.
 const WINDOW_NEWS_BYTES: u64 = 1 << 20;
@@ -54,6 +54,13 @@ enum Arrived {
     Generation(Generation, Lineage),
 }
 
+impl Inbound {
+    /// Records that arrived and are not in the journal yet.
+    pub(super) fn unacknowledged(&self, journaled: Lsn) -> u64 {
+        self.received.since(journaled)
+    }
+}
+
 impl Replica {
     /// Becomes the target of `node`: first cut, durably, then ask for records.
     pub(super) fn start_target(&mut self, node: NodeId, course: Course, effects: &mut Effects) {
@@ -66,7 +73,8 @@ impl Replica {
                 self.drop_link(node, "the journal is busy; the verdict is reached anew", effects);
                 return;
             }
-            let text = format!("cut writes {}..={end}: they were never completed on the other side", keeps.next());
+            let text =
+                format!("cut writes {}..={end}: they were never completed on the other side", keeps.next());
             effects.push(Effect::Notify(Notice::warning("journal-cut", text)));
             Stage::Preparing(self.cut_after(course.common, keeps))
         } else {
@@ -93,7 +101,8 @@ impl Replica {
 
     /// The source is gone, or begins anew.
     pub(super) fn end_inbound_from(&mut self, node: NodeId, effects: &mut Effects) {
-        if self.inbound.take_if(|inbound| inbound.from == node).is_some() && self.disk == DiskState::UpToDate {
+        if self.inbound.take_if(|inbound| inbound.from == node).is_some() && self.disk == DiskState::UpToDate
+        {
             // Nobody confirms any more that this is the newest copy.
             self.set_disk(DiskState::Consistent, effects);
         }
@@ -119,13 +128,21 @@ impl Replica {
         let last = batch.records.last().expect("a batch has records");
         inbound.received = last.lsn;
         inbound.records += bytes_u64(batch.records.len());
-        inbound.queue_bytes += batch.records.iter().map(|record| bytes_u64(record.payload.len())).sum::<u64>();
+        inbound.queue_bytes +=
+            batch.records.iter().map(|record| bytes_u64(record.payload.len())).sum::<u64>();
         let stable_up_to = batch.stable_up_to;
         inbound.queue.push_back(Arrived::Records(batch));
         self.note_stable(stable_up_to);
     }
 
-    pub(super) fn on_new_generation(&mut self, node: NodeId, term: Term, generation: Generation, lineage: Lineage, effects: &mut Effects) {
+    pub(super) fn on_new_generation(
+        &mut self,
+        node: NodeId,
+        term: Term,
+        generation: Generation,
+        lineage: Lineage,
+        effects: &mut Effects,
+    ) {
         if !self.is_from_source(node, term) {
             return;
         }
@@ -133,7 +150,10 @@ impl Replica {
         let known = lineage.find(own).is_some() || self.superblock.content().lineage.is_empty();
         let Some(inbound) = &mut self.inbound else { return };
         let is_queued = inbound.queue.iter().any(|arrived| matches!(arrived, Arrived::Generation(..)));
-        if generation.first_lsn != inbound.received.next() || !(known || is_queued) || lineage.newest() != Some(&generation) {
+        if generation.first_lsn != inbound.received.next()
+            || !(known || is_queued)
+            || lineage.newest() != Some(&generation)
+        {
             let reason = format!("generation {} does not follow what this node holds", generation.id);
             self.drop_link(node, &reason, effects);
             return;
@@ -149,7 +169,11 @@ impl Replica {
     fn take_in_next(&mut self, effects: &mut Effects) -> bool {
         let Some(inbound) = &mut self.inbound else { return false };
         match inbound.stage {
-            Stage::Preparing(revision) | Stage::RecordingGeneration(revision) if !self.superblock.is_durable(revision) => false,
+            Stage::Preparing(revision) | Stage::RecordingGeneration(revision)
+                if !self.superblock.is_durable(revision) =>
+            {
+                false
+            }
             Stage::Preparing(_) => {
                 inbound.stage = Stage::Streaming;
                 let (from, end) = (inbound.from, inbound.received);
@@ -190,7 +214,11 @@ impl Replica {
         }
         let Some(inbound) = &mut self.inbound else { return false };
         let Some(Arrived::Generation(generation, lineage)) = inbound.queue.pop_front() else { return false };
-        assert_eq!(generation.first_lsn, self.journal.flushed().next(), "I5: everything before the generation is flushed");
+        assert_eq!(
+            generation.first_lsn,
+            self.journal.flushed().next(),
+            "I5: everything before the generation is flushed"
+        );
         let revision = self.superblock.change(|content| content.lineage = lineage);
         inbound.stage = Stage::RecordingGeneration(revision);
         true
@@ -206,15 +234,19 @@ impl Replica {
     /// Tells the source how far this node has come, if that is news.
     pub(super) fn report_progress(&mut self, effects: &mut Effects) {
         let held = self.write_back.pending_bytes();
-        let (journaled, flushed, data_flushed) = (self.journal.journaled(), self.journal.flushed(), self.data_flushed);
+        let (journaled, flushed, data_flushed) =
+            (self.journal.journaled(), self.journal.flushed(), self.data_flushed);
         let Some(inbound) = &mut self.inbound else { return };
         if matches!(inbound.stage, Stage::Preparing(_)) {
             return;
         }
-        let window_bytes = WRITE_BACK_BYTES_MAX.saturating_sub(held + inbound.queue_bytes).min(PEER_WINDOW_BYTES);
-        let progress = Progress { received: inbound.received, journaled, flushed, data_flushed, window_bytes };
+        let window_bytes =
+            WRITE_BACK_BYTES_MAX.saturating_sub(held + inbound.queue_bytes).min(PEER_WINDOW_BYTES);
+        let progress =
+            Progress { received: inbound.received, journaled, flushed, data_flushed, window_bytes };
         let is_news = inbound.reported.is_none_or(|told| {
-            (told.received, told.journaled, told.flushed) != (progress.received, progress.journaled, progress.flushed)
+            (told.received, told.journaled, told.flushed)
+                != (progress.received, progress.journaled, progress.flushed)
                 || told.window_bytes.abs_diff(window_bytes) >= WINDOW_NEWS_BYTES
         });
         if is_news {

@@ -12,9 +12,9 @@ use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
 use crate::units::{GenerationId, Lsn, NodeId, Span, Term, Tick, VOTERS_MAX};
 
+use super::Replica;
 use super::links::Peer;
 use super::sending::Outbound;
-use super::Replica;
 
 /// How long completions may be held back for a peer that is entering the in-sync set.
 const JOIN_PATIENCE: Span = Span::from_millis(500);
@@ -58,7 +58,11 @@ enum OwnGeneration {
 
 impl Reign {
     /// A reign that a majority has just granted; `stored` says who.
-    pub(super) fn new(recorded: MembershipRecord, revision: Revision, voters: impl Iterator<Item = NodeId>) -> Self {
+    pub(super) fn new(
+        recorded: MembershipRecord,
+        revision: Revision,
+        voters: impl Iterator<Item = NodeId>,
+    ) -> Self {
         let mut stored = [0; VOTERS_MAX];
         for voter in voters {
             stored[voter.index()] = recorded.version;
@@ -82,7 +86,8 @@ impl Reign {
     /// Whether `node` must have a write before it is complete: it is in the recorded set, or in one that
     /// was proposed since (attack: a voter may have stored a proposal whose answer never came).
     pub(super) fn requires(&self, node: NodeId) -> bool {
-        self.recorded.in_sync.has_node(node) || self.proposals.iter().any(|record| record.in_sync.has_node(node))
+        self.recorded.in_sync.has_node(node)
+            || self.proposals.iter().any(|record| record.in_sync.has_node(node))
     }
 
     /// The set that a majority has stored.
@@ -127,23 +132,32 @@ impl Replica {
             reign.stored[local.index()] = reign.newest().version;
         }
         let stored = reign.stored;
-        let is_stored = |record: &MembershipRecord| stored.iter().filter(|version| **version >= record.version).count() >= majority;
+        let is_stored = |record: &MembershipRecord| {
+            stored.iter().filter(|version| **version >= record.version).count() >= majority
+        };
         let Some(at) = reign.proposals.iter().rposition(is_stored) else { return };
         let before = reign.recorded.in_sync;
         reign.recorded = reign.proposals[at];
         reign.proposals.drain(..=at);
         let after = reign.recorded.in_sync;
-        let (version, has_lost) = (reign.recorded.version, before.iter().any(|(node, _)| !after.has_node(node)));
+        let (version, has_lost) =
+            (reign.recorded.version, before.iter().any(|(node, _)| !after.has_node(node)));
         if has_lost {
             reign.generation = OwnGeneration::Due;
         }
         let names: Vec<&str> = after.iter().map(|(node, _)| self.config.name_of(node)).collect();
-        let text = format!("in-sync set of term {} version {version}: {}", self.record().term, names.join(", "));
+        let text =
+            format!("in-sync set of term {} version {version}: {}", self.record().term, names.join(", "));
         effects.push(Effect::Notify(Notice::info("in-sync-set", text)));
     }
 
     /// A voter says what it has stored.
-    pub(super) fn on_record_stored(&mut self, node: NodeId, record: &MembershipRecord, effects: &mut Effects) {
+    pub(super) fn on_record_stored(
+        &mut self,
+        node: NodeId,
+        record: &MembershipRecord,
+        effects: &mut Effects,
+    ) {
         if record.term > self.record().term && self.role == Role::Primary {
             self.step_down(node, record.term, effects);
         }
@@ -206,7 +220,10 @@ impl Replica {
     fn base_generations(&self) -> Vec<GenerationId> {
         let lineage = &self.superblock.content().lineage;
         let replicas = self.peers.iter().filter(|peer| peer.is_replica());
-        replicas.filter_map(|peer| lineage.generation_of(peer.flushed)).map(|generation| generation.id).collect()
+        replicas
+            .filter_map(|peer| lineage.generation_of(peer.flushed))
+            .map(|generation| generation.id)
+            .collect()
     }
 
     /// Lets a peer into the set: completions pause until it has flushed what is complete, then it is proposed.
@@ -232,7 +249,9 @@ impl Replica {
             return;
         }
         let assigned = self.assigned();
-        let is_near = |outbound: &Outbound| outbound.is_started() && outbound.next() > assigned && outbound.unreceived_bytes() < (1 << 20);
+        let is_near = |outbound: &Outbound| {
+            outbound.is_started() && outbound.next() > assigned && outbound.unreceived_bytes() < (1 << 20)
+        };
         let candidate = self.peers.iter().find(|peer| {
             peer.protocol.is_some_and(|protocol| protocol.can_be_in_sync())
                 && peer.disk != DiskState::Inconsistent
@@ -258,7 +277,8 @@ impl Replica {
     /// Up to where a target should flush: what a client waits for, or what its entry into the set waits for.
     pub(super) fn flush_wanted_from(&self, node: NodeId) -> Option<Lsn> {
         let reign = self.reign.as_ref()?;
-        let joining = reign.joining.filter(|joining| joining.node == node).map(|joining| joining.cap.max(self.stable));
+        let joining =
+            reign.joining.filter(|joining| joining.node == node).map(|joining| joining.cap.max(self.stable));
         let clients = self.writes.flush_wanted().filter(|_| reign.requires(node));
         joining.max(clients)
     }
@@ -302,13 +322,14 @@ impl Replica {
     }
 
     pub(super) fn send_record_to_all(&mut self, record: &MembershipRecord, effects: &mut Effects) {
-        let linked: Vec<NodeId> = self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
+        let linked: Vec<NodeId> =
+            self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
         for node in linked {
             self.send(node, &Message::RecordUpdate(Box::new(*record)), effects);
         }
     }
 
-    /// A voter was linked during this reign: it may have missed records.
+    /// Tells one voter the newest record of this reign, if there is a reign.
     pub(super) fn send_record_to(&mut self, node: NodeId, effects: &mut Effects) {
         if let Some(record) = self.reign.as_ref().map(|reign| *reign.newest()) {
             self.send(node, &Message::RecordUpdate(Box::new(record)), effects);
@@ -321,10 +342,13 @@ impl Replica {
         let mut complete = reign.cap().unwrap_or(Lsn(u64::MAX)).max(self.complete);
         for peer in self.peers.iter().filter(|peer| peer.is_replica()) {
             let protocol = peer.protocol.expect("a replica has a protocol");
-            let acknowledged = peer.outbound().filter(|outbound| outbound.is_started()).map(Outbound::acknowledged);
+            let acknowledged =
+                peer.outbound().filter(|outbound| outbound.is_started()).map(Outbound::acknowledged);
             let is_waited_for = reign.requires(peer.node) || !protocol.can_be_in_sync();
             match acknowledged {
-                Some(acknowledged) if is_waited_for => complete = complete.min(protocol.complete_up_to(acknowledged)),
+                Some(acknowledged) if is_waited_for => {
+                    complete = complete.min(protocol.complete_up_to(acknowledged))
+                }
                 None if reign.requires(peer.node) => complete = complete.min(self.complete),
                 Some(_) | None => {}
             }
@@ -336,7 +360,11 @@ impl Replica {
     pub(super) fn stable_by_peers(&self) -> Lsn {
         let Some(reign) = &self.reign else { return Lsn::ZERO };
         let required = self.peers.iter().filter(|peer| reign.requires(peer.node));
-        let flushed = |peer: &Peer| peer.outbound().filter(|outbound| outbound.is_started()).map(|outbound| outbound.progress().flushed);
+        let flushed = |peer: &Peer| {
+            peer.outbound()
+                .filter(|outbound| outbound.is_started())
+                .map(|outbound| outbound.progress().flushed)
+        };
         required.map(|peer| flushed(peer).unwrap_or(self.stable)).min().unwrap_or(Lsn(u64::MAX))
     }
 
@@ -346,7 +374,11 @@ impl Replica {
         let timeout = self.config.peer_timeout;
         let members = self.peers.iter().filter(|peer| reign.requires(peer.node));
         // A member that never echoed during this link gives no lease at all.
-        members.map(|peer| peer.link.as_ref().and_then(|link| link.echoed).map_or(Tick(0), |echoed| echoed.plus(timeout))).min()
+        members
+            .map(|peer| {
+                peer.link.as_ref().and_then(|link| link.echoed).map_or(Tick(0), |echoed| echoed.plus(timeout))
+            })
+            .min()
     }
 
     /// Whether this node may answer reads now: it is Primary and nobody else can be.
@@ -372,18 +404,32 @@ impl Replica {
             .map(|peer| self.config.name_of(peer.node))
             .collect();
         if !lost.is_empty() {
-            let reason = format!("{} is lost, and no majority has recorded the in-sync set without it", lost.join(", "));
-            return Some((reason, "a vote of the tiebreaker or another replica, or the return of the lost node".to_owned()));
+            let reason = format!(
+                "{} is lost, and no majority has recorded the in-sync set without it",
+                lost.join(", ")
+            );
+            return Some((
+                reason,
+                "a vote of the tiebreaker or another replica, or the return of the lost node".to_owned(),
+            ));
         }
         let lease_is_over = self.lease_ends().is_some_and(|ends| self.now >= ends);
-        lease_is_over.then(|| ("the lease is over: a member has not echoed in time".to_owned(), "an answer of that member".to_owned()))
+        lease_is_over.then(|| {
+            (
+                "the lease is over: a member has not echoed in time".to_owned(),
+                "an answer of that member".to_owned(),
+            )
+        })
     }
 
     fn note_frozen(&mut self, effects: &mut Effects) {
         match (self.frozen(), self.frozen_since) {
             (Some((reason, ends)), None) => {
                 self.frozen_since = Some(self.now);
-                effects.push(Effect::Notify(Notice::warning("frozen", format!("all I/O waits: {reason}; ends by {ends}"))));
+                effects.push(Effect::Notify(Notice::warning(
+                    "frozen",
+                    format!("all I/O waits: {reason}; ends by {ends}"),
+                )));
             }
             (None, Some(since)) => {
                 self.frozen_since = None;
@@ -399,15 +445,27 @@ impl Replica {
     }
 
     pub(super) fn reign_wakeup(&self) -> Option<Tick> {
-        let joining = self.reign.as_ref().and_then(|reign| reign.joining).map(|joining| joining.since.plus(JOIN_PATIENCE));
+        let joining = self
+            .reign
+            .as_ref()
+            .and_then(|reign| reign.joining)
+            .map(|joining| joining.since.plus(JOIN_PATIENCE));
         let lease = self.lease_ends().filter(|ends| *ends > self.now);
-        let silence = self.peers.iter().filter_map(|peer| peer.link.as_ref()).map(|link| link.last_received.plus(self.config.peer_timeout));
+        let silence = self
+            .peers
+            .iter()
+            .filter_map(|peer| peer.link.as_ref())
+            .map(|link| link.last_received.plus(self.config.peer_timeout));
         joining.into_iter().chain(lease).chain(silence).min()
     }
 
     /// A higher term exists: this node is no longer Primary. Clients get no answer from it any more.
     pub(super) fn step_down(&mut self, told_by: NodeId, term: Term, effects: &mut Effects) {
-        let text = format!("{} has stored term {term}; this node steps down from term {}", self.name_of(told_by), self.record().term);
+        let text = format!(
+            "{} has stored term {term}; this node steps down from term {}",
+            self.name_of(told_by),
+            self.record().term
+        );
         effects.push(Effect::Notify(Notice::error("stepped-down", text)));
         effects.push(Effect::DropClients { how: ClientEnd::Silent });
         self.end_reign(effects);

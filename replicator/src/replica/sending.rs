@@ -74,7 +74,11 @@ impl Outbound {
 
     /// How far the peer has come, for the protocols.
     pub(super) fn acknowledged(&self) -> Acknowledged {
-        Acknowledged { handed: self.handed, received: self.progress.received, journaled: self.progress.journaled }
+        Acknowledged {
+            handed: self.handed,
+            received: self.progress.received,
+            journaled: self.progress.journaled,
+        }
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -95,7 +99,7 @@ impl Outbound {
         self.unreceived_bytes
     }
 
-    /// Bytes that were shipped from the journal.
+    /// Bytes that were shipped before the target was in sync.
     pub(super) fn caught_up_bytes(&self) -> u64 {
         self.caught_up_bytes
     }
@@ -133,7 +137,11 @@ impl Replica {
     pub(super) fn on_catch_up_from(&mut self, node: NodeId, end: Lsn, effects: &mut Effects) {
         let is_legal = end <= self.assigned() && end.next() >= self.journal.ring().oldest_kept();
         if !is_legal && self.peer(node).is_target_of_us() {
-            self.drop_link(node, &format!("it wants records after {end}, which this journal does not hold"), effects);
+            self.drop_link(
+                node,
+                &format!("it wants records after {end}, which this journal does not hold"),
+                effects,
+            );
             return;
         }
         let now = self.now;
@@ -174,8 +182,12 @@ impl Replica {
 
     /// Ships what may be shipped to every target.
     pub(super) fn advance_outbound(&mut self, effects: &mut Effects) {
-        let targets: Vec<NodeId> =
-            self.peers.iter().filter(|peer| peer.outbound().is_some_and(Outbound::is_started)).map(|peer| peer.node).collect();
+        let targets: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.outbound().is_some_and(Outbound::is_started))
+            .map(|peer| peer.node)
+            .collect();
         for node in targets {
             while self.ship_next(node, effects) {}
             self.ask_for_flush(node, effects);
@@ -201,7 +213,11 @@ impl Replica {
             && self.generation_is_durable()
         {
             let generation = *generation;
-            let up_to = lineage.generations().iter().take_while(|entry| entry.id != generation.id).chain([&generation]);
+            let up_to = lineage
+                .generations()
+                .iter()
+                .take_while(|entry| entry.id != generation.id)
+                .chain([&generation]);
             let lineage = Lineage::parse(up_to.copied().collect()).expect("a prefix of a lineage is one");
             self.send(node, &Message::NewGeneration { generation, lineage }, effects);
             if let Some(outbound) = self.peer_mut(node).outbound_mut() {
@@ -223,22 +239,32 @@ impl Replica {
     fn ship(&mut self, node: NodeId, records: Vec<Record>, effects: &mut Effects) {
         let last = records.last().expect("it is not empty").lsn;
         let bytes = records.iter().map(|record| bytes_u64(record.payload.len())).sum();
-        let generation = self.superblock.content().lineage.generation_of(last).expect("every record has a generation").id;
+        let generation =
+            self.superblock.content().lineage.generation_of(last).expect("every record has a generation").id;
         let stable_up_to = if self.role == Role::Primary { self.stable } else { Lsn::ZERO };
         self.send(node, &Message::Records(RecordBatch { generation, stable_up_to, records }), effects);
         self.note_stable_told(node);
+        let is_catch_up = self.reign.as_ref().is_none_or(|reign| !reign.requires(node));
         let now = self.now;
         let peer = self.peer_mut(node);
         let frame_number = peer.link.as_ref().map_or(0, |link| link.frames_queued);
         if let Some(outbound) = peer.outbound_mut() {
             outbound.on_sent(last, bytes, frame_number, now);
+            outbound.caught_up_bytes += if is_catch_up { bytes } else { 0 };
         }
     }
 
     /// The next records for a target: one frame's worth of one generation. Empty if they must be read first.
-    fn records_from(&mut self, node: NodeId, next: Lsn, shippable: Lsn, effects: &mut Effects) -> Vec<Record> {
+    fn records_from(
+        &mut self,
+        node: NodeId,
+        next: Lsn,
+        shippable: Lsn,
+        effects: &mut Effects,
+    ) -> Vec<Record> {
         let generations = self.superblock.content().lineage.generations();
-        let generation_ends = generations.iter().find(|entry| entry.first_lsn > next).map(|entry| entry.first_lsn.previous());
+        let generation_ends =
+            generations.iter().find(|entry| entry.first_lsn > next).map(|entry| entry.first_lsn.previous());
         let last = generation_ends.unwrap_or(shippable).min(shippable);
         if self.write_back.record(next).is_some() {
             let write_back = &self.write_back;
@@ -253,7 +279,6 @@ impl Replica {
         let Some(reader) = &mut outbound.reader else { return Vec::new() };
         while reader.records.pop_front_if(|record| record.lsn < next).is_some() {}
         let records = gather(|lsn| reader.records.pop_front_if(|record| record.lsn == lsn), next, last);
-        outbound.caught_up_bytes += records.iter().map(|record| bytes_u64(record.payload.len())).sum::<u64>();
         records
     }
 
@@ -261,30 +286,42 @@ impl Replica {
     fn read_for(&mut self, node: NodeId, next: Lsn, effects: &mut Effects) {
         let journaled = self.journal.journaled();
         let zone_offset = self.journal.zone_offset();
-        let start = RingReader::new(self.journal.ring(), next, journaled);
+        let start = self.journal.ring().reader(next, journaled, CATCH_UP_READ_BYTES);
         let io = self.numbers.next();
         let peer = self.peer_mut(node);
         let Some(link) = peer.link.as_ref().map(|link| link.id) else { return };
         let Some(outbound) = peer.outbound_mut() else { return };
         if outbound.reader.is_none() {
-            outbound.reader = start.map(|reader| CatchUpReader { reader, in_flight: None, records: VecDeque::new() });
+            outbound.reader =
+                start.map(|reader| CatchUpReader { reader, in_flight: None, records: VecDeque::new() });
         }
         let Some(catch_up) = &mut outbound.reader else {
             self.drop_link(node, "the journal no longer holds what it lacks", effects);
             return;
         };
-        catch_up.reader.set_limit(journaled);
+        catch_up.records.extend(catch_up.reader.extend(journaled).into_iter().map(|(_, record)| record));
         if catch_up.in_flight.is_some() || catch_up.records.back().is_some_and(|record| record.lsn >= next) {
             return;
         }
-        if let Some((offset, length)) = catch_up.reader.next_read(CATCH_UP_READ_BYTES) {
+        if let Some(read) = catch_up.reader.next_read() {
             catch_up.in_flight = Some(io);
             self.purposes.insert(io, IoPurpose::CatchUp(node, link));
-            effects.push(Effect::ReadJournal { io, offset: zone_offset + offset, length });
+            effects.push(Effect::ReadJournal {
+                io,
+                offset: zone_offset + read.ring_offset,
+                length: read.length,
+            });
         }
     }
 
-    pub(super) fn on_catch_up_read(&mut self, node: NodeId, link: LinkId, io: IoId, bytes: bytes::Bytes, effects: &mut Effects) {
+    pub(super) fn on_catch_up_read(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        io: IoId,
+        bytes: bytes::Bytes,
+        effects: &mut Effects,
+    ) {
         let peer = self.peer_mut(node);
         if peer.link.as_ref().is_none_or(|current| current.id != link) {
             return;
@@ -330,7 +367,10 @@ fn gather(mut record: impl FnMut(Lsn) -> Option<Record>, first: Lsn, last: Lsn) 
     let mut records = Vec::new();
     let mut blocks = 0;
     let mut lsn = first;
-    while lsn <= last && records.len() < BATCH_RECORDS_MAX && blocks + crate::record::RECORD_BLOCKS_MAX <= BATCH_PAYLOAD_BLOCKS_MAX {
+    while lsn <= last
+        && records.len() < BATCH_RECORDS_MAX
+        && blocks + crate::record::RECORD_BLOCKS_MAX <= BATCH_PAYLOAD_BLOCKS_MAX
+    {
         let Some(record) = record(lsn) else { break };
         blocks += record.payload_blocks();
         records.push(record);

@@ -40,7 +40,12 @@ impl Replica {
             force_io_failures: false,
             write_ordering: "flush",
             devices: vec![self.device_report()],
-            connections: self.peers.iter().filter(|peer| peer.is_replica()).map(|peer| self.connection_report(peer)).collect(),
+            connections: self
+                .peers
+                .iter()
+                .filter(|peer| peer.is_replica())
+                .map(|peer| self.connection_report(peer))
+                .collect(),
             tiebreaker: self.peers.iter().find(|peer| !peer.is_replica()).map(|peer| TiebreakerReport {
                 connection_state: connection_state(peer),
                 reason: peer.reason.clone().filter(|_| peer.link.is_none()),
@@ -65,7 +70,10 @@ impl Replica {
                 ends_by,
             }),
             can_promote: self.can_promote(),
-            journal: JournalReport { size: self.journal.ring().capacity_bytes(), used: self.journal.ring().used_bytes() },
+            journal: JournalReport {
+                size: self.journal.ring().capacity_bytes(),
+                used: self.journal.ring().used_bytes(),
+            },
             advice: self.advice(),
         }
     }
@@ -98,10 +106,16 @@ impl Replica {
 
     fn connection_report(&self, peer: &Peer) -> ConnectionReport {
         let outbound = peer.outbound();
-        let behind = self.assigned().since(peer.acknowledged.max(outbound.map_or(Lsn::ZERO, |out| out.progress().journaled)));
+        let behind = self
+            .assigned()
+            .since(peer.acknowledged.max(outbound.map_or(Lsn::ZERO, |out| out.progress().journaled)));
         let in_flight = outbound.map_or(0, super::sending::Outbound::unreceived_bytes);
         let is_sync_source = self.replication_state(peer) == ReplicationState::SyncSource;
-        let unacked = self.inbound.as_ref().filter(|inbound| inbound.from == peer.node).map_or(0, |inbound| inbound.unacknowledged(self.journal.journaled()));
+        let unacked = self
+            .inbound
+            .as_ref()
+            .filter(|inbound| inbound.from == peer.node)
+            .map_or(0, |inbound| inbound.unacknowledged(self.journal.journaled()));
         let percent = 100.0 - 100.0 * as_f64(behind) / as_f64(self.assigned().0.max(1));
         ConnectionReport {
             peer_node_id: peer.node,
@@ -124,6 +138,7 @@ impl Replica {
                 received: peer.received_bytes >> 10,
                 sent: peer.sent_bytes >> 10,
                 out_of_sync: behind * 4,
+                caught_up: outbound.map_or(0, super::sending::Outbound::caught_up_bytes) >> 10,
                 pending: behind.min(in_flight / 4096 + 1),
                 unacked,
                 percent_in_sync: percent,
@@ -140,10 +155,14 @@ impl Replica {
         match &link.replication {
             Replication::Introducing | Replication::Stopped => ReplicationState::Off,
             Replication::Idle => ReplicationState::Established,
-            Replication::Source(_) if self.reign.as_ref().is_some_and(|reign| reign.in_sync().has_node(peer.node)) => {
+            Replication::Source(_)
+                if self.reign.as_ref().is_some_and(|reign| reign.in_sync().has_node(peer.node)) =>
+            {
                 ReplicationState::Established
             }
-            Replication::Source(outbound) if !self.can_be_in_sync(peer) && outbound.next() > self.assigned() => {
+            Replication::Source(outbound)
+                if !self.can_be_in_sync(peer) && outbound.next() > self.assigned() =>
+            {
                 ReplicationState::Established
             }
             Replication::Source(_) => ReplicationState::SyncSource,
@@ -164,7 +183,9 @@ impl Replica {
     pub(super) fn peer_disk(&self, peer: &Peer) -> DiskState {
         let is_member = self.reign.as_ref().is_some_and(|reign| reign.in_sync().has_node(peer.node));
         match peer.disk {
-            DiskState::Consistent | DiskState::Outdated if is_member && peer.link.is_some() => DiskState::UpToDate,
+            DiskState::Consistent | DiskState::Outdated if is_member && peer.link.is_some() => {
+                DiskState::UpToDate
+            }
             other => other,
         }
     }
@@ -178,7 +199,8 @@ impl Replica {
         }
         let record = self.record();
         let own = record.in_sync.incarnation_of(self.config.local);
-        let is_member = record.is_empty() || own.is_some_and(|own| own == self.incarnation || Some(own) == self.continues);
+        let is_member = record.is_empty()
+            || own.is_some_and(|own| own == self.incarnation || Some(own) == self.continues);
         match (self.has_quorum(), is_member) {
             (false, _) => CanPromote { yes: false, because: "no majority of the voters can be reached".to_owned() },
             (true, true) => CanPromote { yes: true, because: "this node is in the in-sync set and a majority can be reached".to_owned() },
@@ -237,12 +259,17 @@ impl Replica {
                 action: "None if it is down on purpose; else look at its log and at the network.".to_owned(),
                 see: SEE_FAILOVER,
             }),
-            ConnectionState::Connected if self.replication_state(peer) == ReplicationState::SyncSource => Some(Advice {
-                state: "catching-up",
-                status: format!("{name} is catching up; its disk is an older consistent state."),
-                action: format!("None. `twinblk wait-sync {}` returns when it is done.", self.config.resource),
-                see: SEE_FAILOVER,
-            }),
+            ConnectionState::Connected if self.replication_state(peer) == ReplicationState::SyncSource => {
+                Some(Advice {
+                    state: "catching-up",
+                    status: format!("{name} is catching up; its disk is an older consistent state."),
+                    action: format!(
+                        "None. `twinblk wait-sync {}` returns when it is done.",
+                        self.config.resource
+                    ),
+                    see: SEE_FAILOVER,
+                })
+            }
             ConnectionState::Connected => None,
         }
     }

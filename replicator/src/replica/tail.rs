@@ -55,7 +55,9 @@ impl Replica {
         }
         let ring = self.journal.ring();
         let tail = ring.tail();
-        let Some(to) = ring.nearest_tail(self.tail_limit(), wanted_room(ring.capacity_bytes())) else { return };
+        let Some(to) = ring.nearest_tail(self.tail_limit(), wanted_room(ring.capacity_bytes())) else {
+            return;
+        };
         if to.first_lsn <= tail.first_lsn {
             return;
         }
@@ -66,8 +68,12 @@ impl Replica {
             self.record_tail(to, &[]);
             return;
         };
-        let reader = self.journal.ring().reader(first, last, CATCH_UP_READ_BYTES).expect("what is kept can be read");
-        self.tail_move = Some(TailMove { to, stage: Stage::Marking { reader: Box::new(reader), behind, pages: Vec::new() } });
+        let reader =
+            self.journal.ring().reader(first, last, CATCH_UP_READ_BYTES).expect("what is kept can be read");
+        self.tail_move = Some(TailMove {
+            to,
+            stage: Stage::Marking { reader: Box::new(reader), behind, pages: Vec::new() },
+        });
         self.read_on(effects);
     }
 
@@ -103,9 +109,13 @@ impl Replica {
         if let Some(slot) = peers.iter().find(|slot| slot.node == Some(node)) {
             return slot.bitmap_slot;
         }
-        let free = peers.iter().position(|slot| slot.node.is_none()).expect("there are as many slots as peers");
+        let free =
+            peers.iter().position(|slot| slot.node.is_none()).expect("there are as many slots as peers");
         let bitmap_slot = u8::try_from(free).expect("at most seven slots");
-        assert!(bitmap_slot < self.superblock.content().max_peers, "the shell has compared max-peers with the configuration");
+        assert!(
+            bitmap_slot < self.superblock.content().max_peers,
+            "the shell has compared max-peers with the configuration"
+        );
         self.superblock.change(|content| {
             content.peers[free].node = Some(node);
             content.peers[free].bitmap_slot = bitmap_slot;
@@ -120,14 +130,21 @@ impl Replica {
             Some(read) => {
                 let io = self.numbers.next();
                 self.purposes.insert(io, IoPurpose::Tail);
-                effects.push(Effect::ReadJournal { io, offset: zone_offset + read.ring_offset, length: read.length });
+                effects.push(Effect::ReadJournal {
+                    io,
+                    offset: zone_offset + read.ring_offset,
+                    length: read.length,
+                });
             }
             None => self.write_bitmap(effects),
         }
     }
 
     pub(super) fn on_tail_read(&mut self, bytes: Bytes, effects: &mut Effects) {
-        let Some(TailMove { stage: Stage::Marking { reader, behind, pages }, .. }) = &mut self.tail_move else { return };
+        let Some(TailMove { stage: Stage::Marking { reader, behind, pages }, .. }) = &mut self.tail_move
+        else {
+            return;
+        };
         match reader.on_bytes(bytes) {
             Ok(records) => {
                 for (_, record) in &records {
@@ -143,7 +160,9 @@ impl Replica {
     }
 
     fn write_bitmap(&mut self, effects: &mut Effects) {
-        let Some(TailMove { stage: Stage::Marking { behind, pages, .. }, .. }) = &mut self.tail_move else { return };
+        let Some(TailMove { stage: Stage::Marking { behind, pages, .. }, .. }) = &mut self.tail_move else {
+            return;
+        };
         let (behind, mut pages) = (std::mem::take(behind), std::mem::take(pages));
         pages.sort_unstable();
         pages.dedup();
@@ -152,7 +171,7 @@ impl Replica {
         for (slot, page) in pages {
             let zone = zones.bitmap(slot).expect("every slot has a zone");
             let content = self.bitmap.get_mut(&(slot, page)).expect("it was just marked");
-            content.sequence += 1;
+            content.header.sequence += 1;
             writes.push((zone.offset + page * BLOCK_BYTES, content.encode()));
         }
         self.bitmap_writes += crate::units::bytes_u64(writes.len());
@@ -167,7 +186,9 @@ impl Replica {
     }
 
     pub(super) fn on_tail_bitmap_durable(&mut self) {
-        let Some(TailMove { to, stage: Stage::WritingBitmap { behind } }) = self.tail_move.take() else { return };
+        let Some(TailMove { to, stage: Stage::WritingBitmap { behind } }) = self.tail_move.take() else {
+            return;
+        };
         for (node, _, _) in &behind {
             self.peer_mut(*node).has_dirty_bits = true;
         }
@@ -176,9 +197,18 @@ impl Replica {
     }
 
     fn record_tail(&mut self, to: SegmentStart, marked: &[NodeId]) {
-        assert!(to.first_lsn.previous() <= self.data_flushed, "I7: tail to {}, data flushed {}", to.first_lsn, self.data_flushed);
+        assert!(
+            to.first_lsn.previous() <= self.data_flushed,
+            "I7: tail to {}, data flushed {}",
+            to.first_lsn,
+            self.data_flushed
+        );
         for peer in self.peers.iter().filter(|peer| peer.is_replica() && !peer.has_dirty_bits) {
-            assert!(peer.flushed >= to.first_lsn.previous() || marked.contains(&peer.node), "I7: {} lacks records", peer.node);
+            assert!(
+                peer.flushed >= to.first_lsn.previous() || marked.contains(&peer.node),
+                "I7: {} lacks records",
+                peer.node
+            );
         }
         self.remember_peers();
         let anchor = self.journal.ring().anchor(to, self.data_flushed);
@@ -188,14 +218,17 @@ impl Replica {
 
     /// Puts into the superblock what is known of the peers.
     pub(super) fn remember_peers(&mut self) {
-        let replicas: Vec<NodeId> = self.peers.iter().filter(|peer| peer.is_replica()).map(|peer| peer.node).collect();
+        let replicas: Vec<NodeId> =
+            self.peers.iter().filter(|peer| peer.is_replica()).map(|peer| peer.node).collect();
         for node in replicas {
             let slot = self.bitmap_slot(node);
             let peer = self.peer(node);
-            let (flushed, acknowledged, has_dirty_bits) = (peer.flushed, peer.acknowledged, peer.has_dirty_bits);
+            let (flushed, acknowledged, has_dirty_bits) =
+                (peer.flushed, peer.acknowledged, peer.has_dirty_bits);
             self.superblock.change(|content| {
                 let generation = content.lineage.generation_of(flushed).map(|generation| generation.id);
-                let slot = content.peers.iter_mut().find(|peer| peer.node == Some(node) && peer.bitmap_slot == slot);
+                let slot =
+                    content.peers.iter_mut().find(|peer| peer.node == Some(node) && peer.bitmap_slot == slot);
                 let slot = slot.expect("it was just taken");
                 slot.base_lsn = flushed;
                 slot.base_generation = generation.unwrap_or_default();
@@ -221,7 +254,12 @@ fn wanted_room(capacity: u64) -> u64 {
 }
 
 /// Marks the blocks of `record` dirty in `slot`.
-fn mark(bitmap: &mut std::collections::BTreeMap<(u8, u64), BitmapPage>, slot: u8, record: &Record, pages: &mut Vec<(u8, u64)>) {
+fn mark(
+    bitmap: &mut std::collections::BTreeMap<(u8, u64), BitmapPage>,
+    slot: u8,
+    record: &Record,
+    pages: &mut Vec<(u8, u64)>,
+) {
     let BlockRange { first, count } = record.range;
     for block in first..first + count {
         let (page, at) = BitmapPage::place_of(block);

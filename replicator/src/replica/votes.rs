@@ -6,7 +6,7 @@ use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
 use crate::peer::message::{Message, VoteReply, VoteRequest, VoteStage};
 use crate::promotion::membership::{MembershipRecord, VoterList};
-use crate::promotion::voting::{self, PrimaryLiveness, VoterView};
+use crate::promotion::voting::{self, SeenPrimary, VoterIdentity, VoterView};
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
 use crate::units::NodeId;
@@ -18,26 +18,32 @@ impl Replica {
     pub(super) fn voter_view(&self) -> VoterView<'_> {
         let content = self.superblock.content();
         let primary = content.membership.primary;
-        let liveness = match primary {
-            Some(node) if node == self.config.local && self.role == Role::Primary => PrimaryLiveness::IsThisNode,
-            Some(node) if node == self.config.local => PrimaryLiveness::Gone,
-            Some(node) if self.has_restarted(node) => PrimaryLiveness::Gone,
-            Some(node) if self.peer(node).role == Role::Primary => PrimaryLiveness::Linked,
-            Some(_) => PrimaryLiveness::Unknown,
-            None => PrimaryLiveness::Gone,
+        let other = primary.filter(|node| *node != self.config.local);
+        let reign = match other {
+            Some(node) if !self.has_restarted(node) => voting::Reign::MayLast,
+            Some(_) | None => voting::Reign::Over,
+        };
+        let linked = self.peers.iter().find(|peer| peer.link.is_some() && peer.role == Role::Primary);
+        let seen_primary = match (self.role, linked) {
+            (Role::Primary, _) => SeenPrimary::Here,
+            (Role::Secondary | Role::Unknown, Some(peer)) => SeenPrimary::Linked(peer.node),
+            (Role::Secondary | Role::Unknown, None) => SeenPrimary::Nobody,
         };
         VoterView {
             record: &content.membership,
             node: self.config.local,
+            voter: content.voter,
             position: Some(content.lineage.position(self.journal.flushed())),
             incarnation: self.incarnation,
             continues: self.continues,
             now: self.now,
             started: self.started,
-            last_primary_frame: primary.filter(|node| *node != self.config.local).and_then(|node| self.peer(node).last_heard),
-            liveness,
+            last_primary_frame: other.and_then(|node| self.peer(node).last_heard),
+            reign,
+            seen_primary,
             peer_timeout: self.config.peer_timeout,
-            voters: self.voter_list(),
+            voters: self.config.voters(),
+            known: self.voter_list(),
         }
     }
 
@@ -45,7 +51,8 @@ impl Replica {
     /// reign is over whatever the lease says.
     fn has_restarted(&self, primary: NodeId) -> bool {
         let recorded = self.record().in_sync.incarnation_of(primary);
-        let introduced = self.peer(primary).link.as_ref().and_then(|link| link.introduction.received.as_ref());
+        let introduced =
+            self.peer(primary).link.as_ref().and_then(|link| link.introduction.received.as_ref());
         introduced.is_some_and(|state| state.role == Role::Secondary && Some(state.incarnation) != recorded)
     }
 
@@ -60,7 +67,13 @@ impl Replica {
         voters
     }
 
-    pub(super) fn on_vote_request(&mut self, node: NodeId, link: LinkId, request: &VoteRequest, effects: &mut Effects) {
+    pub(super) fn on_vote_request(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        request: &VoteRequest,
+        effects: &mut Effects,
+    ) {
         if !self.is_started() || !self.journal_is_settled() {
             return; // The candidate asks again.
         }
@@ -114,8 +127,15 @@ impl Replica {
     }
 
     /// The Primary of a term tells its record.
-    pub(super) fn on_record_update(&mut self, node: NodeId, link: LinkId, record: &MembershipRecord, effects: &mut Effects) {
-        if voting::may_store(self.record(), record, node).is_err() {
+    pub(super) fn on_record_update(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        record: &MembershipRecord,
+        effects: &mut Effects,
+    ) {
+        let identity = VoterIdentity { node: self.config.local, voter: self.superblock.content().voter };
+        if voting::may_store(self.record(), identity, record, node).is_err() {
             let current = Box::new(*self.record());
             // Equal is fine: the Primary only wants to know.
             self.send(node, &Message::RecordStored(current), effects);
