@@ -184,7 +184,11 @@ impl<'a> Pair<'a> {
             SyncRule::SameGeneration if ours.role == Role::Primary || theirs.role == Role::Primary => {
                 ours.role == Role::Primary
             }
-            SyncRule::SameGeneration => ours.end > theirs.end,
+            // Equal ends with blocks in doubt: the side that holds the marks, then a choice that both make alike.
+            SyncRule::SameGeneration => {
+                let rank = |state: &PeerState| (state.end, state.has_dirty_bits, state.incarnation);
+                rank(ours) > rank(theirs)
+            }
             SyncRule::Superseded => {
                 self.our_branch.last().map(|g| g.term) > self.their_branch.last().map(|g| g.term)
             }

@@ -278,8 +278,7 @@ impl Replica {
         let Some(outbound) = self.peer_mut(node).outbound_mut() else { return Vec::new() };
         let Some(reader) = &mut outbound.reader else { return Vec::new() };
         while reader.records.pop_front_if(|record| record.lsn < next).is_some() {}
-        let records = gather(|lsn| reader.records.pop_front_if(|record| record.lsn == lsn), next, last);
-        records
+        gather(|lsn| reader.records.pop_front_if(|record| record.lsn == lsn), next, last)
     }
 
     /// Reads ahead in the journal for a target, one read at a time.

