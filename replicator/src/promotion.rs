@@ -4,4 +4,6 @@ pub mod ballot;
 pub mod membership;
 pub mod preconditions;
 pub mod refusal;
+pub mod tiebreaker;
+pub mod tiebreaker_file;
 pub mod voting;
