@@ -1,0 +1,9 @@
+//! placeholder
+mod control_socket;
+mod events;
+#[cfg(test)]
+mod fake_plane;
+mod limit;
+mod listen;
+mod nbd_listener;
+mod plane_link;
