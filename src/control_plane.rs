@@ -1,4 +1,5 @@
 //! placeholder
+mod backoff;
 mod control_socket;
 mod events;
 #[cfg(test)]
@@ -7,3 +8,5 @@ mod limit;
 mod listen;
 mod nbd_listener;
 mod plane_link;
+mod systemd;
+mod tiebreaker;

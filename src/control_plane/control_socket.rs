@@ -147,8 +147,10 @@ async fn stream_events(client: &mut Client, desk: &Desk, now: bool) -> Result<()
     head.extend(encode_line(&EventLine::exists(&report)));
     head.extend(encode_line(&EventLine::ExistsEnd));
     client.send(&head).await?;
-    while !now {
-        let Some(next) = client.unless_gone(lines.recv()).await else { break };
+    if now {
+        return Ok(());
+    }
+    while let Some(next) = client.unless_gone(lines.recv()).await {
         match next {
             Ok(Line::Event(line)) => client.send(&line).await?,
             Ok(Line::Last(line)) => return client.send(&line).await,
