@@ -5,8 +5,10 @@ mod events;
 #[cfg(test)]
 mod fake_plane;
 mod limit;
+mod link_handshake;
 mod listen;
 mod nbd_listener;
+mod peer_link;
 mod plane_link;
 mod systemd;
 mod tiebreaker;
