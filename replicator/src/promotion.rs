@@ -2,5 +2,6 @@
 
 pub mod membership;
 pub mod refusal;
+pub mod tiebreaker;
 pub mod tiebreaker_file;
 pub mod voting;
