@@ -1,2 +1,5 @@
 //! twinblk: a replicated block device in user space.
+
+mod data_plane;
+
 fn main() {}

@@ -1,6 +1,5 @@
 //! The messages of a link, decoded. Who sends what to whom, and when, stands in docs/PROTOCOL.md.
 
-
 use crate::generation::lineage::{Generation, Lineage, Position};
 use crate::promotion::membership::MembershipRecord;
 use crate::record::Record;
@@ -228,4 +227,3 @@ pub enum FarewellReason {
     /// An operator disconnected it.
     Disconnected,
 }
-

@@ -1,0 +1,5 @@
+//! The data plane of a resource: one thread, one ring. It carries out what the replica decides and tells it what
+//! came of it; it moves bytes between sockets, journal and data area, and takes no decision of its own.
+
+pub mod buffers;
+pub mod ring;
