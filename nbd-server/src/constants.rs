@@ -1,7 +1,7 @@
 //! Every number of the protocol, under the names and in the order of the protocol document.
 //!
 //! Numbers only: what they mean is decided where they are used. Numbers of this server's own choice (limits) stand
-//! at the end and say so. All integers are sent in network byte order [Conventions].
+//! at the end and say so. All integers are sent in network byte order (section Conventions).
 
 /// First eight bytes of every connection, ASCII `NBDMAGIC` [Newstyle negotiation].
 pub const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
@@ -111,13 +111,13 @@ pub const NBD_REP_ERR_TOO_BIG: u32 = NBD_REP_FLAG_ERROR | 9;
 /// Extended headers are in use, or needed [Option reply types].
 pub const NBD_REP_ERR_EXT_HEADER_REQD: u32 = NBD_REP_FLAG_ERROR | 10;
 
-/// Size and transmission flags [`NBD_REP_INFO`].
+/// Size and transmission flags [Option reply types].
 pub const NBD_INFO_EXPORT: u16 = 0;
-/// Canonical name [`NBD_REP_INFO`].
+/// Canonical name [Option reply types].
 pub const NBD_INFO_NAME: u16 = 1;
-/// Description for people [`NBD_REP_INFO`].
+/// Description for people [Option reply types].
 pub const NBD_INFO_DESCRIPTION: u16 = 2;
-/// Minimum, preferred and maximum block size [`NBD_REP_INFO`].
+/// Minimum, preferred and maximum block size [Option reply types].
 pub const NBD_INFO_BLOCK_SIZE: u16 = 3;
 
 /// Force unit access [Command flags].
@@ -194,7 +194,7 @@ pub const NBD_ENOTSUP: u32 = 95;
 /// The server is shutting down [Error values].
 pub const NBD_ESHUTDOWN: u32 = 108;
 
-/// No string on the wire is longer [Conventions].
+/// No string on the wire is longer (section Conventions).
 pub const STRING_BYTES_MAX: usize = 4096;
 /// Zeroes behind the answer to `NBD_OPT_EXPORT_NAME` for clients that did not decline them [Newstyle negotiation].
 pub const EXPORT_NAME_ZEROES: usize = 124;
@@ -215,5 +215,5 @@ pub const BLOCK_BYTES_MIN: u32 = 1;
 pub const BLOCK_BYTES_PREFERRED: u32 = 4096;
 /// This server's choice, and the least that clients may expect: the largest payload [Block size constraints].
 pub const PAYLOAD_BYTES_MAX: u32 = 1 << 25;
-/// This server's choice: the most extents in one answer; the document allows 2^20 [`NBD_REPLY_TYPE_BLOCK_STATUS`].
+/// This server's choice: the most extents in one answer; the document allows 2^20 [Structured reply types].
 pub const EXTENTS_MAX: usize = 1024;

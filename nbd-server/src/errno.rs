@@ -62,7 +62,7 @@ impl Failure {
         })
     }
 
-    /// The sentence that goes with the number in an error chunk [`NBD_REPLY_TYPE_ERROR`].
+    /// The sentence that goes with the number in an error chunk [Structured reply types].
     pub fn text(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid request",

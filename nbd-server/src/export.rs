@@ -22,11 +22,11 @@ pub enum Access {
 /// A volume as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
-    /// The canonical name [`NBD_INFO_NAME`].
+    /// The canonical name [Option reply types].
     pub name: String,
-    /// A line for people [`NBD_INFO_DESCRIPTION`]; may be empty.
+    /// A line for people [Option reply types]; may be empty.
     pub description: String,
-    /// Size in bytes [`NBD_INFO_EXPORT`].
+    /// Size in bytes [Option reply types].
     pub size_bytes: u64,
     /// Whether clients may write.
     pub access: Access,
@@ -69,7 +69,7 @@ pub enum Availability {
     Unknown,
 }
 
-/// One entry of the list of exports [`NBD_REP_SERVER`].
+/// One entry of the list of exports [Option reply types].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
     /// The name to ask for.

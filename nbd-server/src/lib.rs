@@ -13,6 +13,57 @@
 //! 3. answer each request, in any order, by the [`ReplyEncoder`] of the session: it writes headers only, so that
 //!    payload travels without a copy.
 //!
+//! ```
+//! use bytes::BytesMut;
+//! use nbd_server::{
+//!     Access, Availability, Command, Decoded, Export, Exports, Handshake, Listing, Policy, Progress, Service,
+//!     Session,
+//! };
+//!
+//! struct Volume;
+//!
+//! impl Exports for Volume {
+//!     fn service(&self) -> Service {
+//!         Service::Open
+//!     }
+//!     fn find(&self, name: &str) -> Availability {
+//!         if name != "mail" {
+//!             return Availability::Unknown;
+//!         }
+//!         let description = "the mail spool".into();
+//!         let export =
+//!             Export { name: name.into(), description, size_bytes: 1 << 30, access: Access::ReadWrite };
+//!         Availability::Serving(export)
+//!     }
+//!     fn list(&self) -> Vec<Listing> {
+//!         vec![Listing { name: "mail".into(), description: String::new() }]
+//!     }
+//! }
+//!
+//! // What a client sends: its flags, the option to use an export, and at once its first request.
+//! let flags = [0, 0, 0, 3];
+//! let export_name = b"IHAVEOPT\0\0\0\x01\0\0\0\x04mail";
+//! let read = b"\x25\x60\x95\x13\0\0\0\0a cookie\0\0\0\0\0\0\x10\0\0\0\x02\0";
+//! let client = [&flags[..], export_name, read].concat();
+//!
+//! let mut handshake = Handshake::new(Policy::default());
+//! let mut output = BytesMut::new();
+//! let Progress::Established(negotiated) = handshake.on_bytes(&client, &Volume, &mut output) else {
+//!     panic!("this client says all that is needed")
+//! };
+//!
+//! let mut session = Session::new(&negotiated);
+//! let Decoded::Request { request, .. } = session.decode(&negotiated.leftover) else {
+//!     panic!("the request is complete and good")
+//! };
+//! assert!(matches!(request.command, Command::Read { .. }));
+//! assert_eq!((request.offset, request.length), (4096, 512));
+//!
+//! output.clear();
+//! session.replies().read_header(&request, &mut output);
+//! assert_eq!(output[..], *b"\x67\x44\x66\x98\0\0\0\0a cookie"); // and now 512 bytes of data
+//! ```
+//!
 //! This crate opens nothing, reads no clock, starts no thread and stores no data; limits on time and on the number
 //! of connections are the caller's.
 #![forbid(unsafe_code)]

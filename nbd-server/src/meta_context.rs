@@ -6,7 +6,7 @@ use bytes::Buf;
 
 use crate::constants::{BASE_ALLOCATION, STRING_BYTES_MAX};
 
-/// The number by which replies name a selected context [`NBD_REP_META_CONTEXT`].
+/// The number by which replies name a selected context [Option reply types].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextId(u32);
 
@@ -75,7 +75,7 @@ pub(crate) fn take_string<'a>(data: &mut &'a [u8]) -> Result<&'a str, Malformed>
     checked_string(string)
 }
 
-/// The rules for every string of the protocol: at most 4096 bytes, UTF-8, no NUL [Conventions].
+/// The rules for every string of the protocol: at most 4096 bytes, UTF-8, no NUL (section Conventions).
 pub(crate) fn checked_string(bytes: &[u8]) -> Result<&str, Malformed> {
     if bytes.len() > STRING_BYTES_MAX || bytes.contains(&0) {
         return Err(Malformed);

@@ -145,7 +145,7 @@ impl Haggling {
         }
     }
 
-    /// The information replies that `NBD_OPT_INFO` and `NBD_OPT_GO` share [`NBD_REP_INFO`].
+    /// The information replies that `NBD_OPT_INFO` and `NBD_OPT_GO` share [Option reply types].
     ///
     /// Block sizes are sent to everyone: a client that did not ask for them may ignore them, and is served.
     fn describe<'a>(
@@ -366,7 +366,7 @@ impl Replies<'_> {
     }
 }
 
-/// The front of a string that may go on the wire: at most 4096 bytes, up to the first NUL [Conventions].
+/// The front of a string that may go on the wire: at most 4096 bytes, up to the first NUL (section Conventions).
 fn clip(text: &str) -> &str {
     let end = text.find('\0').unwrap_or(text.len()).min(STRING_BYTES_MAX);
     &text[..text.floor_char_boundary(end)]

@@ -1,4 +1,4 @@
-//! Replies: the headers that go before a payload, and whole replies that have none [Transmission].
+//! Replies: the headers that go before a payload, and whole replies that have none (section Transmission).
 //!
 //! Only headers are written, so that the caller sends header and payload together without copying the payload. All
 //! content of a read goes in one chunk that also ends the reply: it may only be sent when the data is at hand,
@@ -19,13 +19,11 @@ use crate::request::{Command, ExtentCount, NeedsChunks, ReplyTo, Request, Terms}
 /// The longest text in an error chunk of this server.
 pub(crate) const ERROR_TEXT_BYTES_MAX: usize = 64;
 
-/// Bytes of a simple reply [Simple reply message].
-const SIMPLE_REPLY_BYTES: usize = 16;
 /// Bytes of the header of an extended chunk, the longest header [Extended reply chunk message].
 const EXTENDED_REPLY_BYTES: usize = 32;
-/// Bytes of the offset at the front of a content chunk [`NBD_REPLY_TYPE_OFFSET_DATA`].
-const CHUNK_OFFSET_BYTES: u32 = 8;
-/// Bytes of the number and the text length at the front of an error chunk [`NBD_REPLY_TYPE_ERROR`].
+/// Bytes of the offset at the front of a content chunk [Structured reply types].
+const CHUNK_OFFSET_BYTES: u64 = 8;
+/// Bytes of the number and the text length at the front of an error chunk [Structured reply types].
 const CHUNK_ERROR_BYTES: usize = 6;
 
 /// The longest extent that a 32-bit descriptor can tell and that ends on a block.
@@ -103,12 +101,8 @@ impl ReplyEncoder {
         if length == 0 || self.headers == HeaderStyle::Simple {
             return self.done(reply_to, output);
         }
-        self.chunk_header(
-            reply_to,
-            NBD_REPLY_TYPE_OFFSET_DATA,
-            u64::from(CHUNK_OFFSET_BYTES) + u64::from(length),
-            output,
-        );
+        let length = CHUNK_OFFSET_BYTES + u64::from(length);
+        self.chunk_header(reply_to, NBD_REPLY_TYPE_OFFSET_DATA, length, output);
         output.put_u64(request.offset);
     }
 
@@ -129,14 +123,14 @@ impl ReplyEncoder {
         }
         let text = failure.text();
         let text_length = u16::try_from(text.len()).expect("a text of errno.rs is short");
-        let length = u64::from(text_length) + 6;
+        let length = u64::try_from(CHUNK_ERROR_BYTES + text.len()).expect("a usize holds at most 64 bits");
         self.chunk_header(reply_to, NBD_REPLY_TYPE_ERROR, length, output);
         output.put_u32(number);
         output.put_u16(text_length);
         output.put_slice(text.as_bytes());
     }
 
-    /// The complete reply to a status query [`NBD_REPLY_TYPE_BLOCK_STATUS`].
+    /// The complete reply to a status query [Structured reply types].
     ///
     /// `extents` begin at the offset of the request and may be longer, shorter or more than wanted: they are
     /// joined, cut and counted here. The last extent may run over the request, but not over the end of the
@@ -254,7 +248,6 @@ impl ReplyEncoder {
 
 /// A simple reply, whose error is zero for success [Simple reply message].
 fn simple_reply(reply_to: ReplyTo, error: u32, output: &mut impl BufMut) {
-    const _: () = assert!(SIMPLE_REPLY_BYTES <= ReplyEncoder::HEADER_BYTES_MAX);
     output.put_u32(NBD_SIMPLE_REPLY_MAGIC);
     output.put_u32(error);
     output.put_u64(reply_to.cookie.0);

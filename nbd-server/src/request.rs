@@ -20,7 +20,7 @@ use crate::meta_context::ContextId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cookie(pub u64);
 
-/// When the effect of a request must be on stable storage [`NBD_CMD_FLAG_FUA`].
+/// When the effect of a request must be on stable storage [Command flags].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// After the next flush.
@@ -29,7 +29,7 @@ pub enum Durability {
     BeforeReply,
 }
 
-/// In how many pieces a read may be answered [`NBD_CMD_FLAG_DF`].
+/// In how many pieces a read may be answered [Command flags].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fragments {
     /// In as many as the server likes.
@@ -38,7 +38,7 @@ pub enum Fragments {
     One,
 }
 
-/// Whether zeroes may be written by deallocating [`NBD_CMD_FLAG_NO_HOLE`].
+/// Whether zeroes may be written by deallocating [Command flags].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holes {
     /// Holes that read as zero will do.
@@ -47,7 +47,7 @@ pub enum Holes {
     Forbidden,
 }
 
-/// What to do when zeroing is no faster than writing [`NBD_CMD_FLAG_FAST_ZERO`].
+/// What to do when zeroing is no faster than writing [Command flags].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ZeroSpeed {
     /// Zero all the same.
@@ -56,7 +56,7 @@ pub enum ZeroSpeed {
     FastOnly,
 }
 
-/// How many extents a status query wants [`NBD_CMD_FLAG_REQ_ONE`].
+/// How many extents a status query wants [Command flags].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtentCount {
     /// As many as are known.

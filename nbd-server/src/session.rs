@@ -1,4 +1,4 @@
-//! The transmission phase of one connection: takes requests off the front of the stream [Transmission].
+//! The transmission phase of one connection: takes requests off the front of the stream (section Transmission).
 //!
 //! Knows what was negotiated, and whether the session is over. Payload never passes through here: the caller reads
 //! it where it is wanted, and discards that of refused requests. Replies are `reply.rs`.
@@ -55,7 +55,7 @@ pub enum Decoded {
         /// Why.
         refusal: Refusal,
     },
-    /// The client is done: finish what is in flight and close. Every later call says the same [`NBD_CMD_DISC`].
+    /// The client is done: finish what is in flight and close. Every later call says the same [Terminating the transmission phase].
     Disconnect {
         /// Bytes of the header.
         consumed: usize,
