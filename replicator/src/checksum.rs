@@ -44,7 +44,11 @@ impl BlockSums {
     /// The sums of `payload`, whose length is a whole number of blocks.
     #[must_use]
     pub fn of(payload: &[u8]) -> Self {
-        assert!(payload.len().is_multiple_of(BLOCK_SIZE), "payload of {} bytes is not whole blocks", payload.len());
+        assert!(
+            payload.len().is_multiple_of(BLOCK_SIZE),
+            "payload of {} bytes is not whole blocks",
+            payload.len()
+        );
         Self::from_sums(payload.chunks_exact(BLOCK_SIZE).map(Crc32c::of))
     }
 

@@ -6,6 +6,8 @@ pub mod config;
 pub mod effect;
 pub mod event;
 pub mod generation;
+pub mod journal;
+pub mod layout;
 pub mod notice;
 pub mod peer;
 pub mod promotion;

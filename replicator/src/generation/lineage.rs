@@ -61,7 +61,8 @@ impl Lineage {
     /// The lineage of a volume of zeroes.
     #[must_use]
     pub fn zeroed() -> Self {
-        let zeroed = Generation { id: GenerationId::ZEROED, term: Term::ZERO, granted: true, first_lsn: Lsn(1) };
+        let zeroed =
+            Generation { id: GenerationId::ZEROED, term: Term::ZERO, granted: true, first_lsn: Lsn(1) };
         Self { generations: vec![zeroed] }
     }
 
@@ -82,7 +83,8 @@ impl Lineage {
         if let Some(at) = generations.iter().position(|generation| generation.id.0 == 0) {
             return Err(LineageError::Nameless(at));
         }
-        let disordered = |pair: &[Generation]| pair[1].first_lsn < pair[0].first_lsn || pair[1].term < pair[0].term;
+        let disordered =
+            |pair: &[Generation]| pair[1].first_lsn < pair[0].first_lsn || pair[1].term < pair[0].term;
         match generations.windows(2).position(disordered) {
             Some(at) => Err(LineageError::Disordered(at + 1)),
             None => Ok(Self { generations }),

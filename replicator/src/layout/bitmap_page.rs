@@ -1,0 +1,107 @@
+//! A page of a dirty bitmap: one bit for each block that may differ from one peer.
+//! A page that was never written is all zeroes and parses as clean.
+
+pub use crate::layout::page::{PAGE_BODY_BYTES, PageError, PageHeader};
+
+use crate::layout::page::{encode_page, parse_page};
+use crate::units::bytes_usize;
+
+/// First bytes of a bitmap page.
+pub const BITMAP_MAGIC: [u8; 8] = *b"TBLKBITM";
+/// Blocks of the volume that one page covers.
+pub const BITMAP_PAGE_BLOCKS: u64 = 32_256;
+
+const _: () = assert!(BITMAP_PAGE_BLOCKS == 8 * 4032);
+
+/// One page of bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BitmapPage {
+    /// Which page, for which peer.
+    pub header: PageHeader,
+    /// The bits: block `n` of the page is bit `n % 8` of byte `n / 8`.
+    pub bits: Box<[u8; PAGE_BODY_BYTES]>,
+}
+
+impl BitmapPage {
+    /// A page without a set bit.
+    #[must_use]
+    pub fn clean(peer_slot: u8, page_index: u64) -> Self {
+        let header = PageHeader { peer_slot, page_index, sequence: 0 };
+        Self { header, bits: Box::new([0; PAGE_BODY_BYTES]) }
+    }
+
+    /// The page that covers `block` and the block's place in it.
+    #[must_use]
+    pub fn place_of(block: u64) -> (u64, u64) {
+        (block / BITMAP_PAGE_BLOCKS, block % BITMAP_PAGE_BLOCKS)
+    }
+
+    /// Whether block `at` of the page is dirty.
+    #[must_use]
+    pub fn is_set(&self, at: u64) -> bool {
+        self.bits[bytes_usize(at / 8)] & (1 << (at % 8)) != 0
+    }
+
+    /// Marks block `at` of the page as dirty.
+    pub fn set(&mut self, at: u64) {
+        self.bits[bytes_usize(at / 8)] |= 1 << (at % 8);
+    }
+
+    /// Marks block `at` of the page as equal.
+    pub fn clear(&mut self, at: u64) {
+        self.bits[bytes_usize(at / 8)] &= !(1 << (at % 8));
+    }
+
+    /// The block to write.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_page(BITMAP_MAGIC, self.header, &self.bits)
+    }
+
+    /// The page at place `page_index` of the bitmap in slot `peer_slot`.
+    ///
+    /// # Errors
+    /// The block is damaged, of another version, or belongs elsewhere.
+    pub fn parse(block: &[u8], peer_slot: u8, page_index: u64) -> Result<Self, PageError> {
+        let (header, body) = parse_page(BITMAP_MAGIC, block, peer_slot, page_index)?;
+        let bits = body.try_into().map_err(|_| PageError::Length(block.len()))?;
+        Ok(Self { header, bits: Box::new(bits) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::BLOCK_SIZE;
+
+    #[test]
+    fn a_page_that_was_never_written_is_clean() {
+        assert_eq!(BitmapPage::parse(&[0; BLOCK_SIZE], 3, 9), Ok(BitmapPage::clean(3, 9)));
+    }
+
+    #[test]
+    fn a_page_comes_back_as_written_and_only_in_its_own_place() {
+        let mut page = BitmapPage::clean(1, 2);
+        page.header.sequence = 5;
+        page.set(0);
+        page.set(BITMAP_PAGE_BLOCKS - 1);
+        let block = page.encode();
+        let again = BitmapPage::parse(&block, 1, 2).unwrap();
+        assert_eq!(again, page);
+        assert!(again.is_set(0) && again.is_set(BITMAP_PAGE_BLOCKS - 1) && !again.is_set(1));
+        assert!(matches!(BitmapPage::parse(&block, 1, 3), Err(PageError::Misplaced { .. })));
+        assert!(matches!(BitmapPage::parse(&block, 0, 2), Err(PageError::Misplaced { .. })));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_page_is_refused() {
+        let mut page = BitmapPage::clean(1, 2);
+        page.header.sequence = 5;
+        let mut block = page.encode();
+        for bit in 0..BLOCK_SIZE * 8 {
+            block[bit / 8] ^= 1 << (bit % 8);
+            assert!(BitmapPage::parse(&block, 1, 2).is_err(), "bit {bit}");
+            block[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}
