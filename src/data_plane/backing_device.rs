@@ -56,10 +56,7 @@ enum Step {
     /// A write that must be flushed before it is reported; perhaps one of several.
     WriteBeforeFlush,
     /// Zeroing by this method.
-    Zero {
-        attempt: ZeroAttempt,
-        range: BlockRange,
-    },
+    Zero { attempt: ZeroAttempt, range: BlockRange },
 }
 
 /// Ways to make blocks read as zero, in the order in which they are tried.
@@ -116,12 +113,7 @@ impl BackingDevice {
     }
 
     /// Writes pages of the metadata area, each at its own offset, and flushes them before it reports.
-    pub fn write_pages(
-        &mut self,
-        round: &mut Round,
-        io: IoId,
-        pages: &[(u64, &[u8])],
-    ) {
+    pub fn write_pages(&mut self, round: &mut Round, io: IoId, pages: &[(u64, &[u8])]) {
         assert!(!pages.is_empty(), "an order to write names at least one page");
         if let Some(errno) = self.poison_of(Disk::Metadata) {
             return self.fail(round, DiskTag { io, disk: Disk::Metadata, step: Step::Last }, errno);
@@ -135,13 +127,7 @@ impl BackingDevice {
     }
 
     /// Writes `pieces`, which fill `range`, to the data area.
-    pub fn write_data(
-        &mut self,
-        round: &mut Round,
-        io: IoId,
-        range: BlockRange,
-        pieces: Vec<Bytes>,
-    ) {
+    pub fn write_data(&mut self, round: &mut Round, io: IoId, range: BlockRange, pieces: Vec<Bytes>) {
         let length: usize = pieces.iter().map(Bytes::len).sum();
         assert_eq!(bytes_u64(length), range.bytes(), "pieces and range differ in length");
         let tag = DiskTag { io, disk: Disk::Data, step: Step::Last };
@@ -149,14 +135,7 @@ impl BackingDevice {
     }
 
     /// Reads `length` bytes, whole blocks, of a disk.
-    pub fn read(
-        &mut self,
-        round: &mut Round,
-        io: IoId,
-        disk: Disk,
-        offset: u64,
-        length: u64,
-    ) {
+    pub fn read(&mut self, round: &mut Round, io: IoId, disk: Disk, offset: u64, length: u64) {
         let operation = Operation::Read {
             file: self.file(disk),
             offset: self.offset_on(disk, offset),
@@ -172,13 +151,7 @@ impl BackingDevice {
     }
 
     /// Makes blocks of the data area read as zero.
-    pub fn zero_data(
-        &mut self,
-        round: &mut Round,
-        io: IoId,
-        range: BlockRange,
-        method: ZeroMethod,
-    ) {
+    pub fn zero_data(&mut self, round: &mut Round, io: IoId, range: BlockRange, method: ZeroMethod) {
         let attempt = match method {
             ZeroMethod::ReleaseSpace => ZeroAttempt::PunchHole,
             ZeroMethod::KeepSpace => ZeroAttempt::ZeroRange,
@@ -203,12 +176,7 @@ impl BackingDevice {
     }
 
     /// Takes the completion of an operation of this module.
-    pub fn on_completion(
-        &mut self,
-        round: &mut Round,
-        tag: DiskTag,
-        outcome: Outcome,
-    ) {
+    pub fn on_completion(&mut self, round: &mut Round, tag: DiskTag, outcome: Outcome) {
         let DiskTag { io, disk, step } = tag;
         if let (Outcome::Failed(Errno::OPNOTSUPP), Step::Zero { attempt, range }) = (&outcome, step)
             && let Some(next) = attempt.next()
@@ -239,21 +207,14 @@ impl BackingDevice {
                 let done = done + zero_write_blocks(range, done);
                 self.zero_by(round, io, range, ZeroAttempt::Write { done });
             }
-            (
-                Outcome::Written | Outcome::Flushed | Outcome::Allocated,
-                Step::Last | Step::Zero { .. },
-            ) => round.events.push_back(Event::IoCompleted { io }),
+            (Outcome::Written | Outcome::Flushed | Outcome::Allocated, Step::Last | Step::Zero { .. }) => {
+                round.events.push_back(Event::IoCompleted { io })
+            }
             (outcome, step) => panic!("a disk operation at step {step:?} ended as {outcome:?}"),
         }
     }
 
-    fn write(
-        &mut self,
-        round: &mut Round,
-        tag: DiskTag,
-        offset: u64,
-        mut pieces: Vec<Bytes>,
-    ) {
+    fn write(&mut self, round: &mut Round, tag: DiskTag, offset: u64, mut pieces: Vec<Bytes>) {
         assert!(offset.is_multiple_of(BLOCK_BYTES), "a write begins on a block boundary, not at {offset}");
         for piece in &mut pieces {
             assert!(bytes_u64(piece.len()).is_multiple_of(BLOCK_BYTES), "a piece is whole blocks");
@@ -267,13 +228,7 @@ impl BackingDevice {
         self.submit(round, tag, operation);
     }
 
-    fn zero_by(
-        &mut self,
-        round: &mut Round,
-        io: IoId,
-        range: BlockRange,
-        attempt: ZeroAttempt,
-    ) {
+    fn zero_by(&mut self, round: &mut Round, io: IoId, range: BlockRange, attempt: ZeroAttempt) {
         let file = self.file(Disk::Data);
         let operation = match attempt {
             ZeroAttempt::PunchHole | ZeroAttempt::ZeroRange => {
@@ -307,12 +262,7 @@ impl BackingDevice {
     }
 
     /// Hands an operation to the ring, unless its disk has failed.
-    fn submit(
-        &mut self,
-        round: &mut Round,
-        tag: DiskTag,
-        operation: Operation,
-    ) {
+    fn submit(&mut self, round: &mut Round, tag: DiskTag, operation: Operation) {
         match self.poison_of(tag.disk) {
             Some(errno) => self.fail(round, tag, errno),
             None => round.ring.submit(Tag::Disk(tag), operation),

@@ -248,7 +248,8 @@ fn sync_folder_of(path: &Path) -> Result<(), DeviceError> {
         Some(_) | None => Path::new("."),
     };
     let fail = |errno| DeviceError::Open { path: folder.to_owned(), errno };
-    let opened = rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let opened =
+        rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     rustix::fs::fsync(opened.map_err(fail)?).map_err(fail)
 }
 
