@@ -4,6 +4,7 @@
 mod cli;
 mod config_file;
 mod control_protocol;
+mod data_plane;
 
 use std::process::ExitCode;
 

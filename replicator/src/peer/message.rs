@@ -1,14 +1,18 @@
 //! The messages of a link, decoded. Who sends what to whom, and when, stands in docs/PROTOCOL.md.
+//! Knows no bytes: those are `codec`'s business.
 
 use crate::generation::lineage::{Generation, Lineage, Position};
 use crate::promotion::membership::MembershipRecord;
 use crate::record::Record;
 use crate::state::{DiskState, Role};
-use crate::units::{GenerationId, Incarnation, Lsn, NodeId, Span, Term};
+use crate::units::{GenerationId, Incarnation, Lsn, NodeId, REPLICAS_MAX, Span, Term};
 
 /// Everything that decides about two nodes when they meet; both sides compare the same two of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerState {
+    /// Which introduction of this link this is, from 1. After a change that a verdict depends on, a node
+    /// sends its state again with the next number, and the peer answers with its own of that number.
+    pub introduction: u32,
     /// Size of the volume, bytes.
     pub volume_bytes: u64,
     /// Role at this moment.
@@ -162,6 +166,18 @@ pub enum Denial {
     /// The voter's record is empty, and not every voter's is.
     #[error("the voter has no record; it votes only in a round that all voters answer with none")]
     EmptyRecord,
+    /// A member of the in-sync set lives on, so that nobody else may be chosen from reports.
+    #[error("{member} is a living member of the in-sync set")]
+    MemberLives {
+        /// Which.
+        member: NodeId,
+    },
+    /// The request names the voter in sync, but the voter stands elsewhere than the candidate.
+    #[error("the request names the voter in sync, but it holds writes up to {lsn}")]
+    NotInSync {
+        /// Newest flushed write of the voter.
+        lsn: Lsn,
+    },
     /// The voters in the record are others than those in the request.
     #[error("the voters differ from those in the voter's record")]
     OtherVoters,
@@ -180,8 +196,9 @@ pub enum Message {
         disk: DiskState,
         /// From a Primary: everything up to here is flushed by every in-sync replica. Else zero.
         stable_up_to: Lsn,
-        /// From a Primary: up to where every replica has flushed its data area. Else zero.
-        data_flushed_up_to: Lsn,
+        /// From a Primary: up to where it knows each replica to have flushed its journal, by node number.
+        /// Receivers need it to let their own journal's tail move (I7). Zeroes from others.
+        flushed: [Lsn; REPLICAS_MAX],
     },
     /// Records, in order, without gaps.
     Records(RecordBatch),

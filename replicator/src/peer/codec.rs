@@ -1,0 +1,405 @@
+//! Messages as bytes and back: [`Message::encode`] and [`Message::parse`]. Little-endian, no gaps but named
+//! reserved ones, nothing behind the last field. docs/PROTOCOL.md shows every body as a byte table.
+//!
+//! Rule: a parsed message was checked in every field, and the payload of its records block by block.
+
+use bytes::Bytes;
+
+use crate::checksum::Crc32c;
+use crate::peer::check::check;
+use crate::peer::fields::{FieldError, FieldReader, FieldWriter, code_of, value_of};
+use crate::peer::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameStamp, OutboundFrame, ReceivedFrame};
+use crate::peer::message::{
+    Basis, Denial, FarewellReason, Message, PeerState, Progress, RecordBatch, VoteReply, VoteRequest,
+    VoteStage,
+};
+use crate::peer::message_type::MessageType;
+use crate::peer::record_table::{RecordHead, encode_record_table, parse_record_table};
+use crate::record::{Record, RecordKind};
+use crate::units::{BLOCK_SIZE, GenerationId, Lsn, NodeId, REPLICAS_MAX, Span, Term, bytes_usize};
+
+/// Why a frame holds no message. The link is of no more use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// The body is not what its type says.
+    #[error("a {message_type} message is refused: {reason}")]
+    Body {
+        /// Its type.
+        message_type: MessageType,
+        /// What is wrong.
+        reason: FieldError,
+    },
+    /// Blocks with a message that has none, or another number of blocks than the record table says.
+    #[error("a {message_type} message has {found} bytes of payload instead of {expected}")]
+    PayloadLength {
+        /// Its type.
+        message_type: MessageType,
+        /// By the body.
+        expected: usize,
+        /// In the frame.
+        found: usize,
+    },
+    /// A block is not the one that the Primary received. It must not reach a disk.
+    #[error("block {block} of record {lsn} does not match its checksum")]
+    PayloadMismatch {
+        /// Of which record.
+        lsn: Lsn,
+        /// Which block of the volume.
+        block: u64,
+    },
+}
+
+const STAGES: [(VoteStage, u8); 2] = [(VoteStage::Ask, 1), (VoteStage::Take, 2)];
+const REASONS: [(FarewellReason, u8); 2] = [(FarewellReason::Stopping, 1), (FarewellReason::Disconnected, 2)];
+
+impl Message {
+    /// Which message this is.
+    #[must_use]
+    pub fn message_type(&self) -> MessageType {
+        match self {
+            Self::State(_) => MessageType::State,
+            Self::Heartbeat { .. } => MessageType::Heartbeat,
+            Self::Records(_) => MessageType::Records,
+            Self::NewGeneration { .. } => MessageType::NewGeneration,
+            Self::Progress(_) => MessageType::Progress,
+            Self::Flush { .. } => MessageType::Flush,
+            Self::CatchUpFrom { .. } => MessageType::CatchUpFrom,
+            Self::VoteRequest(_) => MessageType::VoteRequest,
+            Self::VoteReply(_) => MessageType::VoteReply,
+            Self::RecordUpdate(_) => MessageType::RecordUpdate,
+            Self::RecordStored(_) => MessageType::RecordStored,
+            Self::Farewell { .. } => MessageType::Farewell,
+        }
+    }
+
+    /// The frame of this message. Payload is shared, never copied.
+    ///
+    /// # Panics
+    /// The message is one that no receiver would take: a bug of the caller.
+    #[must_use]
+    pub fn encode(&self, stamp: FrameStamp) -> OutboundFrame {
+        if let Err(reason) = check(self) {
+            panic!("a {} message must not be sent: {reason}", self.message_type());
+        }
+        // The header is written last, into the room left for it: it holds the checksum of the body.
+        let mut head = vec![0; FRAME_HEADER_BYTES];
+        write_body(self, &mut head);
+        let payloads = match self {
+            Self::Records(batch) => payloads_of(batch),
+            _ => Vec::new(),
+        };
+        let payload_bytes = payloads.iter().map(Bytes::len).sum();
+        let header = FrameHeader::of(stamp, self.message_type(), &head[FRAME_HEADER_BYTES..], payload_bytes);
+        head[..FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
+        OutboundFrame { head, payloads }
+    }
+
+    /// The message of `frame`. Records share the frame's payload, and every block of them was verified.
+    ///
+    /// # Errors
+    /// The body or the payload is not what it must be; see [`MessageError`].
+    pub fn parse(frame: &ReceivedFrame) -> Result<Self, MessageError> {
+        let message_type = frame.message_type;
+        let body_error = |reason| MessageError::Body { message_type, reason };
+        if message_type == MessageType::Records {
+            return parse_records(frame).map(Self::Records);
+        }
+        if !frame.payload.is_empty() {
+            return Err(MessageError::PayloadLength {
+                message_type,
+                expected: 0,
+                found: frame.payload.len(),
+            });
+        }
+        let mut reader = FieldReader::new(&frame.body);
+        let message = read_body(message_type, &mut reader).map_err(body_error)?;
+        reader.finish().map_err(body_error)?;
+        check(&message).map_err(body_error)?;
+        Ok(message)
+    }
+}
+
+fn payloads_of(batch: &RecordBatch) -> Vec<Bytes> {
+    let payloads = batch.records.iter().map(|record| &record.payload);
+    payloads.filter(|payload| !payload.is_empty()).cloned().collect()
+}
+
+fn write_body(message: &Message, out: &mut Vec<u8>) {
+    let mut writer = FieldWriter::new(out);
+    match message {
+        Message::State(state) => write_state(state, &mut writer),
+        Message::Heartbeat { role, disk, stable_up_to, flushed } => {
+            writer.role(*role);
+            writer.disk(*disk);
+            writer.reserved(6);
+            writer.lsn(*stable_up_to);
+            for lsn in flushed {
+                writer.lsn(*lsn);
+            }
+        }
+        Message::Records(batch) => write_records(batch, out),
+        Message::NewGeneration { generation: _, lineage } => writer.lineage(lineage),
+        Message::Progress(progress) => {
+            writer.lsn(progress.received);
+            writer.lsn(progress.journaled);
+            writer.lsn(progress.flushed);
+            writer.lsn(progress.data_flushed);
+            writer.u64(progress.window_bytes);
+        }
+        Message::Flush { up_to } => writer.lsn(*up_to),
+        Message::CatchUpFrom { end } => writer.lsn(*end),
+        Message::VoteRequest(request) => write_request(request, &mut writer),
+        Message::VoteReply(reply) => write_reply(reply, &mut writer),
+        Message::RecordUpdate(record) | Message::RecordStored(record) => writer.record(record),
+        Message::Farewell { reason } => {
+            writer.u8(code_of(&REASONS, *reason));
+            writer.reserved(7);
+        }
+    }
+}
+
+fn read_body(message_type: MessageType, reader: &mut FieldReader<'_>) -> Result<Message, FieldError> {
+    Ok(match message_type {
+        MessageType::State => Message::State(Box::new(read_state(reader)?)),
+        MessageType::Heartbeat => {
+            let (role, disk) = (reader.role()?, reader.disk()?);
+            reader.reserved(6)?;
+            let stable_up_to = reader.lsn("stable_up_to")?;
+            let mut flushed = [Lsn::ZERO; REPLICAS_MAX];
+            for lsn in &mut flushed {
+                *lsn = reader.lsn("flushed")?;
+            }
+            Message::Heartbeat { role, disk, stable_up_to, flushed }
+        }
+        MessageType::Records => unreachable!("records have a payload and a parser of their own"),
+        MessageType::NewGeneration => {
+            let lineage = reader.lineage()?;
+            let none = FieldError::Value { field: "lineage length", value: 0 };
+            let generation = *lineage.newest().ok_or(none)?;
+            Message::NewGeneration { generation, lineage }
+        }
+        MessageType::Progress => Message::Progress(Progress {
+            received: reader.lsn("received")?,
+            journaled: reader.lsn("journaled")?,
+            flushed: reader.lsn("flushed")?,
+            data_flushed: reader.lsn("data_flushed")?,
+            window_bytes: reader.u64("window_bytes")?,
+        }),
+        MessageType::Flush => Message::Flush { up_to: reader.lsn("up_to")? },
+        MessageType::CatchUpFrom => Message::CatchUpFrom { end: reader.lsn("end")? },
+        MessageType::VoteRequest => Message::VoteRequest(Box::new(read_request(reader)?)),
+        MessageType::VoteReply => Message::VoteReply(Box::new(read_reply(reader)?)),
+        MessageType::RecordUpdate => Message::RecordUpdate(Box::new(reader.record()?)),
+        MessageType::RecordStored => Message::RecordStored(Box::new(reader.record()?)),
+        MessageType::Farewell => {
+            let reason = reader.coded("reason", |code| value_of(&REASONS, code))?;
+            reader.reserved(7)?;
+            Message::Farewell { reason }
+        }
+    })
+}
+
+fn write_state(state: &PeerState, writer: &mut FieldWriter<'_>) {
+    writer.u64(state.volume_bytes);
+    writer.role(state.role);
+    writer.disk(state.disk);
+    writer.u8(u8::from(state.has_dirty_bits));
+    writer.reserved(1);
+    writer.u32(state.introduction);
+    writer.lsn(state.end);
+    writer.lsn(state.flushed);
+    writer.lsn(state.oldest_kept);
+    writer.u64(state.base.0.0);
+    writer.lsn(state.base.1);
+    writer.u64(state.incarnation.0);
+    writer.continues(state.continues);
+    writer.u64(state.configuration_digest);
+    writer.record(&state.record);
+    writer.lineage(&state.lineage);
+}
+
+fn read_state(reader: &mut FieldReader<'_>) -> Result<PeerState, FieldError> {
+    let volume_bytes = reader.u64("volume_bytes")?;
+    let (role, disk) = (reader.role()?, reader.disk()?);
+    let has_dirty_bits = reader.flag("has_dirty_bits")?;
+    reader.reserved(1)?;
+    Ok(PeerState {
+        introduction: reader.u32("introduction")?,
+        volume_bytes,
+        role,
+        disk,
+        has_dirty_bits,
+        end: reader.lsn("end")?,
+        flushed: reader.lsn("flushed")?,
+        oldest_kept: reader.lsn("oldest_kept")?,
+        base: (GenerationId(reader.u64("base generation")?), reader.lsn("base")?),
+        incarnation: reader.incarnation()?,
+        continues: reader.continues()?,
+        configuration_digest: reader.u64("configuration_digest")?,
+        record: reader.record()?,
+        lineage: reader.lineage()?,
+    })
+}
+
+fn write_records(batch: &RecordBatch, out: &mut Vec<u8>) {
+    let first = batch.records.first().expect("checked: a batch has records").lsn;
+    let expected = (first.0..).map(Lsn);
+    assert!(
+        batch.records.iter().map(|record| record.lsn).zip(expected).all(|(lsn, at)| lsn == at),
+        "Lsns have no gaps"
+    );
+    let mut writer = FieldWriter::new(out);
+    writer.u64(batch.generation.0);
+    writer.lsn(batch.stable_up_to);
+    writer.lsn(first);
+    writer.u32(u32::try_from(batch.records.len()).expect("the body is bounded"));
+    writer.reserved(4);
+    encode_record_table(&batch.records, out);
+}
+
+fn parse_records(frame: &ReceivedFrame) -> Result<RecordBatch, MessageError> {
+    let message_type = MessageType::Records;
+    let (generation, stable_up_to, heads) =
+        read_record_heads(&frame.body).map_err(|reason| MessageError::Body { message_type, reason })?;
+    let expected = heads.iter().map(payload_bytes).sum();
+    if frame.payload.len() != expected {
+        return Err(MessageError::PayloadLength { message_type, expected, found: frame.payload.len() });
+    }
+    let mut records = Vec::with_capacity(heads.len());
+    let mut at = 0;
+    for head in heads {
+        let end = at + payload_bytes(&head);
+        records.push(with_payload(head, frame.payload.slice(at..end))?);
+        at = end;
+    }
+    let batch = Message::Records(RecordBatch { generation, stable_up_to, records });
+    check(&batch).map_err(|reason| MessageError::Body { message_type, reason })?;
+    let Message::Records(batch) = batch else { unreachable!("made two lines above") };
+    Ok(batch)
+}
+
+fn read_record_heads(body: &[u8]) -> Result<(GenerationId, Lsn, Vec<RecordHead>), FieldError> {
+    let mut reader = FieldReader::new(body);
+    let generation = GenerationId(reader.u64("generation")?);
+    let stable_up_to = reader.lsn("stable_up_to")?;
+    let first_lsn = reader.lsn("first_lsn")?;
+    let count = bytes_usize(reader.u32("count")?.into());
+    reader.reserved(4)?;
+    Ok((generation, stable_up_to, parse_record_table(reader.rest(), first_lsn, count)?))
+}
+
+fn payload_bytes(head: &RecordHead) -> usize {
+    head.sums.as_slice().len() * BLOCK_SIZE
+}
+
+fn with_payload(head: RecordHead, payload: Bytes) -> Result<Record, MessageError> {
+    let RecordHead { lsn, kind, range, sums } = head;
+    debug_assert_eq!(kind == RecordKind::Write, !payload.is_empty(), "only writes have a payload");
+    let blocks = payload.chunks_exact(BLOCK_SIZE).zip(sums.as_slice());
+    for (block, (bytes, sum)) in (range.first..).zip(blocks) {
+        if Crc32c::of(bytes) != *sum {
+            return Err(MessageError::PayloadMismatch { lsn, block });
+        }
+    }
+    Ok(Record { lsn, kind, range, payload, sums })
+}
+
+fn write_request(request: &VoteRequest, writer: &mut FieldWriter<'_>) {
+    writer.u64(request.round);
+    writer.u8(code_of(&STAGES, request.stage));
+    writer.u8(request.candidate.0);
+    let (basis, continues) = match request.basis {
+        Basis::First => (1, None),
+        Basis::Member { continues } => (2, Some(continues)),
+        Basis::AllReported => (3, None),
+    };
+    writer.u8(basis);
+    writer.u8(u8::from(request.peer_is_fenced));
+    writer.reserved(4);
+    writer.u64(request.incarnation.0);
+    writer.continues(continues);
+    writer.position(request.position);
+    writer.record(&request.record);
+}
+
+fn read_request(reader: &mut FieldReader<'_>) -> Result<VoteRequest, FieldError> {
+    let round = reader.u64("round")?;
+    let stage = reader.coded("stage", |code| value_of(&STAGES, code))?;
+    let candidate = NodeId(reader.u8("candidate")?);
+    let basis = reader.u8("basis")?;
+    let peer_is_fenced = reader.flag("peer_is_fenced")?;
+    reader.reserved(4)?;
+    let incarnation = reader.incarnation()?;
+    let basis = match (basis, reader.continues()?) {
+        (1, None) => Basis::First,
+        (2, Some(continues)) => Basis::Member { continues },
+        (3, None) => Basis::AllReported,
+        (basis, _) => return Err(FieldError::Value { field: "basis", value: basis.into() }),
+    };
+    let (position, record) = (reader.position()?, reader.record()?);
+    Ok(VoteRequest { round, stage, candidate, incarnation, basis, position, record, peer_is_fenced })
+}
+
+fn write_reply(reply: &VoteReply, writer: &mut FieldWriter<'_>) {
+    writer.u64(reply.round);
+    writer.u8(code_of(&STAGES, reply.stage));
+    let (code, first, second) = vote_fields(reply.vote);
+    writer.u8(code);
+    writer.reserved(6);
+    writer.u64(first);
+    writer.u64(second);
+    writer.u64(reply.incarnation.0);
+    writer.continues(reply.continues);
+    writer.position(reply.position);
+    writer.record(&reply.record);
+}
+
+fn read_reply(reader: &mut FieldReader<'_>) -> Result<VoteReply, FieldError> {
+    let round = reader.u64("round")?;
+    let stage = reader.coded("stage", |code| value_of(&STAGES, code))?;
+    let code = reader.u8("vote")?;
+    reader.reserved(6)?;
+    let vote = vote_from(code, reader.u64("vote value")?, reader.u64("vote value")?)?;
+    let (incarnation, continues) = (reader.incarnation()?, reader.continues()?);
+    let (position, record) = (reader.position()?, reader.record()?);
+    Ok(VoteReply { round, stage, vote, record, position, incarnation, continues })
+}
+
+/// A vote as a number and two values; a value without meaning is zero.
+fn vote_fields(vote: Result<(), Denial>) -> (u8, u64, u64) {
+    match vote {
+        Ok(()) => (0, 0, 0),
+        Err(Denial::Lease { remaining }) => (1, remaining.0, 0),
+        Err(Denial::PrimaryLives { primary }) => (2, primary.0.into(), 0),
+        Err(Denial::NotAMember { term }) => (3, term.number, term.taker),
+        Err(Denial::Behind { lsn }) => (4, lsn.0, 0),
+        Err(Denial::OlderTerm { term }) => (5, term.number, term.taker),
+        Err(Denial::EmptyRecord) => (6, 0, 0),
+        Err(Denial::OtherVoters) => (7, 0, 0),
+        Err(Denial::MemberLives { member }) => (8, member.0.into(), 0),
+        Err(Denial::NotInSync { lsn }) => (9, lsn.0, 0),
+    }
+}
+
+fn vote_from(code: u8, first: u64, second: u64) -> Result<Result<(), Denial>, FieldError> {
+    let node = || u8::try_from(first).ok().map(NodeId);
+    let node = || node().ok_or(FieldError::Value { field: "vote value", value: first });
+    let vote = match code {
+        0 => Ok(()),
+        1 => Err(Denial::Lease { remaining: Span(first) }),
+        2 => Err(Denial::PrimaryLives { primary: node()? }),
+        3 => Err(Denial::NotAMember { term: Term { number: first, taker: second } }),
+        4 => Err(Denial::Behind { lsn: Lsn(first) }),
+        5 => Err(Denial::OlderTerm { term: Term { number: first, taker: second } }),
+        6 => Err(Denial::EmptyRecord),
+        7 => Err(Denial::OtherVoters),
+        8 => Err(Denial::MemberLives { member: node()? }),
+        9 => Err(Denial::NotInSync { lsn: Lsn(first) }),
+        _ => return Err(FieldError::Value { field: "vote", value: code.into() }),
+    };
+    // Values that the vote has no use for must be zero, so that every message has one encoding.
+    if vote_fields(vote) != (code, first, second) {
+        return Err(FieldError::Value { field: "vote value", value: first | second });
+    }
+    Ok(vote)
+}
