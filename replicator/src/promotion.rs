@@ -2,3 +2,5 @@
 
 pub mod membership;
 pub mod refusal;
+pub mod tiebreaker_file;
+pub mod voting;
