@@ -1,3 +1,4 @@
-//! Generations: what the data of a node descends from.
+//! Generations: what the data of a node descends from, and what two nodes are to each other.
 
+pub mod compare;
 pub mod lineage;

@@ -1,0 +1,279 @@
+//! The verdict when two nodes meet: who brings whom up to date, from where, and by which rule (semantics §4).
+//! A pure function of the two states that were exchanged. Both ends compute it and reach mirrored results.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::generation::lineage::{Generation, Lineage};
+use crate::peer::message::PeerState;
+use crate::state::{DiskState, Role};
+use crate::units::{GenerationId, Lsn};
+
+/// Which row of the table decided. Names are stable: operators search for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum SyncRule {
+    /// Both were just created.
+    BothNew,
+    /// Neither disk is usable.
+    BothDamaged,
+    /// This node was just created.
+    NewSelf,
+    /// The peer was just created.
+    NewPeer,
+    /// No common generation.
+    Unrelated,
+    /// Exactly one disk is damaged.
+    Damaged,
+    /// Both run as Primary.
+    BothPrimary,
+    /// Both are at the same generation.
+    SameGeneration,
+    /// The peer has newer generations.
+    PeerMovedOn,
+    /// This node has newer generations.
+    WeMovedOn,
+    /// Both moved on, all by majority: the later reign knew what the earlier had completed.
+    Superseded,
+    /// Both moved on, and no rule says who is right.
+    SplitBrain,
+}
+
+impl fmt::Display for SyncRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What the rule asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncAction {
+    /// Nothing: both hold the same.
+    NoSync,
+    /// This node brings the peer up to date.
+    Source(Course),
+    /// The peer brings this node up to date.
+    Target(Course),
+    /// No replication until an operator has decided.
+    Stop(StopReason),
+}
+
+/// From where and how a target is brought up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// The newest generation that both have; zero if there is none.
+    pub common: GenerationId,
+    /// The newest write that the target keeps; what it holds beyond is cut off.
+    pub target_keeps: Lsn,
+    /// How.
+    pub method: SyncMethod,
+}
+
+/// How a target is brought up to date, cheapest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum SyncMethod {
+    /// Records in order; the target stays a consistent older state all the time.
+    CatchUp,
+    /// The blocks that either side marked or wrote since the common point.
+    BitmapResync,
+    /// Every allocated block.
+    FullResync,
+    /// Every allocated block, because one disk is older than its peer knows it to be.
+    FullResyncWentBack,
+}
+
+/// Why there is no replication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum StopReason {
+    /// Two new volumes of unknown content.
+    NothingDecided,
+    /// No usable copy on either side.
+    NoUsableDisk,
+    /// The volumes have nothing to do with each other.
+    Unrelated,
+    /// The damaged side wrote on its own after the fork.
+    DamagedBranch,
+    /// Both sides wrote on their own.
+    SplitBrain,
+}
+
+/// The verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The row.
+    pub rule: SyncRule,
+    /// What it asks for.
+    pub action: SyncAction,
+}
+
+/// Compares this node's state with the peer's, as both were exchanged.
+#[must_use]
+pub fn compare(ours: &PeerState, theirs: &PeerState) -> Verdict {
+    let pair = Pair::new(ours, theirs);
+    let rule = pair.rule();
+    Verdict { rule, action: pair.action(rule) }
+}
+
+/// Whether the volume was made and never written.
+fn is_new(state: &PeerState) -> bool {
+    let generations = state.lineage.generations();
+    match generations {
+        [] => true,
+        [only] => only.id == GenerationId::ZEROED && state.end == Lsn::ZERO,
+        _ => false,
+    }
+}
+
+fn is_damaged(state: &PeerState) -> bool {
+    state.disk <= DiskState::Inconsistent
+}
+
+/// What the rules look at.
+struct Pair<'a> {
+    ours: &'a PeerState,
+    theirs: &'a PeerState,
+    common: Option<GenerationId>,
+    our_branch: &'a [Generation],
+    their_branch: &'a [Generation],
+}
+
+impl<'a> Pair<'a> {
+    fn new(ours: &'a PeerState, theirs: &'a PeerState) -> Self {
+        let common = newest_common(&ours.lineage, &theirs.lineage);
+        let after = |lineage: &'a Lineage| common.map_or(lineage.generations(), |id| lineage.after(id));
+        Self { ours, theirs, common, our_branch: after(&ours.lineage), their_branch: after(&theirs.lineage) }
+    }
+
+    /// The first row of the table whose condition holds.
+    fn rule(&self) -> SyncRule {
+        let (ours, theirs) = (self.ours, self.theirs);
+        let usable = |state| !is_damaged(state) && !is_new(state);
+        let both_primary = ours.role == Role::Primary && theirs.role == Role::Primary;
+        match () {
+            () if is_new(ours) && is_new(theirs) => SyncRule::BothNew,
+            () if !usable(ours) && !usable(theirs) => SyncRule::BothDamaged,
+            () if is_new(ours) => SyncRule::NewSelf,
+            () if is_new(theirs) => SyncRule::NewPeer,
+            () if self.common.is_none() => SyncRule::Unrelated,
+            () if is_damaged(ours) != is_damaged(theirs) => SyncRule::Damaged,
+            () if both_primary && !self.is_superseded() => SyncRule::BothPrimary,
+            () if self.our_branch.is_empty() && self.their_branch.is_empty() => SyncRule::SameGeneration,
+            () if self.our_branch.is_empty() && ours.role != Role::Primary => SyncRule::PeerMovedOn,
+            () if self.their_branch.is_empty() && theirs.role != Role::Primary => SyncRule::WeMovedOn,
+            () if self.is_superseded() => SyncRule::Superseded,
+            () => SyncRule::SplitBrain,
+        }
+    }
+
+    fn is_superseded(&self) -> bool {
+        match (self.our_branch.last(), self.their_branch.last()) {
+            (Some(ours), Some(theirs)) => {
+                ours.term != theirs.term && self.our_branch.iter().chain(self.their_branch).all(|entry| entry.granted)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether this node holds the newer data, where the rule names a direction.
+    fn we_are_source(&self, rule: SyncRule) -> bool {
+        let (ours, theirs) = (self.ours, self.theirs);
+        match rule {
+            SyncRule::NewPeer | SyncRule::WeMovedOn => true,
+            SyncRule::Damaged => is_damaged(theirs),
+            SyncRule::SameGeneration if ours.role == Role::Primary || theirs.role == Role::Primary => {
+                ours.role == Role::Primary
+            }
+            SyncRule::SameGeneration => ours.end > theirs.end,
+            SyncRule::Superseded => self.our_branch.last().map(|g| g.term) > self.their_branch.last().map(|g| g.term),
+            SyncRule::NewSelf | SyncRule::PeerMovedOn => false,
+            SyncRule::BothNew
+            | SyncRule::BothDamaged
+            | SyncRule::Unrelated
+            | SyncRule::BothPrimary
+            | SyncRule::SplitBrain => false,
+        }
+    }
+
+    fn action(&self, rule: SyncRule) -> SyncAction {
+        let stop = match rule {
+            SyncRule::BothNew if self.common == Some(GenerationId::ZEROED) => return SyncAction::NoSync,
+            SyncRule::BothNew => Some(StopReason::NothingDecided),
+            SyncRule::BothDamaged => Some(StopReason::NoUsableDisk),
+            SyncRule::Unrelated => Some(StopReason::Unrelated),
+            SyncRule::BothPrimary | SyncRule::SplitBrain => Some(StopReason::SplitBrain),
+            SyncRule::Damaged => {
+                let branch = if is_damaged(self.ours) { self.our_branch } else { self.their_branch };
+                (!branch.is_empty() && !self.damaged_side_is_superseded()).then_some(StopReason::DamagedBranch)
+            }
+            SyncRule::SameGeneration if self.is_equal() => return SyncAction::NoSync,
+            SyncRule::SameGeneration
+            | SyncRule::NewSelf
+            | SyncRule::NewPeer
+            | SyncRule::PeerMovedOn
+            | SyncRule::WeMovedOn
+            | SyncRule::Superseded => None,
+        };
+        match stop {
+            Some(reason) => SyncAction::Stop(reason),
+            None if self.we_are_source(rule) => {
+                SyncAction::Source(self.course(self.ours, self.theirs, self.our_branch, self.their_branch))
+            }
+            None => SyncAction::Target(self.course(self.theirs, self.ours, self.their_branch, self.our_branch)),
+        }
+    }
+
+    fn damaged_side_is_superseded(&self) -> bool {
+        let our_term = self.our_branch.last().map(|generation| generation.term);
+        let their_term = self.their_branch.last().map(|generation| generation.term);
+        self.is_superseded() && (is_damaged(self.ours) == (our_term < their_term))
+    }
+
+    /// Same generation, nobody Primary, same end, no block in doubt.
+    fn is_equal(&self) -> bool {
+        let (ours, theirs) = (self.ours, self.theirs);
+        let idle = ours.role != Role::Primary && theirs.role != Role::Primary;
+        idle && ours.end == theirs.end && !ours.has_dirty_bits && !theirs.has_dirty_bits
+    }
+
+    /// The last write before the first generation after the common one, on either side.
+    fn fork(&self) -> Lsn {
+        let first_of = |branch: &[Generation]| branch.first().map(|generation| generation.first_lsn.previous());
+        let forks = [first_of(self.our_branch), first_of(self.their_branch)];
+        forks.into_iter().flatten().min().unwrap_or(Lsn(u64::MAX))
+    }
+
+    fn course(
+        &self,
+        source: &PeerState,
+        target: &PeerState,
+        source_branch: &[Generation],
+        target_branch: &[Generation],
+    ) -> Course {
+        let Some(common) = self.common else {
+            return Course { common: GenerationId::default(), target_keeps: Lsn::ZERO, method: SyncMethod::FullResync };
+        };
+        let fork = self.fork().min(source.end);
+        let target_keeps = target.end.min(fork);
+        // What the target holds beyond the fork was never stable if every generation that the source made
+        // since is granted: it is in the target's journal and nowhere else (I3), and a cut takes it back.
+        let cut_is_enough = target.end <= fork || source_branch.iter().all(|generation| generation.granted);
+        let cut_is_enough = cut_is_enough && (target_branch.is_empty() || self.is_superseded());
+        let method = match () {
+            () if target_keeps < source.base.1 || target_keeps < target.base.1 => SyncMethod::FullResyncWentBack,
+            () if target.lineage.is_empty() => SyncMethod::FullResync,
+            () if is_damaged(target) || source.has_dirty_bits || target.has_dirty_bits => SyncMethod::BitmapResync,
+            () if !cut_is_enough || target_keeps.next() < source.oldest_kept => SyncMethod::BitmapResync,
+            () => SyncMethod::CatchUp,
+        };
+        Course { common, target_keeps, method }
+    }
+}
+
+/// The newest generation that both lineages have.
+fn newest_common(ours: &Lineage, theirs: &Lineage) -> Option<GenerationId> {
+    let in_theirs = |generation: &&Generation| theirs.find(generation.id).is_some();
+    ours.generations().iter().rev().find(in_theirs).map(|generation| generation.id)
+}
+
+#[cfg(test)]
+mod tests;

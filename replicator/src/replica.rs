@@ -1,0 +1,439 @@
+//! One replica of a volume: routes each event to the part that owns it and lets everything follow.
+//!
+//! Facts come in through [`Replica::handle`] and gather; [`Event::TimePassed`] ends a round: from what is
+//! known then, everything that can move on moves on (`settle`). So many requests that arrive together
+//! become one batch, one frame, one flush. Nearly all progress is a number that only grows:
+//!
+//! assigned → journaled → flushed → complete (here and on the peers) → stable → written back → data flushed → tail
+//!
+//! The parts own their state and their rules; this module and its children only carry facts between them.
+
+mod candidacy;
+mod clients;
+mod cut;
+mod disk;
+mod links;
+mod orders;
+mod receiving;
+mod reign;
+mod sending;
+mod status;
+mod tail;
+mod votes;
+
+use std::collections::BTreeMap;
+
+use crate::config::Config;
+use crate::effect::{Answer, Effect, Effects, ExportState};
+use crate::event::{Event, IoId, LinkId, OrderId};
+use crate::journal::recovery::{RecoveryCase, RecoveryPlan};
+use crate::journal::writer::JournalWriter;
+use crate::layout::bitmap_page::BitmapPage;
+use crate::layout::superblock::{DurableDisk, Superblock};
+use crate::notice::Notice;
+use crate::peer::message::Message;
+use crate::prng::Prng;
+use crate::promotion::membership::MembershipRecord;
+use crate::read::Reads;
+use crate::state::{DiskState, Role};
+use crate::superblock_keeper::{Revision, SuperblockKeeper};
+use crate::units::{Incarnation, Lsn, NodeId, RequestId, Tick};
+use crate::write::Writes;
+use crate::write_back::WriteBack;
+
+use candidacy::Candidacy;
+use links::Peer;
+use orders::{Demotion, Wait};
+use receiving::Inbound;
+use reign::Reign;
+use tail::TailMove;
+
+/// What a node's earlier run left in a place that a reboot erases: proof that nothing was lost since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContinuityMark {
+    /// That run.
+    pub incarnation: Incarnation,
+    /// The newest write that it said it had in its journal.
+    pub acknowledged: Lsn,
+}
+
+/// Everything that a replica starts from.
+#[derive(Debug)]
+pub struct Restored {
+    /// The newest valid superblock.
+    pub superblock: Superblock,
+    /// What the journal holds.
+    pub recovery: RecoveryPlan,
+    /// Pages of the dirty bitmaps: bitmap slot, page. Read only if the superblock says that bits are set.
+    pub bitmap_pages: Vec<BitmapPage>,
+    /// Seed of everything that is left to chance.
+    pub seed: u64,
+    /// The clock now.
+    pub started: Tick,
+    /// The mark of an earlier run in this boot, if there was one.
+    pub continuity: Option<ContinuityMark>,
+}
+
+/// What an I/O was ordered for, where the part that ordered it does not keep that itself.
+#[derive(Clone, Debug)]
+enum IoPurpose {
+    /// A write of a write-back round.
+    WriteBack,
+    /// A flush of the data area that covers everything up to here.
+    DataFlush(Lsn),
+    /// An edge block of a ragged write.
+    Edge(RequestId, u64),
+    /// Journal records for a peer that catches up.
+    CatchUp(NodeId, LinkId),
+    /// Journal records that the tail is about to leave behind.
+    Tail,
+    /// Bitmap pages that the tail waits for.
+    TailBitmap,
+}
+
+/// Numbers for I/Os.
+#[derive(Debug, Default)]
+struct IoNumbers(u64);
+
+impl IoNumbers {
+    fn next(&mut self) -> IoId {
+        self.0 += 1;
+        IoId(self.0)
+    }
+}
+
+/// A message that may be sent when a superblock is durable.
+#[derive(Debug)]
+struct AfterDurable {
+    revision: Revision,
+    peer: NodeId,
+    link: LinkId,
+    message: Message,
+}
+
+/// How far a start has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// What recovery found is being flushed, so that it counts.
+    Flushing,
+    /// The superblock with the new session and incarnation is being written.
+    Recording(Revision),
+    /// Ready for peers and clients.
+    Done,
+}
+
+/// One replica.
+#[derive(Debug)]
+pub struct Replica {
+    config: Config,
+    now: Tick,
+    started: Tick,
+    start: Start,
+    random: Prng,
+    numbers: IoNumbers,
+    purposes: BTreeMap<IoId, IoPurpose>,
+
+    superblock: SuperblockKeeper,
+    journal: JournalWriter,
+    write_back: WriteBack,
+    data_flushed: Lsn,
+    data_flush_in_flight: bool,
+    tail_move: Option<TailMove>,
+    bitmap: BTreeMap<(u8, u64), BitmapPage>,
+    bitmap_writes: u64,
+    /// Why the disk is not used any more.
+    disk_fault: Option<String>,
+
+    role: Role,
+    disk: DiskState,
+    /// This run of the daemon.
+    incarnation: Incarnation,
+    /// The recorded incarnation that this run continues without loss.
+    continues: Option<Incarnation>,
+    /// Newest write that is complete, as far as this node decides it.
+    complete: Lsn,
+    /// Newest write known to be flushed on every in-sync replica.
+    stable: Lsn,
+
+    writes: Writes,
+    reads: Reads,
+    clients: usize,
+    written_bytes: u64,
+
+    peers: Vec<Peer>,
+    inbound: Option<Inbound>,
+    reign: Option<Reign>,
+    candidacy: Option<Candidacy>,
+    demotion: Option<Demotion>,
+    stopping: Option<OrderId>,
+    waits: Vec<Wait>,
+    after_durable: Vec<AfterDurable>,
+    export: Option<ExportState>,
+    frozen_since: Option<Tick>,
+    payload_mismatches: u64,
+}
+
+impl Replica {
+    /// A replica as its disk remembers it: always Secondary, its disk at best Consistent (semantics §5).
+    #[must_use]
+    pub fn restore(config: Config, restored: Restored) -> Self {
+        let Restored { superblock, recovery, bitmap_pages, seed, started, continuity } = restored;
+        assert_eq!(superblock.volume_bytes, config.volume_bytes, "the shell has compared the sizes");
+        assert_eq!(superblock.node, config.local, "the shell has compared the node numbers");
+        let mut random = Prng::new(seed);
+        let is_corrupt = matches!(recovery.case, RecoveryCase::Corrupt);
+        let disk = match superblock.disk {
+            DurableDisk::Inconsistent => DiskState::Inconsistent,
+            _ if is_corrupt => DiskState::Inconsistent,
+            DurableDisk::Outdated => DiskState::Outdated,
+            DurableDisk::UpToDate => DiskState::Consistent,
+        };
+        let continues = continuity::continued(&superblock, recovery.end, continuity, is_corrupt);
+        let mut write_back = WriteBack::new(recovery.written_back_up_to);
+        for (_, record) in recovery.replay {
+            write_back.accept(record, started);
+        }
+        let journal = JournalWriter::new(recovery.ring, superblock.zones.journal().offset, recovery.flushed_up_to);
+        let bitmap = bitmap_pages.into_iter().map(|page| ((page.peer_slot, page.page_index), page)).collect();
+        let peers = config.other_voters().map(|node| Peer::new(node, &config, &superblock)).collect();
+        Self {
+            now: started,
+            started,
+            start: Start::Flushing,
+            incarnation: Incarnation(random.identity()),
+            random,
+            numbers: IoNumbers::default(),
+            purposes: BTreeMap::new(),
+            data_flushed: recovery.written_back_up_to,
+            stable: recovery.written_back_up_to,
+            complete: recovery.written_back_up_to,
+            superblock: SuperblockKeeper::new(superblock),
+            journal,
+            write_back,
+            data_flush_in_flight: false,
+            tail_move: None,
+            bitmap,
+            bitmap_writes: 0,
+            disk_fault: None,
+            role: Role::Secondary,
+            disk,
+            continues,
+            writes: Writes::default(),
+            reads: Reads::default(),
+            clients: 0,
+            written_bytes: 0,
+            peers,
+            inbound: None,
+            reign: None,
+            candidacy: None,
+            demotion: None,
+            stopping: None,
+            waits: Vec::new(),
+            after_durable: Vec::new(),
+            export: None,
+            frozen_since: None,
+            payload_mismatches: 0,
+            config,
+        }
+    }
+
+    /// Takes in a fact. [`Event::TimePassed`] ends a round: the shell sends it after the facts that came
+    /// together, and whenever [`Self::next_wakeup`] says so.
+    pub fn handle(&mut self, now: Tick, event: Event, effects: &mut Effects) {
+        assert!(now >= self.now, "the clock never goes back");
+        self.now = now;
+        match event {
+            Event::TimePassed => self.settle(effects),
+            Event::RequestReceived { id, request } => self.on_request(id, request, effects),
+            Event::ClientsCounted { clients } => self.clients = clients,
+            Event::IoCompleted { io } => self.on_io_completed(io),
+            Event::BytesRead { io, bytes } => self.on_bytes_read(io, bytes, effects),
+            Event::AllocationFound { io, extents } => self.on_allocation_found(io, &extents, effects),
+            Event::IoFailed { io, errno } => self.on_io_failed(io, errno, effects),
+            Event::PeerConnected { peer, link, voter } => self.on_peer_connected(peer, link, voter, effects),
+            Event::FrameReceived { peer, link, frame } => self.on_frame(peer, link, &frame, effects),
+            Event::FramesSent { peer, link, frames } => self.on_frames_sent(peer, link, frames),
+            Event::PeerLost { peer, link, reason } => self.on_peer_lost(peer, link, &reason.to_string(), effects),
+            Event::PeerUnreachable { peer, reason } => self.on_peer_unreachable(peer, reason),
+            Event::OperatorAsked { order, what } => self.on_order(order, what, effects),
+        }
+    }
+
+    /// Lets everything follow from what is known. Two passes: what the first one decides about peers and
+    /// membership, the second one carries out.
+    fn settle(&mut self, effects: &mut Effects) {
+        for _ in 0..2 {
+            self.advance_start();
+            self.check_timeouts(effects);
+            self.send_after_durable(effects);
+            self.advance_introductions(effects);
+            self.advance_inbound(effects);
+            self.advance_candidacy(effects);
+            self.advance_reign(effects);
+            self.admit_requests(effects);
+            self.advance_journal(effects);
+            self.advance_outbound(effects);
+            self.advance_marks();
+            self.answer_clients(effects);
+            self.advance_demotion(effects);
+            self.advance_stop(effects);
+        }
+        self.advance_write_back(effects);
+        self.advance_tail(effects);
+        self.report_progress(effects);
+        self.send_heartbeats(effects);
+        self.superblock.advance(&mut || self.numbers.next(), effects);
+        self.answer_waits(effects);
+        self.update_export(effects);
+        self.check_invariants();
+    }
+
+    /// Draws the line under the last run: what recovery found is flushed, then the new session and
+    /// incarnation are recorded. Only then does the node speak to anyone.
+    fn advance_start(&mut self) {
+        match self.start {
+            Start::Done => {}
+            Start::Recording(revision) => {
+                if self.superblock.is_durable(revision) {
+                    self.start = Start::Done;
+                }
+            }
+            Start::Flushing => {
+                self.journal.want_flush(self.journal.accepted());
+                if self.journal.is_clean() {
+                    let end = self.journal.accepted();
+                    let session = self.journal.ring().session();
+                    let (incarnation, continues) = (self.incarnation, self.continues);
+                    let is_damaged = self.disk == DiskState::Inconsistent;
+                    let revision = self.superblock.change(|content| {
+                        content.journal.session = session;
+                        content.journal.session_first_lsn = end.next();
+                        content.incarnation = incarnation;
+                        // Without proof of continuity the membership of the recorded incarnation is over.
+                        content.incarnation_recorded = continues.unwrap_or_default();
+                        content.flags.stopped_cleanly = false;
+                        if is_damaged {
+                            content.disk = DurableDisk::Inconsistent;
+                        }
+                    });
+                    self.start = Start::Recording(revision);
+                }
+            }
+        }
+    }
+
+    /// The mark to publish before the effects of a round are carried out: whatever they acknowledge, a
+    /// later run in this boot must find in its journal.
+    #[must_use]
+    pub fn continuity_mark(&self) -> ContinuityMark {
+        ContinuityMark { incarnation: self.incarnation, acknowledged: self.journal.journaled() }
+    }
+
+    /// When something becomes due by time alone.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Tick> {
+        let heartbeat = self.peers.iter().filter_map(|peer| peer.heartbeat_due(self.config.heartbeat)).min();
+        let write_back = self.write_back.due_at(self.write_back_limit());
+        let orders = self.order_deadline();
+        let lease = self.reign_wakeup();
+        let flush = self.journal.flush_due_at();
+        [heartbeat, write_back, orders, lease, flush].into_iter().flatten().min()
+    }
+
+    /// The newest write that has a number.
+    fn assigned(&self) -> Lsn {
+        self.journal.accepted()
+    }
+
+    /// The voters' record as this node has it.
+    fn record(&self) -> &MembershipRecord {
+        &self.superblock.content().membership
+    }
+
+    fn is_started(&self) -> bool {
+        self.start == Start::Done
+    }
+
+    /// The name of a voter.
+    fn name_of(&self, node: NodeId) -> &str {
+        self.config.name_of(node)
+    }
+
+    fn set_disk(&mut self, disk: DiskState, effects: &mut Effects) {
+        if self.disk != disk {
+            let text = format!("disk {} -> {disk}", self.disk);
+            self.disk = disk;
+            effects.push(Effect::Notify(Notice::info("disk-state-changed", text)));
+        }
+    }
+
+    fn set_role(&mut self, role: Role, effects: &mut Effects) {
+        if self.role != role {
+            let text = format!("role {} -> {role} in term {}", self.role, self.record().term);
+            self.role = role;
+            effects.push(Effect::Notify(Notice::info("role-changed", text)));
+        }
+    }
+
+    fn answer(&self, order: OrderId, answer: Answer, effects: &mut Effects) {
+        effects.push(Effect::AnswerOperator { order, answer });
+    }
+
+    /// Tells the listeners whether clients are served, when that changes.
+    fn update_export(&mut self, effects: &mut Effects) {
+        let export = match self.role {
+            Role::Primary if self.demotion.is_none() => ExportState::Serving,
+            Role::Primary | Role::Secondary | Role::Unknown => ExportState::Refused { text: self.refusal_text() },
+        };
+        if self.export.as_ref() != Some(&export) {
+            self.export = Some(export.clone());
+            effects.push(Effect::SetExport { export });
+        }
+    }
+
+    /// What a client is told that comes to the wrong node.
+    fn refusal_text(&self) -> String {
+        let (resource, own) = (&self.config.resource, self.name_of(self.config.local));
+        match self.peers.iter().find(|peer| peer.role() == Role::Primary) {
+            Some(primary) => format!("{resource} is Secondary on {own}; Primary is {}", self.name_of(primary.node())),
+            None => format!("{resource} is Secondary on {own}; no Primary is known"),
+        }
+    }
+
+    /// The order of the marks. A violation stops the node: its peer takes over.
+    fn check_invariants(&self) {
+        let (journaled, flushed) = (self.journal.journaled(), self.journal.flushed());
+        assert!(flushed <= journaled, "what is flushed is written: {flushed} > {journaled}");
+        assert!(journaled <= self.assigned(), "what is written was accepted");
+        assert!(self.write_back.written_back() <= flushed, "I3: written back {} > flushed {flushed}", self.write_back.written_back());
+        assert!(self.data_flushed <= self.write_back.written_back(), "what is flushed in the data area is written there");
+        assert!(self.write_back.newest() == self.assigned(), "journal and write-back hold the same records");
+        if self.role == Role::Primary {
+            assert!(self.complete <= journaled, "I1: complete {} > journaled {journaled}", self.complete);
+            assert!(self.record().primary == Some(self.config.local), "I2: a Primary's record names it");
+        }
+    }
+}
+
+/// Whether a node's membership outlives a restart.
+mod continuity {
+    use super::{ContinuityMark, Incarnation, Lsn, Superblock};
+
+    /// The recorded incarnation that this start continues, if every start since was without loss: a clean
+    /// stop; or the same boot, with a journal that reaches what was acknowledged in it; or a journal that
+    /// does not forget (semantics §3).
+    pub(super) fn continued(
+        superblock: &Superblock,
+        journal_end: Lsn,
+        mark: Option<ContinuityMark>,
+        is_corrupt: bool,
+    ) -> Option<Incarnation> {
+        let recorded = superblock.incarnation_recorded;
+        if recorded == Incarnation::default() || is_corrupt {
+            return None;
+        }
+        let same_boot = mark.is_some_and(|mark| mark.incarnation == superblock.incarnation && journal_end >= mark.acknowledged);
+        let flags = superblock.flags;
+        (flags.stopped_cleanly || same_boot || flags.journal_nonvolatile).then_some(recorded)
+    }
+}

@@ -1,0 +1,559 @@
+//! Links to the other voters: liveness, introductions, and the verdict that follows from them.
+
+use crate::config::{Config, ReplicationProtocol};
+use crate::effect::{Effect, Effects};
+use crate::event::LinkId;
+use crate::generation::compare::{Course, SyncAction, SyncMethod, SyncRule, StopReason, compare};
+use crate::layout::superblock::Superblock;
+use crate::notice::Notice;
+use crate::peer::frame::{FrameStamp, ReceivedFrame};
+use crate::peer::message::{FarewellReason, Message, PeerState};
+use crate::state::{DiskState, Role};
+use crate::units::{GenerationId, Lsn, NodeId, Span, Tick, VoterId, bytes_u64};
+
+use super::sending::Outbound;
+use super::{Replica, reign};
+
+/// Another voter, linked or not.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) node: NodeId,
+    /// `None` for the tiebreaker.
+    pub(super) protocol: Option<ReplicationProtocol>,
+    /// Whether links are wanted: not after `disconnect`.
+    pub(super) wanted: bool,
+    pub(super) link: Option<Link>,
+    /// When the newest frame came, in this run.
+    pub(super) last_heard: Option<Tick>,
+    pub(super) role: Role,
+    pub(super) disk: DiskState,
+    /// Why there is no link, or no replication.
+    pub(super) reason: Option<String>,
+    pub(super) rule: Option<SyncRule>,
+    /// Newest write that the peer is known to have flushed, no further than this node has it itself.
+    pub(super) flushed: Lsn,
+    /// Newest write that the peer is known to have journaled.
+    pub(super) acknowledged: Lsn,
+    pub(super) has_dirty_bits: bool,
+    pub(super) sent_bytes: u64,
+    pub(super) received_bytes: u64,
+}
+
+/// An authenticated link.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) id: LinkId,
+    /// The peer's newest clock value.
+    pub(super) peer_clock: Tick,
+    /// The newest value of this node's clock that came back.
+    pub(super) echoed: Option<Tick>,
+    pub(super) last_received: Tick,
+    pub(super) last_sent: Option<Tick>,
+    pub(super) frames_queued: u64,
+    pub(super) introduction: Introduction,
+    pub(super) replication: Replication,
+}
+
+/// The exchange of states, as often as they change.
+#[derive(Debug)]
+pub(super) struct Introduction {
+    pub(super) number: u32,
+    pub(super) sent: Option<Box<PeerState>>,
+    pub(super) received: Option<Box<PeerState>>,
+}
+
+/// What goes on with the peer's data.
+#[derive(Debug)]
+pub(super) enum Replication {
+    /// The states are being exchanged.
+    Introducing,
+    /// Nothing: both are equal, or the peer is the tiebreaker, or a Primary elsewhere comes first.
+    Idle,
+    /// Nothing until an operator acts; the reason is in [`Peer::reason`].
+    Stopped,
+    /// This node ships records to the peer.
+    Source(Box<Outbound>),
+    /// The peer ships records to this node; the state is in `Replica::inbound`.
+    Target,
+}
+
+impl Peer {
+    pub(super) fn new(node: NodeId, config: &Config, superblock: &Superblock) -> Self {
+        let slot = superblock.peer(node).copied().unwrap_or_default();
+        Self {
+            node,
+            protocol: config.replicas.get(node.index()).map(|replica| replica.protocol),
+            wanted: true,
+            link: None,
+            last_heard: None,
+            role: Role::Unknown,
+            disk: DiskState::DUnknown,
+            reason: None,
+            rule: None,
+            flushed: slot.base_lsn,
+            acknowledged: slot.acknowledged,
+            has_dirty_bits: slot.has_dirty_bits,
+            sent_bytes: 0,
+            received_bytes: 0,
+        }
+    }
+
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub(super) fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(super) fn is_replica(&self) -> bool {
+        self.protocol.is_some()
+    }
+
+    pub(super) fn heartbeat_due(&self, heartbeat: Span) -> Option<Tick> {
+        self.link.as_ref().map(|link| link.last_sent.map_or(Tick(0), |sent| sent.plus(heartbeat)))
+    }
+
+    /// The shipping of records to this peer, if there is one.
+    pub(super) fn outbound(&self) -> Option<&Outbound> {
+        match &self.link.as_ref()?.replication {
+            Replication::Source(outbound) => Some(outbound),
+            Replication::Introducing | Replication::Idle | Replication::Stopped | Replication::Target => None,
+        }
+    }
+
+    pub(super) fn outbound_mut(&mut self) -> Option<&mut Outbound> {
+        match &mut self.link.as_mut()?.replication {
+            Replication::Source(outbound) => Some(outbound),
+            Replication::Introducing | Replication::Idle | Replication::Stopped | Replication::Target => None,
+        }
+    }
+
+    pub(super) fn is_target_of_us(&self) -> bool {
+        self.outbound().is_some()
+    }
+}
+
+impl Replica {
+    pub(super) fn peer(&self, node: NodeId) -> &Peer {
+        self.peers.iter().find(|peer| peer.node == node).expect("the shell names configured voters only")
+    }
+
+    pub(super) fn peer_mut(&mut self, node: NodeId) -> &mut Peer {
+        self.peers.iter_mut().find(|peer| peer.node == node).expect("the shell names configured voters only")
+    }
+
+    pub(super) fn on_peer_connected(&mut self, node: NodeId, link: LinkId, voter: VoterId, effects: &mut Effects) {
+        if let Some(old) = self.peer(node).link.as_ref().map(|link| link.id) {
+            effects.push(Effect::DropPeer { peer: node, link: old });
+            self.on_peer_lost(node, old, "a newer link replaced it", effects);
+        }
+        let pinned = self.superblock.content().pins.ids[node.index()];
+        if !self.peer(node).wanted || self.stopping.is_some() {
+            effects.push(Effect::DropPeer { peer: node, link });
+            return;
+        }
+        if pinned != VoterId::default() && pinned != voter {
+            let reason = format!(
+                "it answers as voter {voter}, but {pinned} was pinned at first contact: its metadata was made anew, \
+                 or the order of [[node]] changed"
+            );
+            effects.push(Effect::Notify(Notice::error("unknown-voter", format!("{}: {reason}", self.name_of(node)))));
+            self.peer_mut(node).reason = Some(reason);
+            effects.push(Effect::DropPeer { peer: node, link });
+            return;
+        }
+        if pinned != voter {
+            self.superblock.change(|content| content.pins.ids[node.index()] = voter);
+        }
+        let now = self.now;
+        let peer = self.peer_mut(node);
+        let replication = if peer.is_replica() { Replication::Introducing } else { Replication::Idle };
+        peer.reason = None;
+        peer.last_heard = Some(now);
+        peer.link = Some(Link {
+            id: link,
+            peer_clock: Tick(0),
+            echoed: None,
+            last_received: now,
+            last_sent: None,
+            frames_queued: 0,
+            introduction: Introduction { number: 1, sent: None, received: None },
+            replication,
+        });
+        let text = format!("linked to {}", self.name_of(node));
+        effects.push(Effect::Notify(Notice::info("peer-connected", text)));
+    }
+
+    pub(super) fn on_peer_unreachable(&mut self, node: NodeId, reason: String) {
+        self.peer_mut(node).reason = Some(reason);
+    }
+
+    pub(super) fn on_peer_lost(&mut self, node: NodeId, link: LinkId, reason: &str, effects: &mut Effects) {
+        let peer = self.peer_mut(node);
+        if peer.link.as_ref().is_none_or(|current| current.id != link) {
+            return;
+        }
+        peer.link = None;
+        peer.role = Role::Unknown;
+        peer.disk = DiskState::DUnknown;
+        peer.reason = Some(reason.to_owned());
+        let text = format!("lost the link to {}: {reason}", self.name_of(node));
+        effects.push(Effect::Notify(Notice::warning("peer-lost", text)));
+        self.end_inbound_from(node, effects);
+        // The loss of the Primary counts as a new connect among the others (semantics §3).
+        if self.record().primary == Some(node) {
+            self.reintroduce();
+        }
+    }
+
+    /// Ends a link from this side.
+    pub(super) fn drop_link(&mut self, node: NodeId, reason: &str, effects: &mut Effects) {
+        if let Some(link) = self.peer(node).link.as_ref().map(|link| link.id) {
+            effects.push(Effect::DropPeer { peer: node, link });
+            self.on_peer_lost(node, link, reason, effects);
+        }
+    }
+
+    /// Starts a new introduction with every linked replica: something changed that verdicts depend on.
+    pub(super) fn reintroduce(&mut self) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.protocol.is_some()) {
+            if let Some(link) = &mut peer.link {
+                if link.introduction.sent.is_some() {
+                    link.introduction.number += 1;
+                    link.introduction.sent = None;
+                }
+                link.replication = Replication::Introducing;
+            }
+        }
+        self.inbound = None;
+    }
+
+    /// Sends states that are due and reaches verdicts where both are there.
+    pub(super) fn advance_introductions(&mut self, effects: &mut Effects) {
+        if !self.is_started() {
+            return;
+        }
+        let nodes: Vec<NodeId> = self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
+        for node in nodes {
+            self.introduce(node, effects);
+            self.reach_verdict(node, effects);
+        }
+    }
+
+    fn introduce(&mut self, node: NodeId, effects: &mut Effects) {
+        let is_replica = self.peer(node).is_replica();
+        let Some(link) = &self.peer(node).link else { return };
+        if link.introduction.sent.is_some() || (is_replica && !self.may_introduce()) {
+            return;
+        }
+        let state = Box::new(self.state_for(node, link.introduction.number));
+        self.send(node, &Message::State(state.clone()), effects);
+        if let Some(link) = &mut self.peer_mut(node).link {
+            link.introduction.sent = Some(state);
+        }
+    }
+
+    /// Whether what a state says would hold: nothing that it speaks of is in motion.
+    fn may_introduce(&mut self) -> bool {
+        let is_changing = self.candidacy_is_storing() || self.demotion.is_some() || self.is_cutting();
+        if is_changing || self.disk_fault.is_some() && self.role == Role::Primary {
+            return false;
+        }
+        match self.role {
+            Role::Primary => self.reign.as_ref().is_none_or(reign::Reign::has_its_generation),
+            Role::Secondary | Role::Unknown => {
+                self.journal.want_flush(self.journal.accepted());
+                self.inbound.is_some() || self.journal.is_clean() || self.disk_fault.is_some()
+            }
+        }
+    }
+
+    fn state_for(&self, node: NodeId, introduction: u32) -> PeerState {
+        let content = self.superblock.content();
+        let peer = self.peer(node);
+        let end = match self.role {
+            Role::Primary => self.assigned(),
+            Role::Secondary | Role::Unknown => self.journal.flushed(),
+        };
+        let base_generation = content.lineage.generation_of(peer.flushed).map_or(GenerationId::default(), |entry| entry.id);
+        PeerState {
+            introduction,
+            volume_bytes: content.volume_bytes,
+            role: self.role,
+            disk: if self.disk_fault.is_some() { DiskState::Failed } else { self.disk },
+            lineage: content.lineage.clone(),
+            end,
+            flushed: self.journal.flushed(),
+            oldest_kept: self.journal.ring().oldest_kept(),
+            base: (base_generation, peer.flushed),
+            has_dirty_bits: peer.has_dirty_bits,
+            record: content.membership,
+            incarnation: self.incarnation,
+            continues: self.continues,
+            configuration_digest: self.config.digest,
+        }
+    }
+
+    fn on_state(&mut self, node: NodeId, state: Box<PeerState>, effects: &mut Effects) {
+        let peer = self.peer_mut(node);
+        peer.role = state.role;
+        peer.disk = state.disk;
+        let Some(link) = &mut peer.link else { return };
+        if state.introduction < link.introduction.number {
+            return; // Overtaken by an introduction that this node has begun.
+        }
+        if state.introduction > link.introduction.number {
+            link.introduction.number = state.introduction;
+            link.introduction.sent = None;
+        }
+        link.introduction.received = Some(state);
+        link.replication = Replication::Introducing;
+        self.end_inbound_from(node, effects);
+    }
+
+    fn reach_verdict(&mut self, node: NodeId, effects: &mut Effects) {
+        let Some(link) = &self.peer(node).link else { return };
+        if !matches!(link.replication, Replication::Introducing) {
+            return;
+        }
+        let number = link.introduction.number;
+        let (Some(ours), Some(theirs)) = (&link.introduction.sent, &link.introduction.received) else { return };
+        if theirs.introduction != number || !self.peer(node).is_replica() {
+            return;
+        }
+        if ours.configuration_digest != theirs.configuration_digest || ours.volume_bytes != theirs.volume_bytes {
+            self.stop_replication(node, None, "its configuration differs; make /etc/twinblk the same on every node", effects);
+            return;
+        }
+        let verdict = compare(ours, theirs);
+        let peer_is_primary = theirs.role == Role::Primary;
+        let text = format!("{}: rule {}, {}", self.name_of(node), verdict.rule, action_text(&verdict.action));
+        effects.push(Effect::Notify(Notice::info("verdict", text)));
+        self.peer_mut(node).rule = Some(verdict.rule);
+        match verdict.action {
+            SyncAction::NoSync => self.start_idle(node, effects),
+            SyncAction::Stop(reason) => self.stop_replication(node, Some(verdict.rule), stop_text(reason), effects),
+            SyncAction::Source(course) | SyncAction::Target(course) if course.method != SyncMethod::CatchUp => {
+                self.stop_replication(node, Some(verdict.rule), method_text(course.method), effects);
+            }
+            SyncAction::Source(course) => self.start_source(node, course),
+            SyncAction::Target(course) => self.start_target_unless_a_primary_comes_first(node, course, peer_is_primary, effects),
+        }
+    }
+
+    /// Both hold the same, and nobody writes.
+    fn start_idle(&mut self, node: NodeId, effects: &mut Effects) {
+        if let Some(link) = &mut self.peer_mut(node).link {
+            link.replication = Replication::Idle;
+        }
+        if self.disk == DiskState::Consistent {
+            self.set_disk(DiskState::UpToDate, effects);
+        }
+    }
+
+    fn start_source(&mut self, node: NodeId, course: Course) {
+        if let Some(link) = &mut self.peer_mut(node).link {
+            link.replication = Replication::Source(Box::new(Outbound::new(course)));
+        }
+    }
+
+    /// A target takes records from one source at a time, and from a running Primary before all others.
+    fn start_target_unless_a_primary_comes_first(&mut self, node: NodeId, course: Course, peer_is_primary: bool, effects: &mut Effects) {
+        let another_is_primary = self.peers.iter().any(|peer| peer.node != node && peer.role == Role::Primary);
+        if !peer_is_primary && (another_is_primary || self.inbound.is_some()) {
+            if let Some(link) = &mut self.peer_mut(node).link {
+                link.replication = Replication::Idle;
+            }
+            return;
+        }
+        self.start_target(node, course, effects);
+    }
+
+    fn stop_replication(&mut self, node: NodeId, rule: Option<SyncRule>, why: &str, effects: &mut Effects) {
+        let rule = rule.map_or(String::new(), |rule| format!("rule {rule}: "));
+        let reason = format!("{rule}{why}");
+        let text = format!("no replication with {}: {reason}", self.name_of(node));
+        effects.push(Effect::Notify(Notice::error("stand-alone", text)));
+        let peer = self.peer_mut(node);
+        peer.reason = Some(reason);
+        if let Some(link) = &mut peer.link {
+            link.replication = Replication::Stopped;
+        }
+    }
+
+    /// Sends a message on the link to a voter, if there is one.
+    pub(super) fn send(&mut self, node: NodeId, message: &Message, effects: &mut Effects) {
+        let (now, term) = (self.now, self.record().term);
+        let peer = self.peer_mut(node);
+        let Some(link) = &mut peer.link else { return };
+        let frame = message.encode(FrameStamp { term, clock: now, echo: link.peer_clock });
+        link.last_sent = Some(now);
+        link.frames_queued += 1;
+        peer.sent_bytes += bytes_u64(frame.wire_bytes());
+        effects.push(Effect::SendToPeer { peer: node, link: link.id, frame });
+    }
+
+    pub(super) fn on_frame(&mut self, node: NodeId, link_id: LinkId, frame: &ReceivedFrame, effects: &mut Effects) {
+        let now = self.now;
+        let peer = self.peer_mut(node);
+        peer.received_bytes += bytes_u64(frame.body.len() + frame.payload.len());
+        let Some(link) = peer.link.as_mut().filter(|link| link.id == link_id) else { return };
+        link.last_received = now;
+        link.peer_clock = link.peer_clock.max(frame.stamp.clock);
+        if frame.stamp.echo > Tick(0) && frame.stamp.echo <= now {
+            link.echoed = link.echoed.max(Some(frame.stamp.echo));
+        }
+        peer.last_heard = Some(now);
+        if frame.stamp.term > self.record().term && self.role == Role::Primary {
+            self.step_down(node, frame.stamp.term, effects);
+        }
+        match Message::parse(frame) {
+            Ok(message) => self.on_message(node, link_id, frame.stamp, message, effects),
+            Err(error) => {
+                if error.is_payload_mismatch() {
+                    self.payload_mismatches += 1;
+                }
+                let text = format!("refused a frame from {}: {error}", self.name_of(node));
+                effects.push(Effect::Notify(Notice::error("bad-frame", text.clone())));
+                self.drop_link(node, &text, effects);
+            }
+        }
+    }
+
+    fn on_message(&mut self, node: NodeId, link: LinkId, stamp: FrameStamp, message: Message, effects: &mut Effects) {
+        match message {
+            Message::State(state) => self.on_state(node, state, effects),
+            Message::Heartbeat { role, disk, stable_up_to, flushed } => {
+                self.on_heartbeat(node, role, disk, stable_up_to, &flushed);
+            }
+            Message::Records(batch) => self.on_records(node, stamp.term, batch, effects),
+            Message::NewGeneration { generation, lineage } => {
+                self.on_new_generation(node, stamp.term, generation, lineage, effects);
+            }
+            Message::Progress(progress) => self.on_progress(node, progress),
+            Message::Flush { up_to } => self.journal.want_flush(up_to),
+            Message::CatchUpFrom { end } => self.on_catch_up_from(node, end, effects),
+            Message::VoteRequest(request) => self.on_vote_request(node, link, &request, effects),
+            Message::VoteReply(reply) => self.on_vote_reply(node, &reply),
+            Message::RecordUpdate(record) => self.on_record_update(node, link, &record, effects),
+            Message::RecordStored(record) => self.on_record_stored(node, &record, effects),
+            Message::Farewell { reason } => {
+                let why = match reason {
+                    FarewellReason::Stopping => "its daemon stops",
+                    FarewellReason::Disconnected => "an operator disconnected it",
+                };
+                self.drop_link(node, why, effects);
+            }
+        }
+    }
+
+    fn on_heartbeat(&mut self, node: NodeId, role: Role, disk: DiskState, stable_up_to: Lsn, flushed: &[Lsn]) {
+        let peer = self.peer_mut(node);
+        peer.role = role;
+        peer.disk = disk;
+        if self.inbound.as_ref().is_none_or(|inbound| inbound.from != node) || role != Role::Primary {
+            return;
+        }
+        self.note_stable(stable_up_to);
+        let own_end = self.journal.flushed();
+        for peer in self.peers.iter_mut().filter(|peer| peer.protocol.is_some()) {
+            // Never beyond what this node has flushed itself: the peer may have to cut what lies beyond.
+            peer.flushed = peer.flushed.max(flushed[peer.node.index()].min(own_end));
+        }
+    }
+
+    /// Lost links, stuck disks.
+    pub(super) fn check_timeouts(&mut self, effects: &mut Effects) {
+        let (now, config) = (self.now, &self.config);
+        let silent = |peer: &&Peer| peer.link.as_ref().is_some_and(|link| now >= link.last_received.plus(config.peer_timeout));
+        let stuck = |peer: &&Peer| peer.outbound().is_some_and(|outbound| outbound.is_overdue(now, config.disk_timeout));
+        let lost: Vec<(NodeId, String)> = self
+            .peers
+            .iter()
+            .filter_map(|peer| match () {
+                () if silent(&peer) => Some((peer.node, format!("silent for {}", config.peer_timeout))),
+                () if stuck(&peer) => Some((peer.node, format!("no progress for {}", config.disk_timeout))),
+                () => None,
+            })
+            .collect();
+        for (node, reason) in lost {
+            self.drop_link(node, &reason, effects);
+        }
+        if self.disk_fault.is_none() && self.journal.oldest_io().is_some_and(|since| now >= since.plus(self.config.disk_timeout)) {
+            let reason = format!("a journal write or flush has not finished for {}", self.config.disk_timeout);
+            self.fail_disk(reason, effects);
+        }
+    }
+
+    pub(super) fn send_heartbeats(&mut self, effects: &mut Effects) {
+        if !self.is_started() {
+            return;
+        }
+        let (now, heartbeat) = (self.now, self.config.heartbeat);
+        let is_due = |peer: &Peer| peer.heartbeat_due(heartbeat).is_some_and(|due| now >= due) || self.stable_is_news_to(peer);
+        let nodes: Vec<NodeId> = self.peers.iter().filter(|peer| is_due(peer)).map(|peer| peer.node).collect();
+        for node in nodes {
+            let message = self.heartbeat();
+            self.send(node, &message, effects);
+            self.note_stable_told(node);
+        }
+    }
+
+    fn heartbeat(&self) -> Message {
+        let mut flushed = [Lsn::ZERO; crate::units::REPLICAS_MAX];
+        let mut stable_up_to = Lsn::ZERO;
+        if self.role == Role::Primary {
+            stable_up_to = self.stable;
+            flushed[self.config.local.index()] = self.journal.flushed();
+            for peer in self.peers.iter().filter(|peer| peer.is_replica()) {
+                flushed[peer.node.index()] = peer.flushed;
+            }
+        }
+        Message::Heartbeat { role: self.role, disk: self.disk, stable_up_to, flushed }
+    }
+
+    pub(super) fn send_after_durable(&mut self, effects: &mut Effects) {
+        let keeper = &self.superblock;
+        let due: Vec<_> = self.after_durable.extract_if(.., |waiting| keeper.is_durable(waiting.revision)).collect();
+        for waiting in due {
+            if self.peer(waiting.peer).link.as_ref().is_some_and(|link| link.id == waiting.link) {
+                self.send(waiting.peer, &waiting.message, effects);
+            }
+        }
+    }
+}
+
+fn action_text(action: &SyncAction) -> String {
+    match action {
+        SyncAction::NoSync => "both hold the same".to_owned(),
+        SyncAction::Source(course) => format!("this node brings it up to date from write {} by {:?}", course.target_keeps, course.method),
+        SyncAction::Target(course) => format!("it brings this node up to date from write {} by {:?}", course.target_keeps, course.method),
+        SyncAction::Stop(reason) => format!("no replication: {reason:?}"),
+    }
+}
+
+/// Why nothing is done, for people.
+fn stop_text(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::NothingDecided => {
+            "both volumes are new and nobody has said which content counts; make both with `create-metadata --uptodate-zeroed`"
+        }
+        StopReason::NoUsableDisk => "neither disk holds a usable copy",
+        StopReason::Unrelated => "the two volumes have no common history",
+        StopReason::DamagedBranch => "the damaged disk wrote on its own after the two parted; its writes would be lost",
+        StopReason::SplitBrain => "split brain: both sides wrote on their own; this version cannot resolve it, one side must be made anew",
+    }
+}
+
+/// Why a way to bring a target up to date is not taken.
+fn method_text(method: SyncMethod) -> &'static str {
+    match method {
+        SyncMethod::CatchUp => "the journal still holds what the target lacks",
+        SyncMethod::BitmapResync => "NeedsBitmapResync: the journal no longer holds what the target lacks; this version cannot resync by bitmap",
+        SyncMethod::FullResync => "NeedsFullResync: the target has no usable copy; this version cannot copy a whole volume",
+        SyncMethod::FullResyncWentBack => {
+            "WentBack: one disk is older than its peer knows it to be (restored from a snapshot or a backup?); this version cannot copy a whole volume"
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Client writes between arrival and answer: what waits to be admitted, what waits for the rest of a
+//! ragged block, what waits to be complete, what waits to be flushed. Knows nothing of peers or journals:
+//! it is told how far writes are complete and stable.
+
+pub mod edit;
+pub mod protocol_abc;
+
+use std::collections::VecDeque;
+
+use crate::event::{Durability, Request};
+use crate::units::{Lsn, RequestId};
+use edit::Edit;
+
+/// An accepted write whose answer is due when its last record is complete.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    id: RequestId,
+    last_lsn: Lsn,
+    durability: Durability,
+}
+
+/// An answer that is due when everything up to `lsn` is stable.
+#[derive(Clone, Copy, Debug)]
+struct FlushWaiter {
+    id: RequestId,
+    lsn: Lsn,
+}
+
+/// Client requests that change data, and flushes.
+#[derive(Debug, Default)]
+pub struct Writes {
+    /// Arrived, in order; no record yet.
+    waiting: VecDeque<(RequestId, Request)>,
+    /// Ragged writes that wait for the rest of their edge blocks.
+    edits: Vec<Edit>,
+    /// In Lsn order.
+    in_flight: VecDeque<InFlight>,
+    flush_waiters: Vec<FlushWaiter>,
+}
+
+impl Writes {
+    /// A request arrived.
+    pub fn arrive(&mut self, id: RequestId, request: Request) {
+        self.waiting.push_back((id, request));
+    }
+
+    /// The request that is next to be admitted.
+    #[must_use]
+    pub fn next_waiting(&self) -> Option<&Request> {
+        self.waiting.front().map(|(_, request)| request)
+    }
+
+    /// Takes out the request that is next to be admitted.
+    pub fn take_waiting(&mut self) -> Option<(RequestId, Request)> {
+        self.waiting.pop_front()
+    }
+
+    /// Ragged writes that wait for their edges.
+    pub fn edits(&mut self) -> &mut Vec<Edit> {
+        &mut self.edits
+    }
+
+    /// A request's records are accepted; `last_lsn` is the newest of them.
+    pub fn submitted(&mut self, id: RequestId, last_lsn: Lsn, durability: Durability) {
+        self.in_flight.push_back(InFlight { id, last_lsn, durability });
+    }
+
+    /// The answer to `id` waits until everything up to `lsn` is stable.
+    pub fn wait_for_flush(&mut self, id: RequestId, lsn: Lsn) {
+        self.flush_waiters.push(FlushWaiter { id, lsn });
+    }
+
+    /// Answers that are due now that writes are complete up to `complete`; those that must also be flushed
+    /// go over to the waiters.
+    pub fn completed(&mut self, complete: Lsn, mut answer: impl FnMut(RequestId)) {
+        while let Some(request) = self.in_flight.pop_front_if(|request| request.last_lsn <= complete) {
+            match request.durability {
+                Durability::Complete => answer(request.id),
+                Durability::Flushed => self.wait_for_flush(request.id, request.last_lsn),
+            }
+        }
+    }
+
+    /// Answers that are due now that writes are stable up to `stable`.
+    pub fn flushed(&mut self, stable: Lsn, mut answer: impl FnMut(RequestId)) {
+        self.flush_waiters.retain(|waiter| {
+            let is_due = waiter.lsn <= stable;
+            if is_due {
+                answer(waiter.id);
+            }
+            !is_due
+        });
+    }
+
+    /// Up to where somebody waits for a flush.
+    #[must_use]
+    pub fn flush_wanted(&self) -> Option<Lsn> {
+        self.flush_waiters.iter().map(|waiter| waiter.lsn).max()
+    }
+
+    /// Whether nothing is unanswered.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a write waits for its completion or to be admitted.
+    #[must_use]
+    pub fn has_unfinished_writes(&self) -> bool {
+        !self.in_flight.is_empty() || !self.waiting.is_empty() || !self.edits.is_empty()
+    }
+
+    /// Number of unanswered requests.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.edits.len() + self.in_flight.len() + self.flush_waiters.len()
+    }
+
+    /// Whether there is no unanswered request.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets every request: the clients are gone, or get no answer from this node any more.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
