@@ -223,7 +223,8 @@ impl Zones {
         let same_kinds = zones.iter().map(|zone| zone.kind).eq(needed.zones.iter().map(|zone| zone.kind));
         let long_enough = zones.iter().zip(&needed.zones).all(|(zone, least)| zone.length >= least.length);
         let in_range = |zone: &Zone| zone.offset.checked_add(zone.length).is_some_and(|end| end < 1 << 60);
-        let aligned = |zone: &Zone| zone.offset % BLOCK_BYTES == 0 && zone.length % BLOCK_BYTES == 0;
+        let aligned =
+            |zone: &Zone| zone.offset.is_multiple_of(BLOCK_BYTES) && zone.length.is_multiple_of(BLOCK_BYTES);
         let placed = zones.iter().all(|zone| in_range(zone) && aligned(zone));
         if !(same_kinds && long_enough && placed) {
             return None;
