@@ -7,4 +7,3 @@ pub mod frame;
 pub mod handshake;
 pub mod message;
 pub mod message_type;
-mod record_table;

@@ -2,12 +2,14 @@
 //! same functions, so that no node says what none would take.
 
 use crate::peer::fields::{FieldError, check_record};
-use crate::peer::message::{Basis, Denial, Message, PeerState, Progress, VoteReply, VoteRequest};
+use crate::peer::message::{
+    Basis, Denial, Message, PeerState, Progress, RecordBatch, VoteReply, VoteRequest,
+};
 use crate::promotion::membership::MembershipRecord;
 use crate::state::Role;
 use crate::units::{BLOCK_BYTES, Lsn, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
 
-/// Whether the values of `message` belong together. Records are checked where they are read.
+/// Whether the values of `message` belong together.
 pub(super) fn check(message: &Message) -> Result<(), FieldError> {
     match message {
         Message::State(state) => check_state(state),
@@ -17,11 +19,7 @@ pub(super) fn check(message: &Message) -> Result<(), FieldError> {
             let newest = flushed.iter().max().copied().unwrap_or_default();
             require(from_primary || newest == Lsn::ZERO, "flushed", newest.0)
         }
-        Message::Records(batch) => {
-            require(batch.generation.0 != 0, "generation", 0)?;
-            let first = batch.records.first().map_or(Lsn::ZERO, |record| record.lsn);
-            require(first != Lsn::ZERO, "first_lsn", 0)
-        }
+        Message::Records(batch) => check_batch(batch),
         Message::NewGeneration { generation, lineage } => {
             require(lineage.newest() == Some(generation), "generation", generation.id.0)
         }
@@ -41,6 +39,13 @@ pub(super) fn check(message: &Message) -> Result<(), FieldError> {
 
 fn require(holds: bool, field: &'static str, value: u64) -> Result<(), FieldError> {
     if holds { Ok(()) } else { Err(FieldError::Value { field, value }) }
+}
+
+/// A batch belongs to a generation and begins with a write. Its table checks the rest of its records.
+pub(super) fn check_batch(batch: &RecordBatch) -> Result<(), FieldError> {
+    require(batch.generation.0 != 0, "generation", 0)?;
+    let first = batch.records.first().map_or(Lsn::ZERO, |record| record.lsn);
+    require(first != Lsn::ZERO, "first_lsn", 0)
 }
 
 fn check_state(state: &PeerState) -> Result<(), FieldError> {

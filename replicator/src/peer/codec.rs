@@ -3,10 +3,14 @@
 //!
 //! Rule: a parsed message was checked in every field, and the payload of its records block by block.
 
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 
 use crate::checksum::Crc32c;
-use crate::peer::check::check;
+use crate::layout::record_table::{RecordHead, RecordTableError, encode_record_table, parse_record_table};
+use crate::peer::check::{check, check_batch};
 use crate::peer::fields::{FieldError, FieldReader, FieldWriter, code_of, value_of};
 use crate::peer::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameStamp, OutboundFrame, ReceivedFrame};
 use crate::peer::message::{
@@ -14,8 +18,7 @@ use crate::peer::message::{
     VoteStage,
 };
 use crate::peer::message_type::MessageType;
-use crate::peer::record_table::{RecordHead, encode_record_table, parse_record_table};
-use crate::record::{Record, RecordKind};
+use crate::record::Record;
 use crate::units::{BLOCK_SIZE, GenerationId, Lsn, NodeId, REPLICAS_MAX, Span, Term, bytes_usize};
 
 /// Why a frame holds no message. The link is of no more use.
@@ -29,6 +32,9 @@ pub enum MessageError {
         /// What is wrong.
         reason: FieldError,
     },
+    /// The records of a Records message are not what they must be.
+    #[error("a Records message is refused: {0}")]
+    Table(#[from] RecordTableError),
     /// Blocks with a message that has none, or another number of blocks than the record table says.
     #[error("a {message_type} message has {found} bytes of payload instead of {expected}")]
     PayloadLength {
@@ -84,10 +90,7 @@ impl Message {
         // The header is written last, into the room left for it: it holds the checksum of the body.
         let mut head = vec![0; FRAME_HEADER_BYTES];
         write_body(self, &mut head);
-        let payloads = match self {
-            Self::Records(batch) => payloads_of(batch),
-            _ => Vec::new(),
-        };
+        let payloads = if let Self::Records(batch) = self { payloads_of(batch) } else { Vec::new() };
         let payload_bytes = payloads.iter().map(Bytes::len).sum();
         let header = FrameHeader::of(stamp, self.message_type(), &head[FRAME_HEADER_BYTES..], payload_bytes);
         head[..FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
@@ -243,11 +246,6 @@ fn read_state(reader: &mut FieldReader<'_>) -> Result<PeerState, FieldError> {
 
 fn write_records(batch: &RecordBatch, out: &mut Vec<u8>) {
     let first = batch.records.first().expect("checked: a batch has records").lsn;
-    let expected = (first.0..).map(Lsn);
-    assert!(
-        batch.records.iter().map(|record| record.lsn).zip(expected).all(|(lsn, at)| lsn == at),
-        "Lsns have no gaps"
-    );
     let mut writer = FieldWriter::new(out);
     writer.u64(batch.generation.0);
     writer.lsn(batch.stable_up_to);
@@ -259,49 +257,46 @@ fn write_records(batch: &RecordBatch, out: &mut Vec<u8>) {
 
 fn parse_records(frame: &ReceivedFrame) -> Result<RecordBatch, MessageError> {
     let message_type = MessageType::Records;
-    let (generation, stable_up_to, heads) =
-        read_record_heads(&frame.body).map_err(|reason| MessageError::Body { message_type, reason })?;
-    let expected = heads.iter().map(payload_bytes).sum();
+    let body_error = |reason| MessageError::Body { message_type, reason };
+    let (mut batch, first_lsn, count, table) = read_records(&frame.body).map_err(body_error)?;
+    let heads = parse_record_table(table, first_lsn, count)?;
+    let expected = heads.iter().map(RecordHead::payload_bytes).sum();
     if frame.payload.len() != expected {
         return Err(MessageError::PayloadLength { message_type, expected, found: frame.payload.len() });
     }
-    let mut records = Vec::with_capacity(heads.len());
+    batch.records.reserve_exact(heads.len());
     let mut at = 0;
     for head in heads {
-        let end = at + payload_bytes(&head);
-        records.push(with_payload(head, frame.payload.slice(at..end))?);
+        let end = at + head.payload_bytes();
+        let record = head.with_payload(frame.payload.slice(at..end));
+        verify(&record)?;
+        batch.records.push(record);
         at = end;
     }
-    let batch = Message::Records(RecordBatch { generation, stable_up_to, records });
-    check(&batch).map_err(|reason| MessageError::Body { message_type, reason })?;
-    let Message::Records(batch) = batch else { unreachable!("made two lines above") };
+    check_batch(&batch).map_err(body_error)?;
     Ok(batch)
 }
 
-fn read_record_heads(body: &[u8]) -> Result<(GenerationId, Lsn, Vec<RecordHead>), FieldError> {
+/// Everything before the record table; the batch has no records yet.
+fn read_records(body: &[u8]) -> Result<(RecordBatch, Lsn, usize, &[u8]), FieldError> {
     let mut reader = FieldReader::new(body);
     let generation = GenerationId(reader.u64("generation")?);
     let stable_up_to = reader.lsn("stable_up_to")?;
     let first_lsn = reader.lsn("first_lsn")?;
     let count = bytes_usize(reader.u32("count")?.into());
     reader.reserved(4)?;
-    Ok((generation, stable_up_to, parse_record_table(reader.rest(), first_lsn, count)?))
+    Ok((RecordBatch { generation, stable_up_to, records: Vec::new() }, first_lsn, count, reader.rest()))
 }
 
-fn payload_bytes(head: &RecordHead) -> usize {
-    head.sums.as_slice().len() * BLOCK_SIZE
-}
-
-fn with_payload(head: RecordHead, payload: Bytes) -> Result<Record, MessageError> {
-    let RecordHead { lsn, kind, range, sums } = head;
-    debug_assert_eq!(kind == RecordKind::Write, !payload.is_empty(), "only writes have a payload");
-    let blocks = payload.chunks_exact(BLOCK_SIZE).zip(sums.as_slice());
-    for (block, (bytes, sum)) in (range.first..).zip(blocks) {
+/// A record whose payload is not what the Primary received never reaches a disk.
+fn verify(record: &Record) -> Result<(), MessageError> {
+    let blocks = record.payload.chunks_exact(BLOCK_SIZE).zip(record.sums.as_slice());
+    for (block, (bytes, sum)) in (record.range.first..).zip(blocks) {
         if Crc32c::of(bytes) != *sum {
-            return Err(MessageError::PayloadMismatch { lsn, block });
+            return Err(MessageError::PayloadMismatch { lsn: record.lsn, block });
         }
     }
-    Ok(Record { lsn, kind, range, payload, sums })
+    Ok(())
 }
 
 fn write_request(request: &VoteRequest, writer: &mut FieldWriter<'_>) {

@@ -43,6 +43,9 @@ pub enum FieldError {
     Lineage(#[from] LineageError),
 }
 
+/// Bytes of a voters' record.
+pub(crate) const MEMBERSHIP_RECORD_BYTES: usize = 168;
+
 /// Writes fields one after the other.
 pub(crate) struct FieldWriter<'a> {
     out: &'a mut Vec<u8>,

@@ -1,0 +1,252 @@
+//! What one voter decides by itself: whether it would vote for a candidate, and whether it stores a record
+//! that a Primary sends. Replicas and the tiebreaker decide by the same table.
+//!
+//! Rule: a voter says yes only if no data can be lost by its yes (semantics §3). Pure and without memory;
+//! who counts the votes, and what is stored when, is the business of others.
+
+#[cfg(test)]
+mod tests;
+
+use crate::generation::lineage::Position;
+use crate::peer::message::{Basis, Denial, VoteRequest};
+use crate::promotion::membership::{MembershipRecord, VoterList};
+use crate::units::{Incarnation, Lsn, NodeId, Span, Term, Tick};
+
+/// Whether a reign may still last, as far as a voter was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reign {
+    /// Nothing to the contrary was heard: its lease is waited for.
+    MayLast,
+    /// The Primary in the voter's record demoted itself, is fenced, or its restarted daemon said hello as
+    /// Secondary.
+    Over,
+}
+
+/// Whether a voter sees a Primary alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeenPrimary {
+    /// None.
+    Nobody,
+    /// The voter itself.
+    Here,
+    /// This node: there is a link to it, frames arrive on it, and they say Primary in no older term.
+    Linked(NodeId),
+}
+
+/// What a voter knows when it is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct VoterView<'a> {
+    /// The record it has stored.
+    pub record: &'a MembershipRecord,
+    /// Its number.
+    pub node: NodeId,
+    /// Where its data stands, flushed; nothing on a tiebreaker.
+    pub position: Option<Position>,
+    /// This run of its daemon; zero on a tiebreaker.
+    pub incarnation: Incarnation,
+    /// The incarnation in the record that it can prove to continue.
+    pub continues: Option<Incarnation>,
+    /// This moment.
+    pub now: Tick,
+    /// When its daemon started.
+    pub started: Tick,
+    /// When the newest frame from the Primary in its record arrived, in this run.
+    pub last_primary_frame: Option<Tick>,
+    /// Whether it was told that this Primary's reign is over.
+    pub reign: Reign,
+    /// Whether it sees a Primary alive.
+    pub seen_primary: SeenPrimary,
+    /// The lease of a Primary.
+    pub peer_timeout: Span,
+    /// How many vote, by its configuration.
+    pub voters: usize,
+    /// The identities that it knows: its own and those of the voters it has met. Zero: not met.
+    pub known: VoterList,
+}
+
+impl VoterView<'_> {
+    /// Whether it is alive as the very member that the record names.
+    fn is_living_member(&self) -> bool {
+        let recorded = self.record.in_sync.incarnation_of(self.node);
+        recorded.is_some() && (recorded == Some(self.incarnation) || recorded == self.continues)
+    }
+
+    /// Whether it counts as a member for this request. If no recorded incarnation lives, nodes count.
+    fn is_member_for(&self, basis: Basis) -> bool {
+        match basis {
+            Basis::First => true,
+            Basis::Member { continues: _ } => self.is_living_member(),
+            Basis::AllReported => self.record.in_sync.has_node(self.node),
+        }
+    }
+}
+
+/// One reason not to vote.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantRow {
+    /// Name of the reason, the same as in docs/STATES.md.
+    pub name: &'static str,
+    /// The denial, if the reason holds.
+    pub denies: fn(&VoterView<'_>, &VoteRequest) -> Option<Denial>,
+}
+
+/// Every reason not to vote, the lasting ones first and the one that ends by itself last. The first that
+/// holds is the answer; if none does, the vote is granted.
+pub const GRANT_ROWS: [GrantRow; 9] = [
+    GrantRow { name: "OtherVoters", denies: other_voters },
+    GrantRow { name: "PrimaryLives", denies: primary_lives },
+    GrantRow { name: "EmptyRecord", denies: empty_record },
+    GrantRow { name: "OlderTerm", denies: older_term },
+    GrantRow { name: "NotAMember", denies: not_a_member },
+    GrantRow { name: "MemberLives", denies: member_lives },
+    GrantRow { name: "Behind", denies: behind },
+    GrantRow { name: "NotInSync", denies: not_in_sync },
+    GrantRow { name: "Lease", denies: lease },
+];
+
+/// Whether the voter may vote for this candidate. The stage makes no difference: between opinion and vote
+/// everything is asked again.
+///
+/// # Errors
+/// The first reason against it.
+pub fn may_grant(view: &VoterView<'_>, request: &VoteRequest) -> Result<(), Denial> {
+    let denials = GRANT_ROWS.iter().filter_map(|row| (row.denies)(view, request));
+    denials.take(1).map(Err).next().unwrap_or(Ok(()))
+}
+
+/// A majority means nothing unless all count the same voters.
+fn other_voters(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
+    let asked = &request.record.voters;
+    let counted = asked.ids.iter().enumerate().all(|(at, id)| (id.0 != 0) == (at < view.voters));
+    let known = fits(&view.known, asked);
+    let recorded = view.record.is_empty() || view.record.voters == *asked;
+    (!(counted && known && recorded)).then_some(Denial::OtherVoters)
+}
+
+/// Whether nobody is listed under another identity than the one known.
+fn fits(known: &VoterList, listed: &VoterList) -> bool {
+    known.ids.iter().zip(listed.ids).all(|(known, listed)| known.0 == 0 || *known == listed)
+}
+
+/// Whoever failed to reach a healthy Primary must not depose it.
+fn primary_lives(view: &VoterView<'_>, _: &VoteRequest) -> Option<Denial> {
+    match view.seen_primary {
+        SeenPrimary::Nobody => None,
+        SeenPrimary::Here => Some(Denial::PrimaryLives { primary: view.node }),
+        SeenPrimary::Linked(primary) => Some(Denial::PrimaryLives { primary }),
+    }
+}
+
+/// A voter that lost its memory knows no member, so it helps nobody but in the very first promotion.
+fn empty_record(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
+    (view.record.is_empty() && request.basis != Basis::First).then_some(Denial::EmptyRecord)
+}
+
+/// A promotion is for a new term, and the first promotion happens once.
+fn older_term(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
+    let term = view.record.term;
+    let is_second_first = request.basis == Basis::First && !view.record.is_empty();
+    (is_second_first || request.record.term.number <= term.number).then_some(Denial::OlderTerm { term })
+}
+
+/// Only who holds every completed write may be promoted.
+fn not_a_member(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
+    let recorded = view.record.in_sync.incarnation_of(request.candidate);
+    let is_member = match request.basis {
+        Basis::First => true,
+        Basis::Member { continues } => recorded == Some(continues),
+        Basis::AllReported => recorded.is_some(),
+    };
+    (!is_member).then_some(Denial::NotAMember { term: view.record.term })
+}
+
+/// Reports replace membership only where no member lives on.
+fn member_lives(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
+    let lives = request.basis == Basis::AllReported && view.is_living_member();
+    lives.then_some(Denial::MemberLives { member: view.node })
+}
+
+/// Everything that a member holds may have been read from it or completed by it.
+fn behind(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
+    let own = view.position.filter(|_| view.is_member_for(request.basis))?;
+    let compares = request.basis != Basis::First;
+    (compares && order(own) > order(request.position)).then_some(Denial::Behind { lsn: own.lsn })
+}
+
+/// Identities have no order, so the generation's does not decide who is ahead.
+fn order(position: Position) -> (Term, Lsn, Lsn) {
+    (position.term, position.first_lsn, position.lsn)
+}
+
+/// A new Primary counts on nobody who does not hold exactly what it holds.
+fn not_in_sync(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
+    let named = request.record.in_sync.incarnation_of(view.node);
+    let named = named.filter(|_| view.node != request.candidate)?;
+    let is_same = view.position == Some(request.position) && named == view.incarnation;
+    let lsn = view.position.unwrap_or_default().lsn;
+    (!is_same || !view.is_member_for(request.basis)).then_some(Denial::NotInSync { lsn })
+}
+
+/// The old Primary may still answer reads until its lease is over. Who was Primary itself, and asks or is
+/// asked as something else now, need not wait for itself.
+fn lease(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
+    let primary = view.record.primary?;
+    let is_over = view.reign == Reign::Over || primary == request.candidate || primary == view.node;
+    if is_over || request.peer_is_fenced {
+        return None;
+    }
+    // A voter that has just started does not know what it heard before.
+    let since = view.last_primary_frame.map_or(view.started, |heard| heard.max(view.started));
+    let ends = since.plus(view.peer_timeout.times(2));
+    (view.now < ends).then(|| Denial::Lease { remaining: ends.since(view.now) })
+}
+
+/// Why a voter does not store a record that it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreDenial {
+    /// It is not among the voters of that record, or they are others than those of its own.
+    #[error("the voters of the record sent differ from those of the record stored")]
+    OtherVoters,
+    /// It has stored the same or a newer one.
+    #[error("a record of term {term}, version {version} is stored already")]
+    OlderRecord {
+        /// Term of its own.
+        term: Term,
+        /// Version of its own.
+        version: u64,
+    },
+    /// Within a reign only its Primary changes the record.
+    #[error("{from} is not the Primary of term {term}")]
+    NotThePrimary {
+        /// Who sent it.
+        from: NodeId,
+        /// Term of the record sent.
+        term: Term,
+    },
+}
+
+/// Whether a voter with the record `own`, which knows itself and others as `known`, stores `update`, which
+/// `from` sent outside of a vote.
+///
+/// # Errors
+/// The reason against it.
+pub fn may_store(
+    own: &MembershipRecord,
+    known: &VoterList,
+    update: &MembershipRecord,
+    from: NodeId,
+) -> Result<(), StoreDenial> {
+    if !fits(known, &update.voters) || !(own.is_empty() || own.voters == update.voters) {
+        return Err(StoreDenial::OtherVoters);
+    }
+    if update.order() <= own.order() {
+        return Err(StoreDenial::OlderRecord { term: own.term, version: own.version });
+    }
+    let is_primary = match (own.term == update.term, update.primary) {
+        (true, _) => own.primary == Some(from),
+        (false, Some(primary)) => primary == from,
+        // The end of a reign that this voter missed: nobody is Primary, any member may tell.
+        (false, None) => update.in_sync.has_node(from),
+    };
+    if is_primary { Ok(()) } else { Err(StoreDenial::NotThePrimary { from, term: update.term }) }
+}

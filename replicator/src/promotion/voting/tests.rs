@@ -1,0 +1,522 @@
+//! Every row of the table by itself, the table as a whole in a small world, and the accidents that one voter
+//! withstands alone.
+
+use super::*;
+use crate::peer::message::VoteStage;
+use crate::promotion::membership::InSyncSet;
+use crate::units::{GenerationId, VoterId};
+
+const A: NodeId = NodeId(0);
+const B: NodeId = NodeId(1);
+const T: NodeId = NodeId(2);
+/// The runs that the record names.
+const A_RUN: Incarnation = Incarnation(11);
+const B_RUN: Incarnation = Incarnation(12);
+const TIMEOUT: Span = Span::from_millis(3000);
+
+fn voters() -> VoterList {
+    let mut voters = VoterList::default();
+    voters.ids[..3].copy_from_slice(&[VoterId(100), VoterId(101), VoterId(102)]);
+    voters
+}
+
+fn term(number: u64) -> Term {
+    Term { number, taker: 1000 - number }
+}
+
+fn record(number: u64, primary: Option<NodeId>, in_sync: InSyncSet) -> MembershipRecord {
+    MembershipRecord { term: term(number), version: 3, primary, in_sync, voters: voters() }
+}
+
+fn both() -> InSyncSet {
+    InSyncSet::of(A, A_RUN).with(B, B_RUN)
+}
+
+fn position(lsn: u64) -> Position {
+    Position { term: term(5), first_lsn: Lsn(90), lsn: Lsn(lsn), generation: GenerationId(7) }
+}
+
+/// A tiebreaker that has heard nothing from the Primary for a long time.
+fn tiebreaker(record: &MembershipRecord) -> VoterView<'_> {
+    VoterView {
+        record,
+        node: T,
+        position: None,
+        incarnation: Incarnation(0),
+        continues: None,
+        now: Tick(60_000_000),
+        started: Tick(0),
+        last_primary_frame: None,
+        reign: Reign::MayLast,
+        seen_primary: SeenPrimary::Nobody,
+        peer_timeout: TIMEOUT,
+        voters: 3,
+        known: voters(),
+    }
+}
+
+/// Replica A in the run that the record names, with everything up to 100.
+fn replica_a(record: &MembershipRecord) -> VoterView<'_> {
+    let position = Some(position(100));
+    VoterView { node: A, position, incarnation: A_RUN, ..tiebreaker(record) }
+}
+
+/// B, a member with everything up to 100, asks for term 6.
+fn request() -> VoteRequest {
+    VoteRequest {
+        round: 1,
+        stage: VoteStage::Take,
+        candidate: B,
+        incarnation: B_RUN,
+        basis: Basis::Member { continues: B_RUN },
+        position: position(100),
+        record: record(6, Some(B), InSyncSet::of(B, B_RUN)),
+        peer_is_fenced: false,
+    }
+}
+
+#[test]
+fn a_member_is_granted_its_term_by_everybody_who_has_nothing_against_it() {
+    let record = record(5, Some(A), both());
+    assert_eq!(may_grant(&tiebreaker(&record), &request()), Ok(()));
+    assert_eq!(may_grant(&replica_a(&record), &request()), Ok(()));
+}
+
+#[test]
+fn other_voters_are_refused_wherever_they_differ() {
+    let record = record(5, Some(A), both());
+    let empty = MembershipRecord::default();
+    let view = tiebreaker(&record);
+    let denied = |view: &VoterView<'_>, change: fn(&mut VoteRequest)| {
+        let mut request = request();
+        request.basis = if view.record.is_empty() { Basis::First } else { request.basis };
+        change(&mut request);
+        may_grant(view, &request) == Err(Denial::OtherVoters)
+    };
+    assert!(denied(&view, |request| request.record.voters.ids[0] = VoterId(999)), "not as recorded");
+    assert!(denied(&view, |request| request.record.voters.ids[2] = VoterId(999)), "not this voter");
+    assert!(denied(&view, |request| request.record.voters.ids[3] = VoterId(103)), "one more");
+    assert!(denied(&view, |request| request.record.voters.ids[1] = VoterId(0)), "one that nobody met");
+    assert!(denied(&VoterView { voters: 4, ..view }, |_| ()), "another number by configuration");
+    let fresh = tiebreaker(&empty);
+    assert!(!denied(&fresh, |_| ()));
+    assert!(denied(&fresh, |request| request.record.voters.ids[0] = VoterId(999)), "not the one met");
+    let mut itself = VoterList::default();
+    itself.ids[2] = VoterId(9);
+    assert!(denied(&VoterView { known: itself, ..fresh }, |_| ()), "listed as another than it is");
+}
+
+#[test]
+fn nobody_deposes_a_primary_that_the_voter_is_or_sees() {
+    let record = record(5, Some(A), both());
+    let here = VoterView { seen_primary: SeenPrimary::Here, ..replica_a(&record) };
+    let linked = VoterView { seen_primary: SeenPrimary::Linked(A), ..tiebreaker(&record) };
+    for view in [here, linked] {
+        let fenced = VoteRequest { peer_is_fenced: true, ..request() };
+        assert_eq!(may_grant(&view, &fenced), Err(Denial::PrimaryLives { primary: A }));
+    }
+}
+
+#[test]
+fn a_voter_without_a_record_votes_in_the_first_promotion_only() {
+    let empty = MembershipRecord::default();
+    let first = VoteRequest { basis: Basis::First, ..request() };
+    assert_eq!(may_grant(&tiebreaker(&empty), &first), Ok(()));
+    assert_eq!(may_grant(&tiebreaker(&empty), &request()), Err(Denial::EmptyRecord));
+    let reported = VoteRequest { basis: Basis::AllReported, ..request() };
+    assert_eq!(may_grant(&tiebreaker(&empty), &reported), Err(Denial::EmptyRecord));
+}
+
+#[test]
+fn a_voter_with_a_record_never_votes_for_a_first_promotion_or_an_old_term() {
+    let record = record(5, Some(A), both());
+    let first = VoteRequest { basis: Basis::First, ..request() };
+    let denial = Err(Denial::OlderTerm { term: term(5) });
+    assert_eq!(may_grant(&tiebreaker(&record), &first), denial);
+    for taker in [0, 995, u64::MAX] {
+        let mut same = request();
+        same.record.term = Term { number: 5, taker };
+        assert_eq!(may_grant(&tiebreaker(&record), &same), denial, "taker {taker}");
+    }
+}
+
+#[test]
+fn a_candidate_outside_the_set_is_refused_whatever_it_holds() {
+    let alone = record(5, Some(A), InSyncSet::of(A, A_RUN));
+    let ahead = VoteRequest { position: position(1000), peer_is_fenced: true, ..request() };
+    let denial = Err(Denial::NotAMember { term: term(5) });
+    assert_eq!(may_grant(&tiebreaker(&alone), &ahead), denial);
+    assert_eq!(may_grant(&tiebreaker(&alone), &VoteRequest { basis: Basis::AllReported, ..ahead }), denial);
+}
+
+#[test]
+fn a_member_that_did_not_continue_its_recorded_run_is_no_member() {
+    let record = record(5, Some(A), both());
+    let restarted = Basis::Member { continues: Incarnation(77) };
+    let request = VoteRequest { basis: restarted, ..request() };
+    assert_eq!(may_grant(&tiebreaker(&record), &request), Err(Denial::NotAMember { term: term(5) }));
+}
+
+#[test]
+fn reports_count_for_nothing_while_a_member_lives() {
+    let record = record(5, Some(A), both());
+    let reported = VoteRequest { basis: Basis::AllReported, ..request() };
+    assert_eq!(may_grant(&replica_a(&record), &reported), Err(Denial::MemberLives { member: A }));
+    let continued = VoterView { incarnation: Incarnation(50), continues: Some(A_RUN), ..replica_a(&record) };
+    assert_eq!(may_grant(&continued, &reported), Err(Denial::MemberLives { member: A }));
+    let restarted = VoterView { incarnation: Incarnation(50), ..replica_a(&record) };
+    assert_eq!(may_grant(&restarted, &reported), Ok(()));
+    let behind = VoteRequest { position: position(99), ..reported };
+    assert_eq!(may_grant(&restarted, &behind), Err(Denial::Behind { lsn: Lsn(100) }), "nodes compare");
+}
+
+#[test]
+fn a_member_votes_for_nobody_behind_it_and_a_non_member_does_not_compare() {
+    let record = record(5, Some(A), both());
+    let behind = VoteRequest { position: position(99), ..request() };
+    assert_eq!(may_grant(&replica_a(&record), &behind), Err(Denial::Behind { lsn: Lsn(100) }));
+    let former = VoterView { incarnation: Incarnation(50), ..replica_a(&record) };
+    assert_eq!(may_grant(&former, &behind), Ok(()));
+    assert_eq!(may_grant(&tiebreaker(&record), &behind), Ok(()));
+}
+
+#[test]
+fn the_identity_of_a_generation_never_decides_who_is_ahead() {
+    let record = record(5, Some(A), both());
+    for generation in [1, 7, u64::MAX] {
+        let position = Position { generation: GenerationId(generation), ..position(100) };
+        assert_eq!(may_grant(&replica_a(&record), &VoteRequest { position, ..request() }), Ok(()));
+    }
+    let older_reign = Position { term: term(4), ..position(1000) };
+    let request = VoteRequest { position: older_reign, ..request() };
+    assert_eq!(may_grant(&replica_a(&record), &request), Err(Denial::Behind { lsn: Lsn(100) }));
+}
+
+#[test]
+fn a_voter_is_named_in_sync_only_at_exactly_the_candidates_position_and_in_its_present_run() {
+    let own = record(5, Some(A), both());
+    let naming = |run, lsn| VoteRequest {
+        record: record(6, Some(B), InSyncSet::of(B, B_RUN).with(A, run)),
+        position: position(lsn),
+        ..request()
+    };
+    let view = replica_a(&own);
+    let denial = Err(Denial::NotInSync { lsn: Lsn(100) });
+    assert_eq!(may_grant(&view, &naming(A_RUN, 100)), Ok(()));
+    assert_eq!(may_grant(&view, &naming(A_RUN, 101)), denial, "the candidate is ahead");
+    assert_eq!(may_grant(&view, &naming(Incarnation(50), 100)), denial, "another run");
+    let mut other = naming(A_RUN, 100);
+    other.position.generation = GenerationId(8);
+    assert_eq!(may_grant(&view, &other), denial, "another generation");
+    let restarted = VoterView { incarnation: Incarnation(50), ..view };
+    assert_eq!(may_grant(&restarted, &naming(Incarnation(50), 100)), denial, "no member any more");
+    let continued = VoterView { continues: Some(A_RUN), ..restarted };
+    assert_eq!(may_grant(&continued, &naming(Incarnation(50), 100)), Ok(()), "its runs are exchanged");
+}
+
+#[test]
+fn the_lease_ends_two_timeouts_after_the_last_frame_and_after_the_start() {
+    let record = record(5, Some(A), both());
+    let at = |now, started, heard: Option<u64>| {
+        let view = VoterView {
+            now: Tick(now),
+            started: Tick(started),
+            last_primary_frame: heard.map(Tick),
+            ..tiebreaker(&record)
+        };
+        may_grant(&view, &request())
+    };
+    let remaining = |span| Err(Denial::Lease { remaining: Span(span) });
+    assert_eq!(at(10_000_000, 0, Some(4_000_001)), remaining(1));
+    assert_eq!(at(10_000_000, 0, Some(4_000_000)), Ok(()));
+    assert_eq!(at(10_000_000, 9_000_000, None), remaining(5_000_000));
+    assert_eq!(at(10_000_000, 9_000_000, Some(1)), remaining(5_000_000));
+    assert_eq!(at(6_000_000, 0, None), Ok(()));
+}
+
+#[test]
+fn the_lease_is_not_waited_for_where_the_reign_is_known_to_be_over() {
+    let own = record(5, Some(A), both());
+    fn fresh(record: &MembershipRecord) -> VoterView<'_> {
+        VoterView { last_primary_frame: Some(Tick(60_000_000)), ..tiebreaker(record) }
+    }
+    let waits = |view: &VoterView<'_>, request: &VoteRequest| {
+        matches!(may_grant(view, request), Err(Denial::Lease { .. }))
+    };
+    assert!(waits(&fresh(&own), &request()));
+    assert!(!waits(&VoterView { reign: Reign::Over, ..fresh(&own) }, &request()), "told");
+    assert!(!waits(&fresh(&own), &VoteRequest { peer_is_fenced: true, ..request() }), "fenced");
+    assert!(!waits(&fresh(&record(5, None, both())), &request()), "demoted");
+    assert!(!waits(&fresh(&record(5, Some(B), both())), &request()), "the restarted Primary asks itself");
+    let former = VoterView { last_primary_frame: Some(Tick(60_000_000)), ..replica_a(&own) };
+    assert!(!waits(&former, &request()), "the restarted Primary is asked");
+}
+
+#[test]
+fn a_late_proposal_never_replaces_the_record_that_followed_it() {
+    let known = &voters();
+    let with_b = MembershipRecord { version: 4, ..record(5, Some(A), both()) };
+    let without_b = MembershipRecord { version: 5, ..record(5, Some(A), InSyncSet::of(A, A_RUN)) };
+    assert_eq!(may_store(&with_b, known, &without_b, A), Ok(()));
+    let denial = StoreDenial::OlderRecord { term: term(5), version: 5 };
+    assert_eq!(may_store(&without_b, known, &with_b, A), Err(denial));
+    assert_eq!(may_store(&without_b, known, &without_b, A), Err(denial));
+    // B, still believing to be in the set, gets no vote from who knows better.
+    let denied = may_grant(&tiebreaker(&without_b), &request());
+    assert_eq!(denied, Err(Denial::NotAMember { term: term(5) }));
+}
+
+#[test]
+fn a_restart_proves_nothing_to_a_voter() {
+    let record = record(5, Some(B), both());
+    let restarted = VoteRequest {
+        candidate: A,
+        incarnation: Incarnation(50),
+        basis: Basis::Member { continues: Incarnation(50) },
+        position: position(90),
+        record: self::record(6, Some(A), InSyncSet::of(A, Incarnation(50))),
+        ..request()
+    };
+    let denial = Err(Denial::NotAMember { term: term(5) });
+    assert_eq!(may_grant(&tiebreaker(&record), &restarted), denial);
+    // Nor while the member that holds 91 to 100 lives.
+    let b = VoterView { node: B, incarnation: B_RUN, ..replica_a(&record) };
+    let reported = VoteRequest { basis: Basis::AllReported, ..restarted };
+    assert_eq!(may_grant(&b, &reported), Err(Denial::MemberLives { member: B }));
+}
+
+#[test]
+fn a_reinstalled_tiebreaker_promotes_no_stale_replica() {
+    let empty = MembershipRecord::default();
+    let voter = VoterId(555);
+    let mut known = VoterList::default();
+    known.ids[2] = voter;
+    let reinstalled = VoterView { known, ..tiebreaker(&empty) };
+    assert_eq!(may_grant(&reinstalled, &request()), Err(Denial::OtherVoters));
+    let mut adapted = request();
+    adapted.record.voters.ids[2] = voter;
+    assert_eq!(may_grant(&reinstalled, &adapted), Err(Denial::EmptyRecord));
+    // The replica that remembers refuses the new identity in the list.
+    let stale = record(5, Some(A), both());
+    let b = VoterView { node: B, incarnation: B_RUN, ..replica_a(&stale) };
+    assert_eq!(may_grant(&b, &adapted), Err(Denial::OtherVoters));
+    // And it is no place to record anything.
+    assert_eq!(may_store(&empty, &known, &stale, A), Err(StoreDenial::OtherVoters));
+}
+
+#[test]
+fn a_voter_that_restarts_in_a_partition_waits_like_any_other() {
+    let record = record(5, Some(A), both());
+    let b = VoterView {
+        node: B,
+        incarnation: Incarnation(51),
+        continues: Some(B_RUN),
+        started: Tick(59_999_000),
+        ..replica_a(&record)
+    };
+    assert_eq!(may_grant(&b, &request()), Err(Denial::Lease { remaining: Span(5_999_000) }));
+}
+
+#[test]
+fn a_candidacy_without_a_chance_changes_nothing() {
+    let alone = record(5, Some(A), InSyncSet::of(A, A_RUN));
+    for number in 6..20 {
+        let mut request = request();
+        request.record.term = term(number);
+        assert_eq!(may_grant(&tiebreaker(&alone), &request), Err(Denial::NotAMember { term: term(5) }));
+        let linked = VoterView { seen_primary: SeenPrimary::Linked(A), ..tiebreaker(&alone) };
+        assert_eq!(may_grant(&linked, &request), Err(Denial::PrimaryLives { primary: A }));
+    }
+}
+
+#[test]
+fn within_a_reign_only_its_primary_changes_the_record() {
+    let known = &voters();
+    let own = record(5, Some(A), both());
+    let update = MembershipRecord { version: 4, ..own };
+    let denial = |from, number| Err(StoreDenial::NotThePrimary { from, term: term(number) });
+    assert_eq!(may_store(&own, known, &update, A), Ok(()));
+    assert_eq!(may_store(&own, known, &update, B), denial(B, 5));
+    let usurped = MembershipRecord { primary: Some(B), ..update };
+    assert_eq!(may_store(&own, known, &usurped, B), denial(B, 5));
+    let next = record(6, Some(B), both());
+    assert_eq!(may_store(&own, known, &next, B), Ok(()));
+    assert_eq!(may_store(&own, known, &next, A), denial(A, 6));
+    assert_eq!(
+        may_store(&next, known, &update, A),
+        Err(StoreDenial::OlderRecord { term: term(6), version: 3 })
+    );
+    let ended = MembershipRecord { primary: None, version: 5, ..own };
+    assert_eq!(may_store(&own, known, &ended, A), Ok(()));
+    assert_eq!(may_store(&ended, known, &MembershipRecord { version: 6, ..own }, A), denial(A, 5));
+    let missed = record(6, None, InSyncSet::of(B, B_RUN));
+    assert_eq!(may_store(&own, known, &missed, B), Ok(()));
+    assert_eq!(may_store(&own, known, &missed, A), denial(A, 6));
+    assert_eq!(may_store(&MembershipRecord::default(), known, &own, A), Ok(()));
+}
+
+/// The rules once more, in the order of the prose and not of the table.
+fn oracle(view: &VoterView<'_>, request: &VoteRequest) -> Vec<&'static str> {
+    let recorded = |node| view.record.in_sync.incarnation_of(node);
+    let alive = recorded(view.node).is_some_and(|run| run == view.incarnation || view.continues == Some(run));
+    let compares = match request.basis {
+        Basis::First => false,
+        Basis::Member { .. } => alive,
+        Basis::AllReported => recorded(view.node).is_some(),
+    };
+    let mut against = Vec::new();
+    let mut holds = |name, condition| {
+        if condition {
+            against.push(name)
+        }
+    };
+    holds("PrimaryLives", view.seen_primary != SeenPrimary::Nobody);
+    let silent_for = view.now.0 - view.last_primary_frame.unwrap_or(view.started).0;
+    let waits = silent_for < 2 * view.peer_timeout.0
+        && view.reign == Reign::MayLast
+        && !request.peer_is_fenced
+        && view.record.primary.is_some_and(|primary| primary != view.node && primary != request.candidate);
+    holds("Lease", waits);
+    holds("OtherVoters", request.record.voters != view.known);
+    holds("EmptyRecord", view.record.term.number == 0 && request.basis != Basis::First);
+    let repeated = request.basis == Basis::First && view.record.term.number > 0;
+    holds("OlderTerm", repeated || request.record.term.number <= view.record.term.number);
+    holds(
+        "NotAMember",
+        match request.basis {
+            Basis::First => false,
+            Basis::Member { continues } => recorded(request.candidate) != Some(continues),
+            Basis::AllReported => recorded(request.candidate).is_none(),
+        },
+    );
+    holds("MemberLives", alive && request.basis == Basis::AllReported);
+    let ahead = view.position.is_some_and(|own| own.lsn > request.position.lsn);
+    holds("Behind", compares && ahead);
+    let named = request.record.in_sync.incarnation_of(view.node).filter(|_| view.node != request.candidate);
+    let fits = view.position == Some(request.position) && (compares || request.basis == Basis::First);
+    holds("NotInSync", named.is_some_and(|run| run != view.incarnation || !fits));
+    against
+}
+
+fn name_of(vote: Result<(), Denial>) -> &'static str {
+    match vote {
+        Ok(()) => "Granted",
+        Err(Denial::OtherVoters) => "OtherVoters",
+        Err(Denial::PrimaryLives { .. }) => "PrimaryLives",
+        Err(Denial::EmptyRecord) => "EmptyRecord",
+        Err(Denial::OlderTerm { .. }) => "OlderTerm",
+        Err(Denial::NotAMember { .. }) => "NotAMember",
+        Err(Denial::MemberLives { .. }) => "MemberLives",
+        Err(Denial::Behind { .. }) => "Behind",
+        Err(Denial::NotInSync { .. }) => "NotInSync",
+        Err(Denial::Lease { .. }) => "Lease",
+    }
+}
+
+/// Every view of a small world.
+fn views(records: &[MembershipRecord]) -> Vec<VoterView<'_>> {
+    let old_run = Incarnation(50);
+    let runs = [
+        (A, A_RUN, None),
+        (A, old_run, None),
+        (A, old_run, Some(A_RUN)),
+        (B, B_RUN, None),
+        (B, old_run, None),
+        (T, Incarnation(0), None),
+    ];
+    let mut views = Vec::new();
+    for record in records {
+        for (node, incarnation, continues) in runs {
+            for seen_primary in [SeenPrimary::Nobody, SeenPrimary::Here, SeenPrimary::Linked(A)] {
+                for reign in [Reign::MayLast, Reign::Over] {
+                    for heard in [None, Some(Tick(55_000_000))] {
+                        let position = (node != T).then(|| position(100));
+                        let last_primary_frame = heard;
+                        let base = tiebreaker(record);
+                        views.push(VoterView {
+                            node,
+                            position,
+                            incarnation,
+                            continues,
+                            last_primary_frame,
+                            reign,
+                            seen_primary,
+                            ..base
+                        });
+                    }
+                }
+            }
+        }
+    }
+    views
+}
+
+/// Every request of a small world.
+fn requests() -> Vec<VoteRequest> {
+    let mut requests = Vec::new();
+    let bases = [
+        Basis::First,
+        Basis::AllReported,
+        Basis::Member { continues: A_RUN },
+        Basis::Member { continues: B_RUN },
+    ];
+    for (candidate, incarnation, other) in [(A, A_RUN, B), (B, B_RUN, A)] {
+        for basis in bases {
+            for (number, lsn) in [(5, 99), (5, 100), (6, 99), (6, 100), (6, 101)] {
+                for named in [None, Some(A_RUN), Some(B_RUN), Some(Incarnation(50))] {
+                    for (peer_is_fenced, same_voters) in [(false, true), (true, true), (false, false)] {
+                        let mut in_sync = InSyncSet::of(candidate, incarnation);
+                        if let Some(run) = named {
+                            in_sync = in_sync.with(other, run);
+                        }
+                        let mut record = record(number, Some(candidate), in_sync);
+                        if !same_voters {
+                            record.voters.ids[0] = VoterId(999);
+                        }
+                        let position = position(lsn);
+                        let base = request();
+                        requests.push(VoteRequest {
+                            candidate,
+                            incarnation,
+                            basis,
+                            position,
+                            record,
+                            peer_is_fenced,
+                            ..base
+                        });
+                    }
+                }
+            }
+        }
+    }
+    requests
+}
+
+#[test]
+fn exactly_one_row_decides_every_request_in_a_small_world() {
+    let records = [
+        MembershipRecord { voters: voters(), ..MembershipRecord::default() },
+        record(5, Some(A), InSyncSet::of(A, A_RUN)),
+        record(5, Some(A), both()),
+        record(5, None, both()),
+    ];
+    let mut decided = std::collections::BTreeMap::new();
+    for view in views(&records) {
+        for request in requests() {
+            let against = oracle(&view, &request);
+            for row in GRANT_ROWS {
+                let denial = (row.denies)(&view, &request);
+                let name = denial.map_or("", |denial| name_of(Err(denial)));
+                let expected = if against.contains(&row.name) { row.name } else { "" };
+                assert_eq!(name, expected, "row {} of {view:?} and {request:?}", row.name);
+            }
+            let deciding = GRANT_ROWS.iter().map(|row| row.name).find(|name| against.contains(name));
+            let name = name_of(may_grant(&view, &request));
+            assert_eq!(name, deciding.unwrap_or("Granted"));
+            *decided.entry(name).or_insert(0u32) += 1;
+        }
+    }
+    let all: Vec<_> = GRANT_ROWS.iter().map(|row| row.name).chain(["Granted"]).collect();
+    assert!(all.iter().all(|name| decided.contains_key(name)), "every row decides something: {decided:?}");
+    assert_eq!(decided.len(), all.len());
+}
