@@ -1,6 +1,7 @@
 //! twinblk: a replicated block device in user space. Parses the command line, dispatches, and turns the
 //! outcome into an exit status; everything else is elsewhere.
 
+mod border;
 mod cli;
 mod config_file;
 mod control_protocol;
