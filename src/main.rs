@@ -4,6 +4,7 @@
 mod border;
 mod cli;
 mod config_file;
+mod control_plane;
 mod control_protocol;
 mod data_plane;
 
