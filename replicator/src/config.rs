@@ -49,6 +49,8 @@ pub struct Config {
     pub heartbeat: Span,
     /// Silence after which a peer counts as lost; the lease of a Primary.
     pub peer_timeout: Span,
+    /// Digest of the parts of the configuration that must be equal on every voter.
+    pub digest: u64,
     /// Time after which an unfinished journal write or flush counts as failed.
     pub disk_timeout: Span,
 }

@@ -6,6 +6,7 @@ pub mod recovery;
 pub mod recovery_case;
 pub mod ring;
 mod walk;
+pub mod writer;
 
 /// A piece of the ring to read. Offset and length are whole blocks, so O_DIRECT may serve it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ impl Prng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,6 +25,6 @@ impl Prng {
 
     /// The next number that can be an identity: zero means "none".
     pub fn identity(&mut self) -> u64 {
-        self.next().max(1)
+        self.draw().max(1)
     }
 }

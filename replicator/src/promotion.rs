@@ -1,6 +1,9 @@
 //! Who may be Primary, and who may go on alone (semantics §3).
 
+pub mod ballot;
 pub mod membership;
+pub mod preconditions;
 pub mod refusal;
+pub mod tiebreaker;
 pub mod tiebreaker_file;
 pub mod voting;

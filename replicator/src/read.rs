@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::effect::{Completion, Effect, Effects};
 use crate::event::{AllocatedExtent, IoId};
-use crate::units::{BLOCK_BYTES, ByteRange, Lsn, RequestId, bytes_u64, bytes_usize, index_range};
+use crate::units::{BLOCK_BYTES, ByteRange, Lsn, RequestId, bytes_usize, index_range};
 use crate::write_back::extent_map::Piece;
 use crate::write_back::{ContentBytes, WriteBack};
 
@@ -52,7 +52,13 @@ impl Reads {
     }
 
     /// Starts what may start.
-    pub fn advance(&mut self, complete: Lsn, write_back: &WriteBack, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) {
+    pub fn advance(
+        &mut self,
+        complete: Lsn,
+        write_back: &WriteBack,
+        next_io: &mut impl FnMut() -> IoId,
+        effects: &mut Effects,
+    ) {
         if self.parked.is_empty() {
             return;
         }
@@ -66,7 +72,13 @@ impl Reads {
         }
     }
 
-    fn start(&mut self, read: Parked, write_back: &WriteBack, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) {
+    fn start(
+        &mut self,
+        read: Parked,
+        write_back: &WriteBack,
+        next_io: &mut impl FnMut() -> IoId,
+        effects: &mut Effects,
+    ) {
         let number = self.next;
         self.next += 1;
         let blocks = read.range.covering_blocks();
@@ -105,8 +117,12 @@ impl Reads {
         if self.fetching.values().all(|fetching| fetching.missing > 0) {
             return;
         }
-        let ready: Vec<u64> =
-            self.fetching.iter().filter(|(_, fetching)| fetching.missing == 0).map(|(number, _)| *number).collect();
+        let ready: Vec<u64> = self
+            .fetching
+            .iter()
+            .filter(|(_, fetching)| fetching.missing == 0)
+            .map(|(number, _)| *number)
+            .collect();
         for number in ready {
             let fetching = self.fetching.remove(&number).expect("it was just found");
             let skip = fetching.range.offset % BLOCK_BYTES;
@@ -123,7 +139,12 @@ impl Reads {
     }
 
     /// The disk's answer to an allocation query, corrected by what is not in the data area yet.
-    pub fn on_allocation(&mut self, io: IoId, extents: &[AllocatedExtent], write_back: &WriteBack) -> Option<(RequestId, Completion)> {
+    pub fn on_allocation(
+        &mut self,
+        io: IoId,
+        extents: &[AllocatedExtent],
+        write_back: &WriteBack,
+    ) -> Option<(RequestId, Completion)> {
         let (id, range) = self.queries.remove(&io)?;
         Some((id, Completion::Allocation(corrected_extents(range, extents, write_back))))
     }
@@ -194,7 +215,11 @@ fn part_of(pieces: impl Iterator<Item = Bytes>, skip: u64, length: u64) -> Vec<B
 }
 
 /// What the disk says of `range`, overridden by pending records; neighbours of one kind are joined.
-fn corrected_extents(range: ByteRange, extents: &[AllocatedExtent], write_back: &WriteBack) -> Vec<AllocatedExtent> {
+fn corrected_extents(
+    range: ByteRange,
+    extents: &[AllocatedExtent],
+    write_back: &WriteBack,
+) -> Vec<AllocatedExtent> {
     let Some(blocks) = range.covering_blocks() else { return Vec::new() };
     let mut corrected: Vec<AllocatedExtent> = Vec::new();
     let mut add = |start: u64, end: u64, is_hole: bool| {
@@ -241,7 +266,7 @@ pub fn pending_block(write_back: &WriteBack, block: u64) -> Option<Bytes> {
 mod tests {
     use super::*;
     use crate::record::{Record, RecordKind};
-    use crate::units::{BlockRange, Tick};
+    use crate::units::{BlockRange, Tick, bytes_u64};
 
     #[test]
     fn a_read_takes_each_block_from_where_its_newest_bytes_are() {
@@ -264,7 +289,9 @@ mod tests {
         }
         reads.answer(&mut effects);
         let answers: Vec<_> = effects.drain().collect();
-        let [Effect::CompleteRequest { outcome: Completion::Bytes(bytes), .. }] = &answers[..] else { panic!("{answers:?}") };
+        let [Effect::CompleteRequest { outcome: Completion::Bytes(bytes), .. }] = &answers[..] else {
+            panic!("{answers:?}")
+        };
         let mut expected = vec![5; 96];
         expected.extend([7; 4096]);
         expected.extend([0; 4096]);

@@ -26,7 +26,8 @@ use std::collections::BTreeMap;
 use crate::config::Config;
 use crate::effect::{Answer, Effect, Effects, ExportState};
 use crate::event::{Event, IoId, LinkId, OrderId};
-use crate::journal::recovery::{RecoveryCase, RecoveryPlan};
+use crate::journal::recovery::RecoveryPlan;
+use crate::journal::recovery_case::RecoveryCase;
 use crate::journal::writer::JournalWriter;
 use crate::layout::bitmap_page::BitmapPage;
 use crate::layout::superblock::{DurableDisk, Superblock};
@@ -37,7 +38,7 @@ use crate::promotion::membership::MembershipRecord;
 use crate::read::Reads;
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::{Revision, SuperblockKeeper};
-use crate::units::{Incarnation, Lsn, NodeId, RequestId, Tick};
+use crate::units::{Incarnation, Lsn, NodeId, RequestId, Span, Tick};
 use crate::write::Writes;
 use crate::write_back::WriteBack;
 
@@ -74,11 +75,12 @@ pub struct Restored {
     pub continuity: Option<ContinuityMark>,
 }
 
+/// Time between two looks at something that is overdue.
+const OVERDUE_PAUSE: Span = Span::from_millis(1);
+
 /// What an I/O was ordered for, where the part that ordered it does not keep that itself.
 #[derive(Clone, Debug)]
 enum IoPurpose {
-    /// A write of a write-back round.
-    WriteBack,
     /// A flush of the data area that covers everything up to here.
     DataFlush(Lsn),
     /// An edge block of a ragged write.
@@ -181,7 +183,7 @@ impl Replica {
         assert_eq!(superblock.volume_bytes, config.volume_bytes, "the shell has compared the sizes");
         assert_eq!(superblock.node, config.local, "the shell has compared the node numbers");
         let mut random = Prng::new(seed);
-        let is_corrupt = matches!(recovery.case, RecoveryCase::Corrupt);
+        let is_corrupt = recovery.verdict == RecoveryCase::Corrupt;
         let disk = match superblock.disk {
             DurableDisk::Inconsistent => DiskState::Inconsistent,
             _ if is_corrupt => DiskState::Inconsistent,
@@ -193,8 +195,12 @@ impl Replica {
         for (_, record) in recovery.replay {
             write_back.accept(record, started);
         }
-        let journal = JournalWriter::new(recovery.ring, superblock.zones.journal().offset, recovery.flushed_up_to);
-        let bitmap = bitmap_pages.into_iter().map(|page| ((page.peer_slot, page.page_index), page)).collect();
+        let journal =
+            JournalWriter::new(recovery.ring, superblock.zones.journal().offset, recovery.flushed_up_to);
+        let bitmap = bitmap_pages
+            .into_iter()
+            .map(|page| ((page.header.peer_slot, page.header.page_index), page))
+            .collect();
         let peers = config.other_voters().map(|node| Peer::new(node, &config, &superblock)).collect();
         Self {
             now: started,
@@ -253,7 +259,9 @@ impl Replica {
             Event::PeerConnected { peer, link, voter } => self.on_peer_connected(peer, link, voter, effects),
             Event::FrameReceived { peer, link, frame } => self.on_frame(peer, link, &frame, effects),
             Event::FramesSent { peer, link, frames } => self.on_frames_sent(peer, link, frames),
-            Event::PeerLost { peer, link, reason } => self.on_peer_lost(peer, link, &reason.to_string(), effects),
+            Event::PeerLost { peer, link, reason } => {
+                self.on_peer_lost(peer, link, &reason.to_string(), effects)
+            }
             Event::PeerUnreachable { peer, reason } => self.on_peer_unreachable(peer, reason),
             Event::OperatorAsked { order, what } => self.on_order(order, what, effects),
         }
@@ -301,13 +309,12 @@ impl Replica {
             Start::Flushing => {
                 self.journal.want_flush(self.journal.accepted());
                 if self.journal.is_clean() {
-                    let end = self.journal.accepted();
-                    let session = self.journal.ring().session();
+                    let ring = self.journal.ring();
+                    let anchor = ring.anchor(ring.tail(), self.data_flushed);
                     let (incarnation, continues) = (self.incarnation, self.continues);
                     let is_damaged = self.disk == DiskState::Inconsistent;
                     let revision = self.superblock.change(|content| {
-                        content.journal.session = session;
-                        content.journal.session_first_lsn = end.next();
+                        content.journal = anchor;
                         content.incarnation = incarnation;
                         // Without proof of continuity the membership of the recorded incarnation is over.
                         content.incarnation_recorded = continues.unwrap_or_default();
@@ -332,12 +339,20 @@ impl Replica {
     /// When something becomes due by time alone.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Tick> {
+        if !self.is_started() || self.is_cutting() {
+            return self.order_deadline(); // Only the disk can move anything on.
+        }
         let heartbeat = self.peers.iter().filter_map(|peer| peer.heartbeat_due(self.config.heartbeat)).min();
-        let write_back = self.write_back.due_at(self.write_back_limit());
+        let is_writing = self.disk_fault.is_none();
+        let write_back = self.write_back.due_at(self.write_back_limit()).filter(|_| is_writing);
         let orders = self.order_deadline();
         let lease = self.reign_wakeup();
-        let flush = self.journal.flush_due_at();
-        [heartbeat, write_back, orders, lease, flush].into_iter().flatten().min()
+        let flush = self.journal.flush_due_at().filter(|_| is_writing);
+        let stuck =
+            self.journal.oldest_io().filter(|_| is_writing).map(|since| since.plus(self.config.disk_timeout));
+        let due = [heartbeat, write_back, orders, lease, flush, stuck].into_iter().flatten().min();
+        // What is overdue waits for something else; looking again every so often is enough.
+        due.map(|due| due.max(self.now.plus(OVERDUE_PAUSE)))
     }
 
     /// The newest write that has a number.
@@ -383,7 +398,9 @@ impl Replica {
     fn update_export(&mut self, effects: &mut Effects) {
         let export = match self.role {
             Role::Primary if self.demotion.is_none() => ExportState::Serving,
-            Role::Primary | Role::Secondary | Role::Unknown => ExportState::Refused { text: self.refusal_text() },
+            Role::Primary | Role::Secondary | Role::Unknown => {
+                ExportState::Refused { text: self.refusal_text() }
+            }
         };
         if self.export.as_ref() != Some(&export) {
             self.export = Some(export.clone());
@@ -395,7 +412,9 @@ impl Replica {
     fn refusal_text(&self) -> String {
         let (resource, own) = (&self.config.resource, self.name_of(self.config.local));
         match self.peers.iter().find(|peer| peer.role() == Role::Primary) {
-            Some(primary) => format!("{resource} is Secondary on {own}; Primary is {}", self.name_of(primary.node())),
+            Some(primary) => {
+                format!("{resource} is Secondary on {own}; Primary is {}", self.name_of(primary.node()))
+            }
             None => format!("{resource} is Secondary on {own}; no Primary is known"),
         }
     }
@@ -405,8 +424,15 @@ impl Replica {
         let (journaled, flushed) = (self.journal.journaled(), self.journal.flushed());
         assert!(flushed <= journaled, "what is flushed is written: {flushed} > {journaled}");
         assert!(journaled <= self.assigned(), "what is written was accepted");
-        assert!(self.write_back.written_back() <= flushed, "I3: written back {} > flushed {flushed}", self.write_back.written_back());
-        assert!(self.data_flushed <= self.write_back.written_back(), "what is flushed in the data area is written there");
+        assert!(
+            self.write_back.written_back() <= flushed,
+            "I3: written back {} > flushed {flushed}",
+            self.write_back.written_back()
+        );
+        assert!(
+            self.data_flushed <= self.write_back.written_back(),
+            "what is flushed in the data area is written there"
+        );
         assert!(self.write_back.newest() == self.assigned(), "journal and write-back hold the same records");
         if self.role == Role::Primary {
             assert!(self.complete <= journaled, "I1: complete {} > journaled {journaled}", self.complete);
@@ -432,7 +458,9 @@ mod continuity {
         if recorded == Incarnation::default() || is_corrupt {
             return None;
         }
-        let same_boot = mark.is_some_and(|mark| mark.incarnation == superblock.incarnation && journal_end >= mark.acknowledged);
+        let same_boot = mark.is_some_and(|mark| {
+            mark.incarnation == superblock.incarnation && journal_end >= mark.acknowledged
+        });
         let flags = superblock.flags;
         (flags.stopped_cleanly || same_boot || flags.journal_nonvolatile).then_some(recorded)
     }

@@ -145,6 +145,8 @@ pub struct PeerDeviceReport {
     pub sent: u64,
     /// KiB that the peer lacks, as far as is known: records to ship and dirty blocks.
     pub out_of_sync: u64,
+    /// KiB of records shipped to the peer on this link before it was in sync.
+    pub caught_up: u64,
     /// Records sent and not yet acknowledged.
     pub pending: u64,
     /// Records received and not yet acknowledged.

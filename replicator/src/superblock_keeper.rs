@@ -9,13 +9,22 @@ use crate::layout::superblock::Superblock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revision(u64);
 
+/// A superblock on its way to disk.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    io: IoId,
+    revision: Revision,
+    session: u64,
+}
+
 /// The superblock in memory and how much of it is on disk.
 #[derive(Debug)]
 pub struct SuperblockKeeper {
     content: Superblock,
     revision: Revision,
     durable: Revision,
-    in_flight: Option<(IoId, Revision)>,
+    in_flight: Option<InFlight>,
+    durable_session: u64,
     writes: u64,
 }
 
@@ -23,7 +32,15 @@ impl SuperblockKeeper {
     /// `content` is what the disk holds.
     #[must_use]
     pub fn new(content: Superblock) -> Self {
-        Self { content, revision: Revision(0), durable: Revision(0), in_flight: None, writes: 0 }
+        let durable_session = content.journal.session;
+        Self {
+            content,
+            revision: Revision(0),
+            durable: Revision(0),
+            in_flight: None,
+            durable_session,
+            writes: 0,
+        }
     }
 
     /// The newest content, durable or not.
@@ -43,6 +60,12 @@ impl SuperblockKeeper {
     #[must_use]
     pub fn is_durable(&self, revision: Revision) -> bool {
         self.durable >= revision
+    }
+
+    /// The journal session that the superblock on disk names.
+    #[must_use]
+    pub fn durable_session(&self) -> u64 {
+        self.durable_session
     }
 
     /// Whether everything is on disk.
@@ -70,7 +93,8 @@ impl SuperblockKeeper {
         }
         self.content.sequence += 1;
         let io = next_io();
-        self.in_flight = Some((io, self.revision));
+        self.in_flight =
+            Some(InFlight { io, revision: self.revision, session: self.content.journal.session });
         let bytes = self.content.encode().to_vec();
         let offset = self.content.zones.superblocks()[self.content.copy_index()].offset;
         effects.push(Effect::WriteSuperblock { io, offset, bytes });
@@ -79,13 +103,14 @@ impl SuperblockKeeper {
     /// Reports an I/O done. Returns whether it was the superblock's.
     pub fn on_io_completed(&mut self, io: IoId) -> bool {
         match self.in_flight {
-            Some((write, revision)) if write == io => {
+            Some(write) if write.io == io => {
                 self.in_flight = None;
-                self.durable = revision;
+                self.durable = write.revision;
+                self.durable_session = write.session;
                 self.writes += 1;
                 true
             }
-            _ => false,
+            Some(_) | None => false,
         }
     }
 }

@@ -101,7 +101,7 @@ impl Writes {
     /// Whether nothing is unanswered.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.len() == 0
+        self.is_empty()
     }
 
     /// Whether a write waits for its completion or to be admitted.

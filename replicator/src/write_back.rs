@@ -50,9 +50,9 @@ pub enum ContentBytes {
 impl Extent for Content {
     fn slice(&self, skip: u64, count: u64) -> Self {
         let bytes = match &self.bytes {
-            ContentBytes::Payload(payload) => {
-                ContentBytes::Payload(payload.slice(index_range(skip * BLOCK_BYTES..(skip + count) * BLOCK_BYTES)))
-            }
+            ContentBytes::Payload(payload) => ContentBytes::Payload(
+                payload.slice(index_range(skip * BLOCK_BYTES..(skip + count) * BLOCK_BYTES)),
+            ),
             ContentBytes::Zero(method) => ContentBytes::Zero(*method),
         };
         Self { lsn: self.lsn, bytes }
@@ -205,7 +205,14 @@ impl WriteBack {
 
     /// Starts a round if one is due, and orders as many writes of the current one as may be in flight.
     /// `stable` is flushed in the journal of every in-sync replica, this one included.
-    pub fn advance(&mut self, now: Tick, stable: Lsn, urgent: Urgency, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) {
+    pub fn advance(
+        &mut self,
+        now: Tick,
+        stable: Lsn,
+        urgent: Urgency,
+        next_io: &mut impl FnMut() -> IoId,
+        effects: &mut Effects,
+    ) {
         if self.round.is_none() && self.is_due(now, stable, urgent) {
             self.start_round(stable);
         }
@@ -308,7 +315,8 @@ fn data_ios(newest: &ExtentMap<Content>) -> VecDeque<DataIo> {
             ContentBytes::Zero(method) => ios.push_back(DataIo::Zero(range, *method)),
             ContentBytes::Payload(payload) => match ios.back_mut() {
                 Some(DataIo::Write(previous, pieces))
-                    if previous.end() == range.first && previous.bytes() + range.bytes() <= DATA_WRITE_BYTES_MAX =>
+                    if previous.end() == range.first
+                        && previous.bytes() + range.bytes() <= DATA_WRITE_BYTES_MAX =>
                 {
                     *previous = BlockRange::new(previous.first, previous.count + range.count);
                     pieces.push(payload.clone());
@@ -350,7 +358,9 @@ mod tests {
         assert!(matches!(&effects[..], [Effect::WriteData { pieces, .. }] if pieces[0][0] == 1));
         write_back.on_data_written(IoId(1), Tick(0));
         assert_eq!(write_back.written_back(), Lsn(1));
-        assert!(matches!(&write_back.pieces(BlockRange::new(0, 1))[..], [Piece::Held(_, content)] if content.lsn == Lsn(2)));
+        assert!(
+            matches!(&write_back.pieces(BlockRange::new(0, 1))[..], [Piece::Held(_, content)] if content.lsn == Lsn(2))
+        );
     }
 
     #[test]
@@ -363,11 +373,14 @@ mod tests {
         let ranges: Vec<_> = effects
             .iter()
             .map(|effect| match effect {
-                Effect::WriteData { range, pieces, .. } => (*range, pieces.iter().map(|piece| piece[0]).collect()),
+                Effect::WriteData { range, pieces, .. } => {
+                    (*range, pieces.iter().map(|piece| piece[0]).collect())
+                }
                 other => panic!("{other:?}"),
             })
             .collect();
-        let expected: [(BlockRange, Vec<u8>); 2] = [(BlockRange::new(5, 3), vec![3, 2, 4]), (BlockRange::new(9, 1), vec![5])];
+        let expected: [(BlockRange, Vec<u8>); 2] =
+            [(BlockRange::new(5, 3), vec![3, 2, 4]), (BlockRange::new(9, 1), vec![5])];
         assert_eq!(ranges, expected);
     }
 
@@ -378,7 +391,9 @@ mod tests {
         write_back.accept(write(2, 1, 1, 2), Tick(0));
         write_back.cut(Lsn(1));
         assert_eq!(write_back.newest(), Lsn(1));
-        assert!(matches!(&write_back.pieces(BlockRange::new(0, 4))[..], [Piece::Held(range, _)] if range.count == 4));
+        assert!(
+            matches!(&write_back.pieces(BlockRange::new(0, 4))[..], [Piece::Held(range, _)] if range.count == 4)
+        );
     }
 
     #[test]

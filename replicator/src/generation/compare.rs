@@ -168,7 +168,8 @@ impl<'a> Pair<'a> {
     fn is_superseded(&self) -> bool {
         match (self.our_branch.last(), self.their_branch.last()) {
             (Some(ours), Some(theirs)) => {
-                ours.term != theirs.term && self.our_branch.iter().chain(self.their_branch).all(|entry| entry.granted)
+                ours.term != theirs.term
+                    && self.our_branch.iter().chain(self.their_branch).all(|entry| entry.granted)
             }
             _ => false,
         }
@@ -183,8 +184,14 @@ impl<'a> Pair<'a> {
             SyncRule::SameGeneration if ours.role == Role::Primary || theirs.role == Role::Primary => {
                 ours.role == Role::Primary
             }
-            SyncRule::SameGeneration => ours.end > theirs.end,
-            SyncRule::Superseded => self.our_branch.last().map(|g| g.term) > self.their_branch.last().map(|g| g.term),
+            // Equal ends with blocks in doubt: the side that holds the marks, then a choice that both make alike.
+            SyncRule::SameGeneration => {
+                let rank = |state: &PeerState| (state.end, state.has_dirty_bits, state.incarnation);
+                rank(ours) > rank(theirs)
+            }
+            SyncRule::Superseded => {
+                self.our_branch.last().map(|g| g.term) > self.their_branch.last().map(|g| g.term)
+            }
             SyncRule::NewSelf | SyncRule::PeerMovedOn => false,
             SyncRule::BothNew
             | SyncRule::BothDamaged
@@ -203,7 +210,8 @@ impl<'a> Pair<'a> {
             SyncRule::BothPrimary | SyncRule::SplitBrain => Some(StopReason::SplitBrain),
             SyncRule::Damaged => {
                 let branch = if is_damaged(self.ours) { self.our_branch } else { self.their_branch };
-                (!branch.is_empty() && !self.damaged_side_is_superseded()).then_some(StopReason::DamagedBranch)
+                (!branch.is_empty() && !self.damaged_side_is_superseded())
+                    .then_some(StopReason::DamagedBranch)
             }
             SyncRule::SameGeneration if self.is_equal() => return SyncAction::NoSync,
             SyncRule::SameGeneration
@@ -218,7 +226,9 @@ impl<'a> Pair<'a> {
             None if self.we_are_source(rule) => {
                 SyncAction::Source(self.course(self.ours, self.theirs, self.our_branch, self.their_branch))
             }
-            None => SyncAction::Target(self.course(self.theirs, self.ours, self.their_branch, self.our_branch)),
+            None => {
+                SyncAction::Target(self.course(self.theirs, self.ours, self.their_branch, self.our_branch))
+            }
         }
     }
 
@@ -237,7 +247,8 @@ impl<'a> Pair<'a> {
 
     /// The last write before the first generation after the common one, on either side.
     fn fork(&self) -> Lsn {
-        let first_of = |branch: &[Generation]| branch.first().map(|generation| generation.first_lsn.previous());
+        let first_of =
+            |branch: &[Generation]| branch.first().map(|generation| generation.first_lsn.previous());
         let forks = [first_of(self.our_branch), first_of(self.their_branch)];
         forks.into_iter().flatten().min().unwrap_or(Lsn(u64::MAX))
     }
@@ -250,7 +261,11 @@ impl<'a> Pair<'a> {
         target_branch: &[Generation],
     ) -> Course {
         let Some(common) = self.common else {
-            return Course { common: GenerationId::default(), target_keeps: Lsn::ZERO, method: SyncMethod::FullResync };
+            return Course {
+                common: GenerationId::default(),
+                target_keeps: Lsn::ZERO,
+                method: SyncMethod::FullResync,
+            };
         };
         let fork = self.fork().min(source.end);
         let target_keeps = target.end.min(fork);
@@ -259,9 +274,13 @@ impl<'a> Pair<'a> {
         let cut_is_enough = target.end <= fork || source_branch.iter().all(|generation| generation.granted);
         let cut_is_enough = cut_is_enough && (target_branch.is_empty() || self.is_superseded());
         let method = match () {
-            () if target_keeps < source.base.1 || target_keeps < target.base.1 => SyncMethod::FullResyncWentBack,
+            () if target_keeps < source.base.1 || target_keeps < target.base.1 => {
+                SyncMethod::FullResyncWentBack
+            }
             () if target.lineage.is_empty() => SyncMethod::FullResync,
-            () if is_damaged(target) || source.has_dirty_bits || target.has_dirty_bits => SyncMethod::BitmapResync,
+            () if is_damaged(target) || source.has_dirty_bits || target.has_dirty_bits => {
+                SyncMethod::BitmapResync
+            }
             () if !cut_is_enough || target_keeps.next() < source.oldest_kept => SyncMethod::BitmapResync,
             () => SyncMethod::CatchUp,
         };

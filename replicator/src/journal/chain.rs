@@ -112,3 +112,61 @@ impl ChainRules {
         if batch.header.session == self.session { last } else { last.min(self.session_first_lsn.previous()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::journal_batch::{BatchHeader, encode_descriptor, parse_descriptor};
+    use crate::record::{Record, RecordKind};
+    use crate::units::{BlockRange, GenerationId};
+
+    const RULES: ChainRules =
+        ChainRules { ring_bytes: 1 << 20, journal: VoterId(1), session: 5, session_first_lsn: Lsn(21) };
+    /// Records 10 to 14, written in session 3.
+    const PREVIOUS: Link =
+        Link { crc: Crc32c(77), first_lsn: Lsn(10), last_lsn: Lsn(14), session: 3, end_offset: 8192 };
+    const NEXT: BatchHeader = BatchHeader {
+        journal: VoterId(1),
+        ring_offset: 8192,
+        session: 4,
+        generation: GenerationId(1),
+        first_lsn: Lsn(15),
+        predecessor: Crc32c(77),
+        flushed_up_to: Lsn(0),
+        written_back_up_to: Lsn(0),
+    };
+
+    /// What becomes of a batch of two records with this header.
+    fn judge(header: BatchHeader) -> Result<(), Break> {
+        let record = |lsn| Record::zero(lsn, RecordKind::Trim, BlockRange::new(0, 1));
+        let records = [record(header.first_lsn), record(header.first_lsn.next())];
+        let (descriptor, _) = encode_descriptor(&header, &records);
+        RULES.judge(&PREVIOUS, &parse_descriptor(&descriptor).unwrap(), 8192)
+    }
+
+    #[test]
+    fn the_next_batch_continues_the_chain_and_may_discard_the_end_of_the_one_before() {
+        assert_eq!(judge(NEXT), Ok(()));
+        assert_eq!(judge(BatchHeader { session: 3, ..NEXT }), Ok(()));
+        assert_eq!(judge(BatchHeader { first_lsn: Lsn(11), ..NEXT }), Ok(()));
+    }
+
+    #[test]
+    fn every_rule_alone_breaks_the_chain() {
+        let broken = [
+            (BatchHeader { journal: VoterId(2), ..NEXT }, Break::Foreign),
+            (BatchHeader { ring_offset: 4096, ..NEXT }, Break::Foreign),
+            (BatchHeader { session: 6, ..NEXT }, Break::LaterSession),
+            (BatchHeader { first_lsn: Lsn(21), ..NEXT }, Break::OtherSession),
+            (BatchHeader { first_lsn: Lsn(10), ..NEXT }, Break::EarlierLap),
+            (BatchHeader { predecessor: Crc32c(78), ..NEXT }, Break::Predecessor),
+            (BatchHeader { first_lsn: Lsn(16), ..NEXT }, Break::Gap),
+            (BatchHeader { session: 2, ..NEXT }, Break::SessionOrder),
+            (BatchHeader { session: 3, first_lsn: Lsn(14), ..NEXT }, Break::SessionOrder),
+            (BatchHeader { session: 5, ..NEXT }, Break::SessionOrder),
+        ];
+        for (header, reason) in broken {
+            assert_eq!(judge(header), Err(reason), "{header:?}");
+        }
+    }
+}

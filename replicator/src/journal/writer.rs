@@ -66,9 +66,9 @@ pub struct JournalWriter {
 }
 
 impl JournalWriter {
-    /// A journal whose ring ends at `flushed`, all of it flushed.
+    /// A journal as recovery found it. Only what was flushed before the crash counts as flushed.
     #[must_use]
-    pub fn new(ring: Ring, zone_offset: u64) -> Self {
+    pub fn new(ring: Ring, zone_offset: u64, flushed_up_to: Lsn) -> Self {
         let end = ring.head_lsn();
         Self {
             ring,
@@ -77,7 +77,7 @@ impl JournalWriter {
             queue_bytes: 0,
             in_flight: VecDeque::new(),
             journaled: end,
-            flushed: end,
+            flushed: flushed_up_to.min(end),
             flush: None,
             flush_wanted: Lsn::ZERO,
             unflushed_bytes: 0,
@@ -165,8 +165,16 @@ impl JournalWriter {
     }
 
     /// Orders batches and flushes, as many as may be in flight.
-    pub fn advance(&mut self, now: Tick, data_flushed: Lsn, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) {
-        while self.in_flight.len() < JOURNAL_WRITES_MAX && self.start_batch(now, data_flushed, next_io, effects) {}
+    pub fn advance(
+        &mut self,
+        now: Tick,
+        data_flushed: Lsn,
+        next_io: &mut impl FnMut() -> IoId,
+        effects: &mut Effects,
+    ) {
+        while self.in_flight.len() < JOURNAL_WRITES_MAX
+            && self.start_batch(now, data_flushed, next_io, effects)
+        {}
         self.start_flush(now, next_io, effects);
     }
 
@@ -190,7 +198,13 @@ impl JournalWriter {
         next
     }
 
-    fn start_batch(&mut self, now: Tick, data_flushed: Lsn, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) -> bool {
+    fn start_batch(
+        &mut self,
+        now: Tick,
+        data_flushed: Lsn,
+        next_io: &mut impl FnMut() -> IoId,
+        effects: &mut Effects,
+    ) -> bool {
         let Some((generation, _)) = self.queue.front() else { return false };
         let generation = *generation;
         let next = self.next_batch();
@@ -200,7 +214,8 @@ impl JournalWriter {
         }
         let records: Vec<Record> = self.queue.drain(..next.records).map(|(_, record)| record).collect();
         let placed = self.ring.append(generation, &records, self.flushed, data_flushed);
-        let payloads: Vec<_> = records.into_iter().map(|record| record.payload).filter(|payload| !payload.is_empty()).collect();
+        let payloads: Vec<_> =
+            records.into_iter().map(|record| record.payload).filter(|payload| !payload.is_empty()).collect();
         self.queue_bytes -= payloads.iter().map(|payload| bytes_u64(payload.len())).sum::<u64>();
         let io = next_io();
         self.in_flight.push_back(BatchInFlight {
@@ -217,7 +232,10 @@ impl JournalWriter {
 
     fn start_flush(&mut self, now: Tick, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) {
         let is_asked = self.flush_wanted > self.flushed && self.journaled >= self.flush_wanted;
-        if self.flush.is_some() || self.flushed == self.journaled || !(is_asked || self.background_flush_is_due(now)) {
+        if self.flush.is_some()
+            || self.flushed == self.journaled
+            || !(is_asked || self.background_flush_is_due(now))
+        {
             return;
         }
         let io = next_io();
@@ -227,7 +245,8 @@ impl JournalWriter {
     }
 
     fn background_flush_is_due(&self, now: Tick) -> bool {
-        self.unflushed_bytes >= BACKGROUND_FLUSH_BYTES || now >= self.unflushed_since.plus(BACKGROUND_FLUSH_AFTER)
+        self.unflushed_bytes >= BACKGROUND_FLUSH_BYTES
+            || now >= self.unflushed_since.plus(BACKGROUND_FLUSH_AFTER)
     }
 
     /// When the background flush is due by time.

@@ -3,16 +3,17 @@
 use crate::config::{Config, ReplicationProtocol};
 use crate::effect::{Effect, Effects};
 use crate::event::LinkId;
-use crate::generation::compare::{Course, SyncAction, SyncMethod, SyncRule, StopReason, compare};
+use crate::generation::compare::{Course, StopReason, SyncAction, SyncMethod, SyncRule, compare};
 use crate::layout::superblock::Superblock;
 use crate::notice::Notice;
+use crate::peer::codec::MessageError;
 use crate::peer::frame::{FrameStamp, ReceivedFrame};
 use crate::peer::message::{FarewellReason, Message, PeerState};
 use crate::state::{DiskState, Role};
 use crate::units::{GenerationId, Lsn, NodeId, Span, Tick, VoterId, bytes_u64};
 
+use super::Replica;
 use super::sending::Outbound;
-use super::{Replica, reign};
 
 /// Another voter, linked or not.
 #[derive(Debug)]
@@ -143,7 +144,13 @@ impl Replica {
         self.peers.iter_mut().find(|peer| peer.node == node).expect("the shell names configured voters only")
     }
 
-    pub(super) fn on_peer_connected(&mut self, node: NodeId, link: LinkId, voter: VoterId, effects: &mut Effects) {
+    pub(super) fn on_peer_connected(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        voter: VoterId,
+        effects: &mut Effects,
+    ) {
         if let Some(old) = self.peer(node).link.as_ref().map(|link| link.id) {
             effects.push(Effect::DropPeer { peer: node, link: old });
             self.on_peer_lost(node, old, "a newer link replaced it", effects);
@@ -158,7 +165,10 @@ impl Replica {
                 "it answers as voter {voter}, but {pinned} was pinned at first contact: its metadata was made anew, \
                  or the order of [[node]] changed"
             );
-            effects.push(Effect::Notify(Notice::error("unknown-voter", format!("{}: {reason}", self.name_of(node)))));
+            effects.push(Effect::Notify(Notice::error(
+                "unknown-voter",
+                format!("{}: {reason}", self.name_of(node)),
+            )));
             self.peer_mut(node).reason = Some(reason);
             effects.push(Effect::DropPeer { peer: node, link });
             return;
@@ -234,7 +244,8 @@ impl Replica {
         if !self.is_started() {
             return;
         }
-        let nodes: Vec<NodeId> = self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
+        let nodes: Vec<NodeId> =
+            self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
         for node in nodes {
             self.introduce(node, effects);
             self.reach_verdict(node, effects);
@@ -244,10 +255,13 @@ impl Replica {
     fn introduce(&mut self, node: NodeId, effects: &mut Effects) {
         let is_replica = self.peer(node).is_replica();
         let Some(link) = &self.peer(node).link else { return };
-        if link.introduction.sent.is_some() || (is_replica && !self.may_introduce()) {
+        let (number, is_sent) = (link.introduction.number, link.introduction.sent.is_some());
+        if is_sent || (is_replica && !self.may_introduce()) {
             return;
         }
-        let state = Box::new(self.state_for(node, link.introduction.number));
+        // A voter that was away during this reign may have missed records.
+        self.send_record_to(node, effects);
+        let state = Box::new(self.state_for(node, number));
         self.send(node, &Message::State(state.clone()), effects);
         if let Some(link) = &mut self.peer_mut(node).link {
             link.introduction.sent = Some(state);
@@ -261,7 +275,7 @@ impl Replica {
             return false;
         }
         match self.role {
-            Role::Primary => self.reign.as_ref().is_none_or(reign::Reign::has_its_generation),
+            Role::Primary => self.lineage_is_durable(),
             Role::Secondary | Role::Unknown => {
                 self.journal.want_flush(self.journal.accepted());
                 self.inbound.is_some() || self.journal.is_clean() || self.disk_fault.is_some()
@@ -276,7 +290,8 @@ impl Replica {
             Role::Primary => self.assigned(),
             Role::Secondary | Role::Unknown => self.journal.flushed(),
         };
-        let base_generation = content.lineage.generation_of(peer.flushed).map_or(GenerationId::default(), |entry| entry.id);
+        let base_generation =
+            content.lineage.generation_of(peer.flushed).map_or(GenerationId::default(), |entry| entry.id);
         PeerState {
             introduction,
             volume_bytes: content.volume_bytes,
@@ -318,12 +333,21 @@ impl Replica {
             return;
         }
         let number = link.introduction.number;
-        let (Some(ours), Some(theirs)) = (&link.introduction.sent, &link.introduction.received) else { return };
+        let (Some(ours), Some(theirs)) = (&link.introduction.sent, &link.introduction.received) else {
+            return;
+        };
         if theirs.introduction != number || !self.peer(node).is_replica() {
             return;
         }
-        if ours.configuration_digest != theirs.configuration_digest || ours.volume_bytes != theirs.volume_bytes {
-            self.stop_replication(node, None, "its configuration differs; make /etc/twinblk the same on every node", effects);
+        if ours.configuration_digest != theirs.configuration_digest
+            || ours.volume_bytes != theirs.volume_bytes
+        {
+            self.stop_replication(
+                node,
+                None,
+                "its configuration differs; make /etc/twinblk the same on every node",
+                effects,
+            );
             return;
         }
         let verdict = compare(ours, theirs);
@@ -333,12 +357,18 @@ impl Replica {
         self.peer_mut(node).rule = Some(verdict.rule);
         match verdict.action {
             SyncAction::NoSync => self.start_idle(node, effects),
-            SyncAction::Stop(reason) => self.stop_replication(node, Some(verdict.rule), stop_text(reason), effects),
-            SyncAction::Source(course) | SyncAction::Target(course) if course.method != SyncMethod::CatchUp => {
+            SyncAction::Stop(reason) => {
+                self.stop_replication(node, Some(verdict.rule), stop_text(reason), effects)
+            }
+            SyncAction::Source(course) | SyncAction::Target(course)
+                if course.method != SyncMethod::CatchUp =>
+            {
                 self.stop_replication(node, Some(verdict.rule), method_text(course.method), effects);
             }
             SyncAction::Source(course) => self.start_source(node, course),
-            SyncAction::Target(course) => self.start_target_unless_a_primary_comes_first(node, course, peer_is_primary, effects),
+            SyncAction::Target(course) => {
+                self.start_target_unless_a_primary_comes_first(node, course, peer_is_primary, effects)
+            }
         }
     }
 
@@ -359,8 +389,15 @@ impl Replica {
     }
 
     /// A target takes records from one source at a time, and from a running Primary before all others.
-    fn start_target_unless_a_primary_comes_first(&mut self, node: NodeId, course: Course, peer_is_primary: bool, effects: &mut Effects) {
-        let another_is_primary = self.peers.iter().any(|peer| peer.node != node && peer.role == Role::Primary);
+    fn start_target_unless_a_primary_comes_first(
+        &mut self,
+        node: NodeId,
+        course: Course,
+        peer_is_primary: bool,
+        effects: &mut Effects,
+    ) {
+        let another_is_primary =
+            self.peers.iter().any(|peer| peer.node != node && peer.role == Role::Primary);
         if !peer_is_primary && (another_is_primary || self.inbound.is_some()) {
             if let Some(link) = &mut self.peer_mut(node).link {
                 link.replication = Replication::Idle;
@@ -394,7 +431,13 @@ impl Replica {
         effects.push(Effect::SendToPeer { peer: node, link: link.id, frame });
     }
 
-    pub(super) fn on_frame(&mut self, node: NodeId, link_id: LinkId, frame: &ReceivedFrame, effects: &mut Effects) {
+    pub(super) fn on_frame(
+        &mut self,
+        node: NodeId,
+        link_id: LinkId,
+        frame: &ReceivedFrame,
+        effects: &mut Effects,
+    ) {
         let now = self.now;
         let peer = self.peer_mut(node);
         peer.received_bytes += bytes_u64(frame.body.len() + frame.payload.len());
@@ -411,7 +454,7 @@ impl Replica {
         match Message::parse(frame) {
             Ok(message) => self.on_message(node, link_id, frame.stamp, message, effects),
             Err(error) => {
-                if error.is_payload_mismatch() {
+                if matches!(error, MessageError::PayloadMismatch { .. }) {
                     self.payload_mismatches += 1;
                 }
                 let text = format!("refused a frame from {}: {error}", self.name_of(node));
@@ -421,7 +464,14 @@ impl Replica {
         }
     }
 
-    fn on_message(&mut self, node: NodeId, link: LinkId, stamp: FrameStamp, message: Message, effects: &mut Effects) {
+    fn on_message(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        stamp: FrameStamp,
+        message: Message,
+        effects: &mut Effects,
+    ) {
         match message {
             Message::State(state) => self.on_state(node, state, effects),
             Message::Heartbeat { role, disk, stable_up_to, flushed } => {
@@ -448,7 +498,14 @@ impl Replica {
         }
     }
 
-    fn on_heartbeat(&mut self, node: NodeId, role: Role, disk: DiskState, stable_up_to: Lsn, flushed: &[Lsn]) {
+    fn on_heartbeat(
+        &mut self,
+        node: NodeId,
+        role: Role,
+        disk: DiskState,
+        stable_up_to: Lsn,
+        flushed: &[Lsn],
+    ) {
         let peer = self.peer_mut(node);
         peer.role = role;
         peer.disk = disk;
@@ -466,8 +523,12 @@ impl Replica {
     /// Lost links, stuck disks.
     pub(super) fn check_timeouts(&mut self, effects: &mut Effects) {
         let (now, config) = (self.now, &self.config);
-        let silent = |peer: &&Peer| peer.link.as_ref().is_some_and(|link| now >= link.last_received.plus(config.peer_timeout));
-        let stuck = |peer: &&Peer| peer.outbound().is_some_and(|outbound| outbound.is_overdue(now, config.disk_timeout));
+        let silent = |peer: &&Peer| {
+            peer.link.as_ref().is_some_and(|link| now >= link.last_received.plus(config.peer_timeout))
+        };
+        let stuck = |peer: &&Peer| {
+            peer.outbound().is_some_and(|outbound| outbound.is_overdue(now, config.disk_timeout))
+        };
         let lost: Vec<(NodeId, String)> = self
             .peers
             .iter()
@@ -480,8 +541,11 @@ impl Replica {
         for (node, reason) in lost {
             self.drop_link(node, &reason, effects);
         }
-        if self.disk_fault.is_none() && self.journal.oldest_io().is_some_and(|since| now >= since.plus(self.config.disk_timeout)) {
-            let reason = format!("a journal write or flush has not finished for {}", self.config.disk_timeout);
+        if self.disk_fault.is_none()
+            && self.journal.oldest_io().is_some_and(|since| now >= since.plus(self.config.disk_timeout))
+        {
+            let reason =
+                format!("a journal write or flush has not finished for {}", self.config.disk_timeout);
             self.fail_disk(reason, effects);
         }
     }
@@ -491,8 +555,11 @@ impl Replica {
             return;
         }
         let (now, heartbeat) = (self.now, self.config.heartbeat);
-        let is_due = |peer: &Peer| peer.heartbeat_due(heartbeat).is_some_and(|due| now >= due) || self.stable_is_news_to(peer);
-        let nodes: Vec<NodeId> = self.peers.iter().filter(|peer| is_due(peer)).map(|peer| peer.node).collect();
+        let is_due = |peer: &Peer| {
+            peer.heartbeat_due(heartbeat).is_some_and(|due| now >= due) || self.stable_is_news_to(peer)
+        };
+        let nodes: Vec<NodeId> =
+            self.peers.iter().filter(|peer| is_due(peer)).map(|peer| peer.node).collect();
         for node in nodes {
             let message = self.heartbeat();
             self.send(node, &message, effects);
@@ -515,7 +582,8 @@ impl Replica {
 
     pub(super) fn send_after_durable(&mut self, effects: &mut Effects) {
         let keeper = &self.superblock;
-        let due: Vec<_> = self.after_durable.extract_if(.., |waiting| keeper.is_durable(waiting.revision)).collect();
+        let due: Vec<_> =
+            self.after_durable.extract_if(.., |waiting| keeper.is_durable(waiting.revision)).collect();
         for waiting in due {
             if self.peer(waiting.peer).link.as_ref().is_some_and(|link| link.id == waiting.link) {
                 self.send(waiting.peer, &waiting.message, effects);
@@ -527,8 +595,14 @@ impl Replica {
 fn action_text(action: &SyncAction) -> String {
     match action {
         SyncAction::NoSync => "both hold the same".to_owned(),
-        SyncAction::Source(course) => format!("this node brings it up to date from write {} by {:?}", course.target_keeps, course.method),
-        SyncAction::Target(course) => format!("it brings this node up to date from write {} by {:?}", course.target_keeps, course.method),
+        SyncAction::Source(course) => format!(
+            "this node brings it up to date from write {} by {:?}",
+            course.target_keeps, course.method
+        ),
+        SyncAction::Target(course) => format!(
+            "it brings this node up to date from write {} by {:?}",
+            course.target_keeps, course.method
+        ),
         SyncAction::Stop(reason) => format!("no replication: {reason:?}"),
     }
 }
@@ -541,8 +615,12 @@ fn stop_text(reason: StopReason) -> &'static str {
         }
         StopReason::NoUsableDisk => "neither disk holds a usable copy",
         StopReason::Unrelated => "the two volumes have no common history",
-        StopReason::DamagedBranch => "the damaged disk wrote on its own after the two parted; its writes would be lost",
-        StopReason::SplitBrain => "split brain: both sides wrote on their own; this version cannot resolve it, one side must be made anew",
+        StopReason::DamagedBranch => {
+            "the damaged disk wrote on its own after the two parted; its writes would be lost"
+        }
+        StopReason::SplitBrain => {
+            "split brain: both sides wrote on their own; this version cannot resolve it, one side must be made anew"
+        }
     }
 }
 
@@ -550,8 +628,12 @@ fn stop_text(reason: StopReason) -> &'static str {
 fn method_text(method: SyncMethod) -> &'static str {
     match method {
         SyncMethod::CatchUp => "the journal still holds what the target lacks",
-        SyncMethod::BitmapResync => "NeedsBitmapResync: the journal no longer holds what the target lacks; this version cannot resync by bitmap",
-        SyncMethod::FullResync => "NeedsFullResync: the target has no usable copy; this version cannot copy a whole volume",
+        SyncMethod::BitmapResync => {
+            "NeedsBitmapResync: the journal no longer holds what the target lacks; this version cannot resync by bitmap"
+        }
+        SyncMethod::FullResync => {
+            "NeedsFullResync: the target has no usable copy; this version cannot copy a whole volume"
+        }
         SyncMethod::FullResyncWentBack => {
             "WentBack: one disk is older than its peer knows it to be (restored from a snapshot or a backup?); this version cannot copy a whole volume"
         }

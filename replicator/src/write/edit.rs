@@ -5,8 +5,10 @@
 use bytes::Bytes;
 
 use crate::event::{Allocation, Durability};
-use crate::record::{Record, RECORD_BLOCKS_MAX, RecordKind};
-use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockRange, ByteRange, Lsn, RequestId, bytes_usize, index_range};
+use crate::record::{RECORD_BLOCKS_MAX, Record, RecordKind};
+use crate::units::{
+    BLOCK_BYTES, BLOCK_SIZE, BlockRange, ByteRange, Lsn, RequestId, bytes_usize, index_range,
+};
 
 /// What a ragged request does.
 #[derive(Clone, Debug)]
@@ -71,7 +73,9 @@ impl Edit {
     #[must_use]
     pub fn records(&self, first: Lsn) -> Vec<Record> {
         match &self.kind {
-            EditKind::Write(bytes) => payload_records(first, self.blocks(), &self.merged(self.blocks(), Some(bytes))),
+            EditKind::Write(bytes) => {
+                payload_records(first, self.blocks(), &self.merged(self.blocks(), Some(bytes)))
+            }
             EditKind::Zeroes(allocation) => self.zero_records(first, *allocation),
         }
     }
@@ -105,7 +109,9 @@ impl Edit {
         let end = self.range.end().min(blocks.byte_offset() + blocks.bytes());
         let place = &mut merged[index_range(start - blocks.byte_offset()..end - blocks.byte_offset())];
         match new {
-            Some(bytes) => place.copy_from_slice(&bytes[index_range(start - self.range.offset..end - self.range.offset)]),
+            Some(bytes) => {
+                place.copy_from_slice(&bytes[index_range(start - self.range.offset..end - self.range.offset)])
+            }
             None => place.fill(0),
         }
         Bytes::from(merged)
@@ -173,7 +179,8 @@ mod tests {
     fn a_large_write_becomes_records_of_at_most_a_megabyte() {
         let payload = Bytes::from(vec![1; BLOCK_SIZE * 600]);
         let records = payload_records(Lsn(5), BlockRange::new(10, 600), &payload);
-        let shape: Vec<_> = records.iter().map(|record| (record.lsn.0, record.range.first, record.range.count)).collect();
+        let shape: Vec<_> =
+            records.iter().map(|record| (record.lsn.0, record.range.first, record.range.count)).collect();
         assert_eq!(shape, [(5, 10, 256), (6, 266, 256), (7, 522, 88)]);
     }
 }

@@ -48,14 +48,20 @@ impl<V: Extent> ExtentMap<V> {
             let end = first + count;
             self.extents.insert(first, (range.first - first, value.slice(0, range.first - first)));
             if end > range.end() {
-                self.extents.insert(range.end(), (end - range.end(), value.slice(range.end() - first, end - range.end())));
+                self.extents.insert(
+                    range.end(),
+                    (end - range.end(), value.slice(range.end() - first, end - range.end())),
+                );
             }
         }
         while let Some((&first, &(count, _))) = self.extents.range(range.first..range.end()).next() {
             let (_, value) = self.extents.remove(&first).expect("it was just found");
             let end = first + count;
             if end > range.end() {
-                self.extents.insert(range.end(), (end - range.end(), value.slice(range.end() - first, end - range.end())));
+                self.extents.insert(
+                    range.end(),
+                    (end - range.end(), value.slice(range.end() - first, end - range.end())),
+                );
             }
         }
     }
@@ -69,7 +75,9 @@ impl<V: Extent> ExtentMap<V> {
     /// The extents that overlap `range`, whole, in block order.
     pub fn overlapping(&self, range: BlockRange) -> impl Iterator<Item = (BlockRange, &V)> {
         let start = self.reaching_into(range.first).map_or(range.first, |(first, _)| first);
-        self.extents.range(start..range.end()).map(|(first, (count, value))| (BlockRange::new(*first, *count), value))
+        self.extents
+            .range(start..range.end())
+            .map(|(first, (count, value))| (BlockRange::new(*first, *count), value))
     }
 
     /// `range` cut into what the map holds and gaps, in block order, without overlap, nothing missing.
@@ -82,7 +90,10 @@ impl<V: Extent> ExtentMap<V> {
             if at < first {
                 pieces.push(Piece::Gap(BlockRange::new(at, first - at)));
             }
-            pieces.push(Piece::Held(BlockRange::new(first, end - first), value.slice(first - extent.first, end - first)));
+            pieces.push(Piece::Held(
+                BlockRange::new(first, end - first),
+                value.slice(first - extent.first, end - first),
+            ));
             at = end;
         }
         if at < range.end() {

@@ -65,7 +65,9 @@ fn small_world() -> Vec<PeerState> {
     for generations in choices {
         let first = generations.last().map_or(1, |newest| newest.first_lsn.0);
         for end in [first - 1, first + 3] {
-            for disk in [DiskState::Diskless, DiskState::Inconsistent, DiskState::Outdated, DiskState::UpToDate] {
+            for disk in
+                [DiskState::Diskless, DiskState::Inconsistent, DiskState::Outdated, DiskState::UpToDate]
+            {
                 for role in [Role::Primary, Role::Secondary] {
                     for (oldest, base, bits) in [(1, 0, false), (4, 0, true), (4, 3, false)] {
                         let mut one = state(generations, end);
@@ -88,6 +90,7 @@ fn both_ends_reach_mirrored_verdicts_for_every_pair_of_a_small_world() {
     let world = small_world();
     for ours in &world {
         for theirs in &world {
+            let theirs = &PeerState { incarnation: Incarnation(2), ..theirs.clone() };
             let verdict = compare(ours, theirs);
             assert_eq!(mirrored(verdict), compare(theirs, ours), "{ours:?}\n{theirs:?}");
         }
@@ -136,7 +139,9 @@ fn a_cut_is_not_enough_below_a_reign_that_no_majority_granted() {
     let old = [zeroed(), generation(1, 1, true, 1)];
     let forced = [zeroed(), generation(1, 1, true, 1), generation(2, 2, false, 91)];
     let verdict = compare(&state(&old, 100), &state(&forced, 95));
-    assert!(matches!(verdict.action, SyncAction::Target(course) if course.method == SyncMethod::BitmapResync));
+    assert!(
+        matches!(verdict.action, SyncAction::Target(course) if course.method == SyncMethod::BitmapResync)
+    );
     let verdict = compare(&state(&old, 90), &state(&forced, 95));
     assert!(matches!(verdict.action, SyncAction::Target(course) if course.method == SyncMethod::CatchUp));
 }
@@ -157,7 +162,9 @@ fn a_damaged_disk_is_the_target_whatever_its_lsn() {
     damaged.disk = DiskState::Inconsistent;
     let verdict = compare(&damaged, &state(&generations, 100));
     assert_eq!(verdict.rule, SyncRule::Damaged);
-    assert!(matches!(verdict.action, SyncAction::Target(course) if course.method == SyncMethod::BitmapResync));
+    assert!(
+        matches!(verdict.action, SyncAction::Target(course) if course.method == SyncMethod::BitmapResync)
+    );
 }
 
 #[test]
@@ -194,7 +201,9 @@ fn a_disk_older_than_its_peer_knows_it_to_be_went_back_in_time() {
     source.role = Role::Primary;
     source.base = (GenerationId(1), Lsn(90));
     let verdict = compare(&source, &state(&generations, 60));
-    assert!(matches!(verdict.action, SyncAction::Source(course) if course.method == SyncMethod::FullResyncWentBack));
+    assert!(
+        matches!(verdict.action, SyncAction::Source(course) if course.method == SyncMethod::FullResyncWentBack)
+    );
 }
 
 #[test]

@@ -211,6 +211,32 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn recovery_ends_in_a_prefix_whatever_happened_to_the_bytes(
+        steps in proptest::collection::vec((1u64..=6, 0u64..=4), 1..40),
+        damage in proptest::collection::vec((0usize..400, 0usize..4096, any::<u8>()), 0..6),
+        copies in proptest::collection::vec((0usize..400, 0usize..400), 0..6),
+    ) {
+        let mut node = Node::new();
+        for (count, blocks) in steps {
+            node.append(count, blocks);
+        }
+        for (block, at, value) in damage {
+            node.disk[block * BLOCK_SIZE + at] = value;
+        }
+        for (from, to) in copies {
+            node.disk.copy_within(from * BLOCK_SIZE..(from + 1) * BLOCK_SIZE, to * BLOCK_SIZE);
+        }
+        let plan = recover(&node.superblock, &node.disk);
+        prop_assert!(node.model.starts_with(&plan.replay));
+        let end = plan.replay.last().map_or(Lsn::ZERO, |(_, record)| record.lsn);
+        prop_assert_eq!(plan.end, end);
+    }
+}
+
 #[test]
 fn a_batch_that_does_not_fit_before_the_end_starts_at_the_beginning() {
     let mut node = Node::new();

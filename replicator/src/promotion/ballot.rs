@@ -1,0 +1,255 @@
+//! What the answers to a candidate mean: take the term, wait and ask again, or give up. Pure: the round goes
+//! in, the decision comes out.
+
+use std::collections::BTreeMap;
+
+use crate::config::Config;
+use crate::peer::message::{Basis, Denial, VoteReply, VoteRequest};
+use crate::promotion::membership::MembershipRecord;
+use crate::promotion::refusal::{RefusalCode, Refused};
+use crate::units::{Incarnation, NodeId, Span};
+
+/// A round as it stands.
+#[derive(Debug)]
+pub struct Ballot<'a> {
+    /// Who votes.
+    pub config: &'a Config,
+    /// What was asked.
+    pub request: &'a VoteRequest,
+    /// The candidate's own vote, by the same rules.
+    pub own_vote: Result<(), Denial>,
+    /// The newest record that the candidate knows of.
+    pub newest: &'a MembershipRecord,
+    /// The answers so far.
+    pub replies: &'a BTreeMap<NodeId, VoteReply>,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Store this record and have the voters store it.
+    Take(MembershipRecord),
+    /// Not yet; ask again after the pause. The refusal is the answer if the time is up before.
+    Wait {
+        /// What is missing.
+        refused: Refused,
+        /// How long nothing can change by itself.
+        pause: Span,
+    },
+    /// No later answer can make a majority.
+    Refuse(Refused),
+}
+
+/// Why the candidate may be promoted if the record is `newest`: by first promotion, as a living member, or
+/// as the newest of members none of whom lives on.
+#[must_use]
+pub fn basis(
+    newest: &MembershipRecord,
+    candidate: NodeId,
+    incarnation: Incarnation,
+    continues: Option<Incarnation>,
+) -> Basis {
+    if newest.is_empty() {
+        return Basis::First;
+    }
+    match newest.in_sync.incarnation_of(candidate) {
+        Some(recorded) if recorded == incarnation || Some(recorded) == continues => {
+            Basis::Member { continues: recorded }
+        }
+        Some(_) | None => Basis::AllReported,
+    }
+}
+
+/// Decides a round.
+#[must_use]
+pub fn decide(ballot: &Ballot<'_>) -> Decision {
+    if let Some(decision) = stale_basis(ballot) {
+        return decision;
+    }
+    if ballot.request.basis == Basis::AllReported
+        && let Some(decision) = members_that_did_not_report(ballot)
+    {
+        return decision;
+    }
+    let votes = || ballot.replies.values().map(|reply| reply.vote).chain([ballot.own_vote]);
+    let granted = votes().filter(Result::is_ok).count();
+    let needed = match ballot.request.basis {
+        Basis::First => ballot.config.voters(),
+        Basis::Member { .. } | Basis::AllReported => ballot.config.majority(),
+    };
+    if granted >= needed && ballot.own_vote.is_ok() {
+        return Decision::Take(record_to_take(ballot));
+    }
+    let denials: Vec<Denial> = votes().filter_map(Result::err).collect();
+    let is_final = |denial: &&Denial| match denial {
+        Denial::Lease { .. } | Denial::PrimaryLives { .. } | Denial::OlderTerm { .. } => false,
+        Denial::NotInSync { .. } => false,
+        Denial::NotAMember { .. }
+        | Denial::MemberLives { .. }
+        | Denial::Behind { .. }
+        | Denial::EmptyRecord
+        | Denial::OtherVoters => true,
+    };
+    let refusals = denials.iter().filter(is_final).count();
+    let refused = refusal(ballot, &denials, needed);
+    if ballot.config.voters() - refusals < needed
+        || matches!(ballot.own_vote, Err(ref denial) if is_final(&denial))
+    {
+        return Decision::Refuse(refused);
+    }
+    let lease = denials.iter().filter_map(|denial| match denial {
+        Denial::Lease { remaining } => Some(*remaining),
+        _ => None,
+    });
+    Decision::Wait { refused, pause: lease.min().unwrap_or_default() }
+}
+
+/// A voter showed a newer record than the one that the request was based on: ask again, based on that.
+fn stale_basis(ballot: &Ballot<'_>) -> Option<Decision> {
+    let request = ballot.request;
+    let continues = match request.basis {
+        Basis::Member { continues } => Some(continues),
+        Basis::First | Basis::AllReported => None,
+    };
+    let is_stale = basis(ballot.newest, request.candidate, request.incarnation, continues) != request.basis
+        || ballot.newest.term.number >= request.record.term.number;
+    is_stale.then(|| Decision::Wait {
+        refused: Refused {
+            code: RefusalCode::StateChange,
+            name: "not-in-sync",
+            reason: format!(
+                "a voter holds a newer record, of term {}, that must be followed",
+                ballot.newest.term
+            ),
+            cure: "nothing; the voters are asked again".to_owned(),
+        },
+        pause: Span::default(),
+    })
+}
+
+/// No member lives on as the incarnation that was recorded: all of them must report, and none may be ahead.
+fn members_that_did_not_report(ballot: &Ballot<'_>) -> Option<Decision> {
+    let request = ballot.request;
+    let candidate_position = (request.position.term, request.position.first_lsn, request.position.lsn);
+    for (node, recorded) in ballot.newest.in_sync.iter().filter(|(node, _)| *node != request.candidate) {
+        let name = ballot.config.name_of(node);
+        let Some(reply) = ballot.replies.get(&node) else {
+            let reason =
+                format!("{name} is in the in-sync set of term {} and cannot be reached", ballot.newest.term);
+            let cure = format!("bring up {name}; it holds every completed write");
+            return Some(wait("member-missing", reason, cure));
+        };
+        let lives = reply.incarnation == recorded || reply.continues == Some(recorded);
+        let position = (reply.position.term, reply.position.first_lsn, reply.position.lsn);
+        if lives || position > candidate_position {
+            let reason = format!("{name} holds newer data than this node");
+            let cure = format!("promote on {name}");
+            return Some(Decision::Refuse(Refused {
+                code: RefusalCode::NoUpToDateData,
+                name: "not-in-sync",
+                reason,
+                cure,
+            }));
+        }
+    }
+    let own = ballot.newest.in_sync.has_node(request.candidate);
+    (!own).then(|| {
+        Decision::Refuse(Refused {
+            code: RefusalCode::NoUpToDateData,
+            name: "not-in-sync",
+            reason: format!("this node is not in the in-sync set of term {}", ballot.newest.term),
+            cure: "promote a member of the set, or connect and wait until this node has caught up".to_owned(),
+        })
+    })
+}
+
+/// The record of the new reign: the candidate, and the members that showed the same flushed position.
+fn record_to_take(ballot: &Ballot<'_>) -> MembershipRecord {
+    let mut record = ballot.request.record;
+    for (node, reply) in ballot.replies {
+        let Some(replica) = ballot.config.replicas.get(node.index()) else { continue };
+        let was_member =
+            match ballot.request.basis {
+                Basis::First => true,
+                Basis::Member { .. } => ballot.newest.in_sync.incarnation_of(*node).is_some_and(|recorded| {
+                    reply.incarnation == recorded || reply.continues == Some(recorded)
+                }),
+                Basis::AllReported => ballot.newest.in_sync.has_node(*node),
+            };
+        let is_equal = reply.vote.is_ok() && reply.position == ballot.request.position;
+        if was_member && is_equal && replica.protocol.can_be_in_sync() {
+            record.in_sync = record.in_sync.with(*node, reply.incarnation);
+        }
+    }
+    record
+}
+
+fn wait(name: &'static str, reason: String, cure: String) -> Decision {
+    let refused = Refused { code: RefusalCode::StateChange, name, reason, cure };
+    Decision::Wait { refused, pause: Span::default() }
+}
+
+/// What stands against the promotion, for the operator: the gravest reason.
+fn refusal(ballot: &Ballot<'_>, denials: &[Denial], needed: usize) -> Refused {
+    let silent: Vec<&str> = ballot
+        .config
+        .other_voters()
+        .filter(|node| !ballot.replies.contains_key(node))
+        .map(|node| ballot.config.name_of(node))
+        .collect();
+    let gravest = denials.iter().max_by_key(|denial| gravity(denial));
+    let (code, name, reason, cure) = match gravest {
+        Some(Denial::NotAMember { .. } | Denial::MemberLives { .. } | Denial::Behind { .. }) => (
+            RefusalCode::NoUpToDateData,
+            "not-in-sync",
+            format!("this node does not hold every completed write: {}", gravest.expect("it matched")),
+            "promote a member of the in-sync set, or connect and wait until this node has caught up",
+        ),
+        Some(Denial::PrimaryLives { primary }) => (
+            RefusalCode::StateChange,
+            "peer-is-primary",
+            format!("{} is Primary", ballot.config.name_of(*primary)),
+            "demote it first",
+        ),
+        Some(denial @ Denial::Lease { .. }) => (
+            RefusalCode::StateChange,
+            "lease",
+            denial.to_string(),
+            "wait; the promotion goes on by itself when the lease is over",
+        ),
+        Some(
+            denial @ (Denial::EmptyRecord
+            | Denial::OtherVoters
+            | Denial::OlderTerm { .. }
+            | Denial::NotInSync { .. }),
+        ) => (
+            RefusalCode::StateChange,
+            "voters-disagree",
+            denial.to_string(),
+            "make the configuration the same everywhere and bring up every voter",
+        ),
+        None => (
+            RefusalCode::StateChange,
+            "no-quorum",
+            format!(
+                "{needed} of {} votes are needed; no answer from {}",
+                ballot.config.voters(),
+                silent.join(", ")
+            ),
+            "bring up the missing voters",
+        ),
+    };
+    Refused { code, name, reason, cure: cure.to_owned() }
+}
+
+fn gravity(denial: &Denial) -> u8 {
+    match denial {
+        Denial::OlderTerm { .. } | Denial::NotInSync { .. } => 0,
+        Denial::Lease { .. } => 1,
+        Denial::EmptyRecord => 2,
+        Denial::OtherVoters => 3,
+        Denial::PrimaryLives { .. } => 4,
+        Denial::Behind { .. } => 5,
+        Denial::NotAMember { .. } | Denial::MemberLives { .. } => 6,
+    }
+}

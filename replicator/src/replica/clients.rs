@@ -1,0 +1,207 @@
+//! Client requests: admission, numbers, answers.
+
+use bytes::Bytes;
+
+use crate::effect::{Completion, Effect, Effects, RequestError};
+use crate::event::{AllocatedExtent, IoId, Request};
+use crate::read::pending_block;
+use crate::record::Record;
+use crate::state::Role;
+use crate::units::{BlockRange, ByteRange, Lsn, RequestId, bytes_u64};
+use crate::write::edit::{Edit, EditKind, payload_records, zero_kind};
+
+use super::{IoPurpose, Replica};
+
+/// Bytes of accepted records that may wait for a journal batch before clients are slowed.
+const JOURNAL_QUEUE_BYTES_MAX: u64 = 16 << 20;
+
+impl Replica {
+    pub(super) fn on_request(&mut self, id: RequestId, request: Request, effects: &mut Effects) {
+        if self.role != Role::Primary || self.demotion.is_some() {
+            let outcome = Completion::Failed(RequestError::Demoted);
+            effects.push(Effect::CompleteRequest { id, outcome });
+            return;
+        }
+        match request {
+            Request::Read { range } => {
+                // A read that overlaps an accepted write waits until that write is complete.
+                let newest =
+                    range.covering_blocks().and_then(|blocks| self.write_back.newest_overlapping(blocks));
+                self.reads.arrive(id, range, newest.unwrap_or(Lsn::ZERO));
+            }
+            Request::BlockStatus { range } => match range.covering_blocks() {
+                Some(blocks) => {
+                    let io = self.numbers.next();
+                    self.reads.query(id, range, io);
+                    effects.push(Effect::FindAllocated { io, range: blocks });
+                }
+                None => effects
+                    .push(Effect::CompleteRequest { id, outcome: Completion::Failed(RequestError::Invalid) }),
+            },
+            Request::Flush => self.writes.wait_for_flush(id, self.complete),
+            Request::Write { .. } | Request::Trim { .. } | Request::WriteZeroes { .. } => {
+                self.writes.arrive(id, request)
+            }
+        }
+    }
+
+    /// Gives numbers to what waits, as far as there is room.
+    pub(super) fn admit_requests(&mut self, effects: &mut Effects) {
+        while self.may_admit() {
+            let Some(request) = self.writes.next_waiting() else { return };
+            let touched = touched_blocks(request);
+            if touched
+                .is_some_and(|blocks| self.writes.edits().iter().any(|edit| edit.blocks().overlaps(blocks)))
+            {
+                return; // A ragged write to these blocks is still being merged.
+            }
+            let (id, request) = self.writes.take_waiting().expect("it was just looked at");
+            self.admit(id, request, effects);
+        }
+    }
+
+    fn may_admit(&self) -> bool {
+        self.role == Role::Primary
+            && self.demotion.is_none()
+            && !self.is_frozen()
+            && self.disk_fault.is_none()
+            && self.generation_is_durable()
+            && self.write_back.has_room()
+            && self.journal.queue_bytes() < JOURNAL_QUEUE_BYTES_MAX
+            && !self.journal.is_short_of_room()
+    }
+
+    fn admit(&mut self, id: RequestId, request: Request, effects: &mut Effects) {
+        match request {
+            Request::Write { offset, payload, durability } => {
+                let range = ByteRange::new(offset, bytes_u64(payload.len()));
+                match range.covering_blocks() {
+                    Some(blocks) if range.is_block_aligned() => {
+                        let records = payload_records(self.assigned().next(), blocks, &payload);
+                        self.accept_own(id, records, durability);
+                    }
+                    Some(_) => {
+                        self.begin_edit(Edit::new(id, durability, range, EditKind::Write(payload)), effects)
+                    }
+                    None => effects.push(Effect::CompleteRequest { id, outcome: Completion::Done }),
+                }
+            }
+            Request::WriteZeroes { range, allocation, durability } => match range.whole_blocks() {
+                Some(blocks) if range.is_block_aligned() => {
+                    let record = Record::zero(self.assigned().next(), zero_kind(allocation), blocks);
+                    self.accept_own(id, vec![record], durability);
+                }
+                _ if range.length > 0 => {
+                    self.begin_edit(Edit::new(id, durability, range, EditKind::Zeroes(allocation)), effects)
+                }
+                _ => effects.push(Effect::CompleteRequest { id, outcome: Completion::Done }),
+            },
+            Request::Trim { range, durability } => match range.whole_blocks() {
+                Some(blocks) => {
+                    let record =
+                        Record::zero(self.assigned().next(), crate::record::RecordKind::Trim, blocks);
+                    self.accept_own(id, vec![record], durability);
+                }
+                // Ragged edges stay as they are, and there is nothing else.
+                None => effects.push(Effect::CompleteRequest { id, outcome: Completion::Done }),
+            },
+            Request::Read { .. } | Request::Flush | Request::BlockStatus { .. } => {
+                unreachable!("only writes wait for admission")
+            }
+        }
+    }
+
+    /// Takes in records that this Primary has made; from here on reads and peers see them.
+    fn accept_own(&mut self, id: RequestId, records: Vec<Record>, durability: crate::event::Durability) {
+        let generation = self.superblock.content().lineage.newest_id();
+        let last = records.last().expect("a request makes at least one record").lsn;
+        for record in records {
+            self.written_bytes += record.range.bytes();
+            self.journal.accept(generation, record.clone());
+            self.write_back.accept(record, self.now);
+        }
+        self.writes.submitted(id, last, durability);
+    }
+
+    fn begin_edit(&mut self, mut edit: Edit, effects: &mut Effects) {
+        let edges: Vec<u64> = edit.edges.iter().map(|(block, _)| *block).collect();
+        for block in edges {
+            match pending_block(&self.write_back, block) {
+                Some(content) => edit.on_edge(block, content),
+                None => {
+                    let io = self.numbers.next();
+                    self.purposes.insert(io, IoPurpose::Edge(edit.id, block));
+                    effects.push(Effect::ReadData { io, range: BlockRange::new(block, 1) });
+                }
+            }
+        }
+        self.writes.edits().push(edit);
+        self.finish_edits();
+    }
+
+    pub(super) fn on_edge_read(&mut self, id: RequestId, block: u64, content: Bytes) {
+        if let Some(edit) = self.writes.edits().iter_mut().find(|edit| edit.id == id) {
+            edit.on_edge(block, content);
+        }
+        self.finish_edits();
+    }
+
+    /// Gives numbers to edits whose edges are known.
+    fn finish_edits(&mut self) {
+        while let Some(at) = self.writes.edits().iter().position(Edit::is_ready) {
+            let edit = self.writes.edits().remove(at);
+            let records = edit.records(self.assigned().next());
+            self.accept_own(edit.id, records, edit.durability);
+        }
+    }
+
+    /// Moves the marks of complete and stable as far as journal and peers allow.
+    pub(super) fn advance_marks(&mut self) {
+        if self.role != Role::Primary || self.reign.is_none() || self.disk_fault.is_some() {
+            return;
+        }
+        let complete = self.complete_by_peers().min(self.journal.journaled());
+        self.complete = self.complete.max(complete);
+        let stable = self.stable_by_peers().min(self.journal.flushed());
+        self.stable = self.stable.max(stable);
+        if let Some(wanted) = self.writes.flush_wanted() {
+            self.journal.want_flush(wanted);
+        }
+    }
+
+    /// Answers whom an answer is due.
+    pub(super) fn answer_clients(&mut self, effects: &mut Effects) {
+        if self.role != Role::Primary {
+            return;
+        }
+        let mut done = |id| effects.push(Effect::CompleteRequest { id, outcome: Completion::Done });
+        self.writes.completed(self.complete, &mut done);
+        self.writes.flushed(self.stable, &mut done);
+        let numbers = &mut self.numbers;
+        self.reads.advance(self.complete, &self.write_back, &mut || numbers.next(), effects);
+        if self.may_answer_reads() {
+            self.reads.answer(effects);
+        }
+    }
+
+    pub(super) fn on_allocation_found(
+        &mut self,
+        io: IoId,
+        extents: &[AllocatedExtent],
+        effects: &mut Effects,
+    ) {
+        if let Some((id, outcome)) = self.reads.on_allocation(io, extents, &self.write_back) {
+            effects.push(Effect::CompleteRequest { id, outcome });
+        }
+    }
+}
+
+/// The blocks that a request would change.
+fn touched_blocks(request: &Request) -> Option<BlockRange> {
+    let range = match request {
+        Request::Write { offset, payload, .. } => ByteRange::new(*offset, bytes_u64(payload.len())),
+        Request::Trim { range, .. } | Request::WriteZeroes { range, .. } => *range,
+        Request::Read { .. } | Request::BlockStatus { .. } | Request::Flush => return None,
+    };
+    range.covering_blocks()
+}

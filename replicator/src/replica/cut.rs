@@ -1,0 +1,38 @@
+//! Taking back: records that were never complete are cut off the journal's end, durably, before anything
+//! else is appended. I3 says that they are nowhere else.
+
+use crate::layout::superblock::DurableDisk;
+use crate::superblock_keeper::Revision;
+use crate::units::{GenerationId, Lsn};
+
+use super::Replica;
+use super::receiving::Stage;
+
+impl Replica {
+    /// Keeps writes up to `last` and generations up to `common`. Durable when the revision is.
+    pub(super) fn cut_after(&mut self, common: GenerationId, last: Lsn) -> Revision {
+        assert!(self.stable <= last, "I3: {last} is cut off, {} is stable", self.stable);
+        let session = self.journal.ring().session() + 1;
+        self.write_back.cut(last);
+        self.journal.cut(last, session);
+        self.complete = self.complete.min(last);
+        for peer in &mut self.peers {
+            peer.flushed = peer.flushed.min(last);
+            peer.acknowledged = peer.acknowledged.min(last);
+        }
+        let ring = self.journal.ring();
+        let anchor = ring.anchor(ring.tail(), self.data_flushed);
+        self.superblock.change(|content| {
+            content.journal = anchor;
+            content.lineage.cut_after(common);
+            if content.disk == DurableDisk::UpToDate {
+                content.disk = DurableDisk::Outdated;
+            }
+        })
+    }
+
+    /// Whether a cut is on its way to disk.
+    pub(super) fn is_cutting(&self) -> bool {
+        self.inbound.as_ref().is_some_and(|inbound| matches!(inbound.stage, Stage::Preparing(_)))
+    }
+}

@@ -1,0 +1,127 @@
+//! Completions of I/O and what they move: journal, superblock, write-back. And the end of a disk.
+
+use bytes::Bytes;
+
+use crate::config::WRITE_BACK_BYTES_MAX;
+use crate::effect::{Effect, Effects};
+use crate::event::IoId;
+use crate::notice::Notice;
+use crate::state::{DiskState, Role};
+use crate::units::Lsn;
+use crate::write_back::Urgency;
+
+use super::{IoPurpose, Replica};
+
+/// Bytes written to the data area that make a flush of it worth while: it bounds what recovery replays.
+const DATA_FLUSH_BYTES: u64 = 32 << 20;
+
+impl Replica {
+    pub(super) fn on_io_completed(&mut self, io: IoId) {
+        if self.disk_fault.is_some() {
+            return; // The disk is poisoned: nothing that it says counts any more.
+        }
+        if self.journal.on_io_completed(io, self.now) {
+            return;
+        }
+        if self.superblock.on_io_completed(io) {
+            self.on_superblock_durable();
+            return;
+        }
+        match self.purposes.remove(&io) {
+            None => {
+                self.write_back.on_data_written(io, self.now);
+                self.journal.ring_mut().note_written_back(self.write_back.written_back());
+            }
+            Some(IoPurpose::DataFlush(up_to)) => {
+                self.data_flush_in_flight = false;
+                self.data_flushed = self.data_flushed.max(up_to);
+            }
+            Some(IoPurpose::TailBitmap) => self.on_tail_bitmap_durable(),
+            Some(other @ (IoPurpose::Edge(..) | IoPurpose::CatchUp(..) | IoPurpose::Tail)) => {
+                panic!("{other:?} is a read")
+            }
+        }
+    }
+
+    fn on_superblock_durable(&mut self) {
+        let recorded = self.superblock.durable_session();
+        self.journal.ring_mut().note_session_recorded(recorded);
+        self.on_tail_durable();
+    }
+
+    pub(super) fn on_bytes_read(&mut self, io: IoId, bytes: Bytes, effects: &mut Effects) {
+        if self.reads.on_bytes(io, bytes.clone()) {
+            return;
+        }
+        match self.purposes.remove(&io) {
+            Some(IoPurpose::Edge(id, block)) => self.on_edge_read(id, block, bytes),
+            Some(IoPurpose::CatchUp(node, link)) => self.on_catch_up_read(node, link, io, bytes, effects),
+            Some(IoPurpose::Tail) => self.on_tail_read(bytes, effects),
+            Some(other @ (IoPurpose::DataFlush(_) | IoPurpose::TailBitmap)) => panic!("{other:?} is no read"),
+            None => panic!("nobody asked for I/O {}", io.0),
+        }
+    }
+
+    pub(super) fn on_io_failed(&mut self, io: IoId, errno: i32, effects: &mut Effects) {
+        self.purposes.remove(&io);
+        self.fail_disk(format!("I/O error {errno}"), effects);
+    }
+
+    /// A disk that failed once is not used again: a later success would prove nothing.
+    pub(super) fn fail_disk(&mut self, reason: String, effects: &mut Effects) {
+        if self.disk_fault.is_some() {
+            return;
+        }
+        effects
+            .push(Effect::Notify(Notice::error("disk-failed", format!("the local disk failed: {reason}"))));
+        self.disk_fault = Some(reason);
+        self.set_disk(DiskState::Failed, effects);
+        if self.role != Role::Primary {
+            self.reintroduce();
+        }
+    }
+
+    /// Batches and flushes of the journal.
+    pub(super) fn advance_journal(&mut self, effects: &mut Effects) {
+        if self.disk_fault.is_some() || self.is_cutting() {
+            return;
+        }
+        let numbers = &mut self.numbers;
+        self.journal.advance(self.now, self.data_flushed, &mut || numbers.next(), effects);
+    }
+
+    /// Up to where records may leave the journal for the data area: stable, and flushed here (I3).
+    pub(super) fn write_back_limit(&self) -> Lsn {
+        self.stable.min(self.journal.flushed())
+    }
+
+    /// Moves stable records to the data area, and flushes it from time to time.
+    pub(super) fn advance_write_back(&mut self, effects: &mut Effects) {
+        if self.disk_fault.is_some() || !self.is_started() || self.is_cutting() {
+            return;
+        }
+        let is_tight =
+            self.write_back.pending_bytes() >= WRITE_BACK_BYTES_MAX / 2 || self.tail_waits_for_write_back();
+        let urgency = if is_tight || self.stopping.is_some() { Urgency::Now } else { Urgency::CanWait };
+        let limit = self.write_back_limit();
+        let numbers = &mut self.numbers;
+        self.write_back.advance(self.now, limit, urgency, &mut || numbers.next(), effects);
+        if self.write_back.unflushed_bytes() >= DATA_FLUSH_BYTES
+            || self.tail_waits_for_write_back()
+            || self.stopping.is_some()
+        {
+            self.flush_data(effects);
+        }
+    }
+
+    fn flush_data(&mut self, effects: &mut Effects) {
+        if self.data_flush_in_flight || self.data_flushed == self.write_back.written_back() {
+            return;
+        }
+        let up_to = self.write_back.on_flush_started();
+        let io = self.numbers.next();
+        self.data_flush_in_flight = true;
+        self.purposes.insert(io, IoPurpose::DataFlush(up_to));
+        effects.push(Effect::FlushData { io });
+    }
+}

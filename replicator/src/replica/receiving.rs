@@ -1,0 +1,274 @@
+//! The target's half of a link: takes records in order, journals them, reports how far it has come.
+//! A generation is durable before its first record is journaled (I5), so records behind one wait here.
+
+use std::collections::VecDeque;
+
+use crate::config::{PEER_WINDOW_BYTES, WRITE_BACK_BYTES_MAX};
+use crate::effect::{Effect, Effects};
+use crate::generation::compare::Course;
+use crate::generation::lineage::{Generation, Lineage};
+use crate::layout::superblock::DurableDisk;
+use crate::notice::Notice;
+use crate::peer::message::{Message, Progress, RecordBatch};
+use crate::state::{DiskState, Role};
+use crate::superblock_keeper::Revision;
+use crate::units::{Lsn, NodeId, Term, bytes_u64};
+
+use super::Replica;
+use super::links::Replication;
+
+/// Growth of the window that is worth a report of its own, bytes.
+const WINDOW_NEWS_BYTES: u64 = 1 << 20;
+
+/// Records on their way to this node.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    /// The source.
+    pub(super) from: NodeId,
+    pub(super) stage: Stage,
+    /// Arrived, not taken in yet: something before them must be durable first.
+    queue: VecDeque<Arrived>,
+    queue_bytes: u64,
+    /// Newest record that arrived.
+    received: Lsn,
+    /// What was reported last.
+    reported: Option<Progress>,
+    /// Records taken in since the start.
+    pub(super) records: u64,
+}
+
+/// What the target waits for.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// What it holds beyond the fork is being cut off, or its state recorded; then it asks for records.
+    Preparing(Revision),
+    /// Records.
+    Streaming,
+    /// The generation at the front of the queue is being recorded.
+    RecordingGeneration(Revision),
+}
+
+#[derive(Debug)]
+enum Arrived {
+    Records(RecordBatch),
+    Generation(Generation, Lineage),
+}
+
+impl Inbound {
+    /// Records that arrived and are not in the journal yet.
+    pub(super) fn unacknowledged(&self, journaled: Lsn) -> u64 {
+        self.received.since(journaled)
+    }
+}
+
+impl Replica {
+    /// Becomes the target of `node`: first cut, durably, then ask for records.
+    pub(super) fn start_target(&mut self, node: NodeId, course: Course, effects: &mut Effects) {
+        let end = self.assigned();
+        let keeps = course.target_keeps;
+        assert!(keeps <= end, "a target keeps what it has");
+        let has_to_cut = keeps < end || self.superblock.content().lineage.newest_id() != course.common;
+        let stage = if has_to_cut {
+            if !self.journal.is_clean() {
+                self.drop_link(node, "the journal is busy; the verdict is reached anew", effects);
+                return;
+            }
+            let text =
+                format!("cut writes {}..={end}: they were never completed on the other side", keeps.next());
+            effects.push(Effect::Notify(Notice::warning("journal-cut", text)));
+            Stage::Preparing(self.cut_after(course.common, keeps))
+        } else {
+            Stage::Preparing(self.superblock.change(|_| {}))
+        };
+        self.inbound = Some(Inbound {
+            from: node,
+            stage,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            received: keeps,
+            reported: None,
+            records: 0,
+        });
+        if let Some(link) = &mut self.peer_mut(node).link {
+            link.replication = Replication::Target;
+        }
+        self.judge_own_disk(effects);
+    }
+
+    /// A target's disk is UpToDate while it is in the in-sync set of the Primary that it follows, else
+    /// Outdated: consistent, but newer data exists.
+    pub(super) fn judge_own_disk(&mut self, effects: &mut Effects) {
+        let Some(inbound) = &self.inbound else { return };
+        if self.disk <= DiskState::Inconsistent {
+            return;
+        }
+        let record = self.record();
+        let is_member = record.primary == Some(inbound.from)
+            && record.in_sync.incarnation_of(self.config.local) == Some(self.incarnation);
+        let (disk, durable) = match is_member {
+            true => (DiskState::UpToDate, DurableDisk::UpToDate),
+            false => (DiskState::Outdated, DurableDisk::Outdated),
+        };
+        self.set_disk(disk, effects);
+        if self.superblock.content().disk != durable {
+            self.superblock.change(|content| content.disk = durable);
+        }
+    }
+
+    /// The source is gone, or begins anew.
+    pub(super) fn end_inbound_from(&mut self, node: NodeId, effects: &mut Effects) {
+        if self.inbound.take_if(|inbound| inbound.from == node).is_some() && self.disk == DiskState::UpToDate
+        {
+            // Nobody confirms any more that this is the newest copy.
+            self.set_disk(DiskState::Consistent, effects);
+        }
+    }
+
+    /// Frames that carry data count only from the source of the current introduction, and never from a
+    /// lower term than this node's record (I2).
+    fn is_from_source(&self, node: NodeId, term: Term) -> bool {
+        self.inbound.as_ref().is_some_and(|inbound| inbound.from == node) && term >= self.record().term
+    }
+
+    pub(super) fn on_records(&mut self, node: NodeId, term: Term, batch: RecordBatch, effects: &mut Effects) {
+        if !self.is_from_source(node, term) {
+            return;
+        }
+        let Some(inbound) = &mut self.inbound else { return };
+        let first = batch.records.first().map_or(Lsn::ZERO, |record| record.lsn);
+        if first != inbound.received.next() {
+            let reason = format!("record {first} came after {}", inbound.received);
+            self.drop_link(node, &reason, effects);
+            return;
+        }
+        let last = batch.records.last().expect("a batch has records");
+        inbound.received = last.lsn;
+        inbound.records += bytes_u64(batch.records.len());
+        inbound.queue_bytes +=
+            batch.records.iter().map(|record| bytes_u64(record.payload.len())).sum::<u64>();
+        let stable_up_to = batch.stable_up_to;
+        inbound.queue.push_back(Arrived::Records(batch));
+        self.note_stable(stable_up_to);
+    }
+
+    pub(super) fn on_new_generation(
+        &mut self,
+        node: NodeId,
+        term: Term,
+        generation: Generation,
+        lineage: Lineage,
+        effects: &mut Effects,
+    ) {
+        if !self.is_from_source(node, term) {
+            return;
+        }
+        let own = self.superblock.content().lineage.newest_id();
+        let known = lineage.find(own).is_some() || self.superblock.content().lineage.is_empty();
+        let Some(inbound) = &mut self.inbound else { return };
+        let is_queued = inbound.queue.iter().any(|arrived| matches!(arrived, Arrived::Generation(..)));
+        if generation.first_lsn != inbound.received.next()
+            || !(known || is_queued)
+            || lineage.newest() != Some(&generation)
+        {
+            let reason = format!("generation {} does not follow what this node holds", generation.id);
+            self.drop_link(node, &reason, effects);
+            return;
+        }
+        inbound.queue.push_back(Arrived::Generation(generation, lineage));
+    }
+
+    /// Takes in what arrived, in order.
+    pub(super) fn advance_inbound(&mut self, effects: &mut Effects) {
+        while self.take_in_next(effects) {}
+    }
+
+    fn take_in_next(&mut self, effects: &mut Effects) -> bool {
+        let Some(inbound) = &mut self.inbound else { return false };
+        match inbound.stage {
+            Stage::Preparing(revision) | Stage::RecordingGeneration(revision)
+                if !self.superblock.is_durable(revision) =>
+            {
+                false
+            }
+            Stage::Preparing(_) => {
+                inbound.stage = Stage::Streaming;
+                let (from, end) = (inbound.from, inbound.received);
+                self.send(from, &Message::CatchUpFrom { end }, effects);
+                true
+            }
+            Stage::RecordingGeneration(_) => {
+                inbound.stage = Stage::Streaming;
+                true
+            }
+            Stage::Streaming => match inbound.queue.front() {
+                None => false,
+                Some(Arrived::Records(_)) => {
+                    self.take_in_records();
+                    true
+                }
+                Some(Arrived::Generation(..)) => self.record_generation(),
+            },
+        }
+    }
+
+    fn take_in_records(&mut self) {
+        let now = self.now;
+        let Some(inbound) = &mut self.inbound else { return };
+        let Some(Arrived::Records(batch)) = inbound.queue.pop_front() else { return };
+        for record in batch.records {
+            inbound.queue_bytes -= bytes_u64(record.payload.len());
+            self.journal.accept(batch.generation, record.clone());
+            self.write_back.accept(record, now);
+        }
+    }
+
+    /// Records the generation at the front of the queue once everything before it is flushed (I5).
+    fn record_generation(&mut self) -> bool {
+        self.journal.want_flush(self.journal.accepted());
+        if !self.journal.is_clean() {
+            return false;
+        }
+        let Some(inbound) = &mut self.inbound else { return false };
+        let Some(Arrived::Generation(generation, lineage)) = inbound.queue.pop_front() else { return false };
+        assert_eq!(
+            generation.first_lsn,
+            self.journal.flushed().next(),
+            "I5: everything before the generation is flushed"
+        );
+        let revision = self.superblock.change(|content| content.lineage = lineage);
+        inbound.stage = Stage::RecordingGeneration(revision);
+        true
+    }
+
+    /// Everything up to here is flushed on every in-sync replica.
+    pub(super) fn note_stable(&mut self, stable_up_to: Lsn) {
+        if self.role != Role::Primary {
+            self.stable = self.stable.max(stable_up_to);
+        }
+    }
+
+    /// Tells the source how far this node has come, if that is news.
+    pub(super) fn report_progress(&mut self, effects: &mut Effects) {
+        let held = self.write_back.pending_bytes();
+        let (journaled, flushed, data_flushed) =
+            (self.journal.journaled(), self.journal.flushed(), self.data_flushed);
+        let Some(inbound) = &mut self.inbound else { return };
+        if matches!(inbound.stage, Stage::Preparing(_)) {
+            return;
+        }
+        let window_bytes =
+            WRITE_BACK_BYTES_MAX.saturating_sub(held + inbound.queue_bytes).min(PEER_WINDOW_BYTES);
+        let progress =
+            Progress { received: inbound.received, journaled, flushed, data_flushed, window_bytes };
+        let is_news = inbound.reported.is_none_or(|told| {
+            (told.received, told.journaled, told.flushed)
+                != (progress.received, progress.journaled, progress.flushed)
+                || told.window_bytes.abs_diff(window_bytes) >= WINDOW_NEWS_BYTES
+        });
+        if is_news {
+            inbound.reported = Some(progress);
+            let from = inbound.from;
+            self.send(from, &Message::Progress(progress), effects);
+        }
+    }
+}

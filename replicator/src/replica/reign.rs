@@ -1,0 +1,500 @@
+//! The Primary's side of the voters' record: who must have a write before it is complete, proposals that
+//! change that, the lease, and what all I/O waits for (semantics §3).
+
+use std::collections::VecDeque;
+
+use crate::effect::{Answer, ClientEnd, Effect, Effects};
+use crate::generation::lineage::Generation;
+use crate::notice::Notice;
+use crate::peer::message::Message;
+use crate::promotion::membership::{InSyncSet, MembershipRecord};
+use crate::state::{DiskState, Role};
+use crate::superblock_keeper::Revision;
+use crate::units::{GenerationId, Lsn, NodeId, Span, Term, Tick, VOTERS_MAX};
+
+use super::Replica;
+use super::links::Peer;
+use super::sending::Outbound;
+
+/// How long completions may be held back for a peer that is entering the in-sync set.
+const JOIN_PATIENCE: Span = Span::from_millis(500);
+/// Time between two attempts of one peer.
+const JOIN_RETRY: Span = Span::from_millis(1000);
+
+/// A node's own reign as Primary.
+#[derive(Debug)]
+pub(super) struct Reign {
+    /// The newest record that a majority has stored.
+    recorded: MembershipRecord,
+    /// Newer ones, oldest first. Until a majority has stored a newer one, each of them counts.
+    proposals: VecDeque<MembershipRecord>,
+    /// When this node's own copy of the newest proposal is durable.
+    own_revision: Revision,
+    /// The newest record of this term that each voter is known to have stored, by version.
+    stored: [u64; VOTERS_MAX],
+    joining: Option<Joining>,
+    join_again_at: Tick,
+    generation: OwnGeneration,
+}
+
+/// A peer about to enter the set: nothing beyond `cap` is completed until it has flushed up to there.
+#[derive(Clone, Copy, Debug)]
+struct Joining {
+    node: NodeId,
+    cap: Lsn,
+    since: Tick,
+}
+
+/// Whether this Primary's newest generation covers what it writes next.
+#[derive(Clone, Copy, Debug)]
+enum OwnGeneration {
+    /// It does.
+    Current,
+    /// A peer will not see what comes next: a new one must be durable before anything more is completed.
+    Due,
+    /// It is being recorded.
+    Recording(Revision),
+}
+
+impl Reign {
+    /// A reign that a majority has just granted; `stored` says who.
+    pub(super) fn new(
+        recorded: MembershipRecord,
+        revision: Revision,
+        voters: impl Iterator<Item = NodeId>,
+    ) -> Self {
+        let mut stored = [0; VOTERS_MAX];
+        for voter in voters {
+            stored[voter.index()] = recorded.version;
+        }
+        Self {
+            recorded,
+            proposals: VecDeque::new(),
+            own_revision: revision,
+            stored,
+            joining: None,
+            join_again_at: Tick(0),
+            generation: OwnGeneration::Current,
+        }
+    }
+
+    /// The newest record, stored by a majority or not.
+    fn newest(&self) -> &MembershipRecord {
+        self.proposals.back().unwrap_or(&self.recorded)
+    }
+
+    /// Whether `node` must have a write before it is complete: it is in the recorded set, or in one that
+    /// was proposed since (attack: a voter may have stored a proposal whose answer never came).
+    pub(super) fn requires(&self, node: NodeId) -> bool {
+        self.recorded.in_sync.has_node(node)
+            || self.proposals.iter().any(|record| record.in_sync.has_node(node))
+    }
+
+    /// The set that a majority has stored.
+    pub(super) fn in_sync(&self) -> &InSyncSet {
+        &self.recorded.in_sync
+    }
+
+    /// Whether a generation is on its way to disk: until it is there, nobody hears of it.
+    pub(super) fn is_recording_generation(&self) -> bool {
+        matches!(self.generation, OwnGeneration::Recording(_))
+    }
+
+    /// Whether what is written next has a generation that is durable.
+    pub(super) fn has_its_generation(&self) -> bool {
+        matches!(self.generation, OwnGeneration::Current)
+    }
+
+    fn cap(&self) -> Option<Lsn> {
+        self.joining.map(|joining| joining.cap)
+    }
+}
+
+impl Replica {
+    /// Whether what is written next has a generation that is durable.
+    pub(super) fn generation_is_durable(&self) -> bool {
+        self.reign.as_ref().is_none_or(Reign::has_its_generation)
+    }
+
+    /// Whether every generation of the lineage is on disk, so that it may be announced.
+    pub(super) fn lineage_is_durable(&self) -> bool {
+        !self.reign.as_ref().is_some_and(Reign::is_recording_generation)
+    }
+
+    pub(super) fn advance_reign(&mut self, effects: &mut Effects) {
+        if self.reign.is_none() || self.role != Role::Primary {
+            return;
+        }
+        self.count_stored(effects);
+        self.advance_generation(effects);
+        self.advance_joining(effects);
+        self.propose_what_is_due(effects);
+        self.note_frozen(effects);
+    }
+
+    /// Looks whether a majority has stored a newer record.
+    fn count_stored(&mut self, effects: &mut Effects) {
+        let majority = self.config.majority();
+        let local = self.config.local;
+        let keeper = &self.superblock;
+        let Some(reign) = &mut self.reign else { return };
+        if keeper.is_durable(reign.own_revision) {
+            reign.stored[local.index()] = reign.newest().version;
+        }
+        let stored = reign.stored;
+        let is_stored = |record: &MembershipRecord| {
+            stored.iter().filter(|version| **version >= record.version).count() >= majority
+        };
+        let Some(at) = reign.proposals.iter().rposition(is_stored) else { return };
+        let before = reign.recorded.in_sync;
+        reign.recorded = reign.proposals[at];
+        reign.proposals.drain(..=at);
+        let after = reign.recorded.in_sync;
+        let (version, has_lost) =
+            (reign.recorded.version, before.iter().any(|(node, _)| !after.has_node(node)));
+        if has_lost {
+            reign.generation = OwnGeneration::Due;
+        }
+        let names: Vec<&str> = after.iter().map(|(node, _)| self.config.name_of(node)).collect();
+        let text =
+            format!("in-sync set of term {} version {version}: {}", self.record().term, names.join(", "));
+        effects.push(Effect::Notify(Notice::info("in-sync-set", text)));
+    }
+
+    /// A voter says what it has stored.
+    pub(super) fn on_record_stored(
+        &mut self,
+        node: NodeId,
+        record: &MembershipRecord,
+        effects: &mut Effects,
+    ) {
+        if record.term > self.record().term && self.role == Role::Primary {
+            self.step_down(node, record.term, effects);
+        }
+        let term = self.record().term;
+        let Some(reign) = &mut self.reign else { return };
+        if record.term == term {
+            let stored = &mut reign.stored[node.index()];
+            *stored = (*stored).max(record.version);
+        }
+    }
+
+    /// Before anything is completed that a lost peer has not seen, a new generation is durable (semantics §4).
+    fn advance_generation(&mut self, effects: &mut Effects) {
+        let Some(reign) = &self.reign else { return };
+        match reign.generation {
+            OwnGeneration::Current => {}
+            OwnGeneration::Recording(revision) => {
+                if self.superblock.is_durable(revision)
+                    && let Some(reign) = &mut self.reign
+                {
+                    reign.generation = OwnGeneration::Current;
+                }
+            }
+            OwnGeneration::Due => {
+                if self.writes.has_unfinished_writes() || self.complete < self.assigned() {
+                    self.begin_generation(effects);
+                }
+            }
+        }
+    }
+
+    fn begin_generation(&mut self, effects: &mut Effects) {
+        // I5: everything before the generation is flushed first.
+        self.journal.want_flush(self.journal.accepted());
+        if !self.journal.is_clean() {
+            return;
+        }
+        let revision = self.append_generation(effects);
+        if let Some(reign) = &mut self.reign {
+            reign.generation = OwnGeneration::Recording(revision);
+        }
+    }
+
+    /// Appends a generation that begins with the next write. The caller has flushed everything before it.
+    pub(super) fn append_generation(&mut self, effects: &mut Effects) -> Revision {
+        assert_eq!(self.journal.flushed(), self.assigned(), "I5: a generation begins behind what is flushed");
+        let generation = Generation {
+            id: GenerationId(self.random.identity()),
+            term: self.record().term,
+            granted: true,
+            first_lsn: self.assigned().next(),
+        };
+        let bases = self.base_generations();
+        let text = format!("generation {} begins with write {}", generation.id, generation.first_lsn);
+        effects.push(Effect::Notify(Notice::info("generation", text)));
+        self.superblock.change(|content| content.lineage.append(generation, &bases))
+    }
+
+    /// The generations that peers are known to stand at: they must stay in the lineage.
+    fn base_generations(&self) -> Vec<GenerationId> {
+        let lineage = &self.superblock.content().lineage;
+        let replicas = self.peers.iter().filter(|peer| peer.is_replica());
+        replicas
+            .filter_map(|peer| lineage.generation_of(peer.flushed))
+            .map(|generation| generation.id)
+            .collect()
+    }
+
+    /// Lets a peer into the set: completions pause until it has flushed what is complete, then it is proposed.
+    fn advance_joining(&mut self, effects: &mut Effects) {
+        let (now, complete, stable) = (self.now, self.complete, self.stable);
+        let Some(reign) = &self.reign else { return };
+        if let Some(joining) = reign.joining {
+            let flushed = self.peer(joining.node).outbound().map(|outbound| outbound.progress().flushed);
+            let is_there = flushed.is_some_and(|flushed| flushed >= joining.cap.max(stable));
+            if is_there {
+                let incarnation = self.peer_incarnation(joining.node);
+                let in_sync = self.reign_newest_in_sync().with(joining.node, incarnation);
+                self.propose(in_sync, effects);
+            }
+            let is_over = is_there || flushed.is_none() || now >= joining.since.plus(JOIN_PATIENCE);
+            if is_over && let Some(reign) = &mut self.reign {
+                reign.joining = None;
+                reign.join_again_at = now.plus(JOIN_RETRY);
+            }
+            return;
+        }
+        if now < reign.join_again_at && self.writes.has_unfinished_writes() {
+            return;
+        }
+        let assigned = self.assigned();
+        let is_near = |outbound: &Outbound| {
+            outbound.is_started() && outbound.next() > assigned && outbound.unreceived_bytes() < (1 << 20)
+        };
+        let candidate = self.peers.iter().find(|peer| {
+            peer.protocol.is_some_and(|protocol| protocol.can_be_in_sync())
+                && peer.disk != DiskState::Inconsistent
+                && peer.outbound().is_some_and(is_near)
+                && !reign.requires(peer.node)
+        });
+        if let Some(node) = candidate.map(|peer| peer.node)
+            && let Some(reign) = &mut self.reign
+        {
+            reign.joining = Some(Joining { node, cap: complete, since: now });
+        }
+    }
+
+    fn peer_incarnation(&self, node: NodeId) -> crate::units::Incarnation {
+        let link = self.peer(node).link.as_ref().expect("a target is linked");
+        link.introduction.received.as_ref().expect("a target has introduced itself").incarnation
+    }
+
+    fn reign_newest_in_sync(&self) -> InSyncSet {
+        self.reign.as_ref().map(|reign| reign.newest().in_sync).expect("asked during a reign")
+    }
+
+    /// Up to where a target should flush: what a client waits for, or what its entry into the set waits for.
+    pub(super) fn flush_wanted_from(&self, node: NodeId) -> Option<Lsn> {
+        let reign = self.reign.as_ref()?;
+        let joining =
+            reign.joining.filter(|joining| joining.node == node).map(|joining| joining.cap.max(self.stable));
+        let clients = self.writes.flush_wanted().filter(|_| reign.requires(node));
+        joining.max(clients)
+    }
+
+    /// Proposes a set without the members that are lost.
+    fn propose_what_is_due(&mut self, effects: &mut Effects) {
+        let local = self.config.local;
+        let newest = self.reign_newest_in_sync();
+        let is_lost = |node: NodeId| node != local && !self.is_following(self.peer(node));
+        let lost: Vec<NodeId> = newest.iter().map(|(node, _)| node).filter(|node| is_lost(*node)).collect();
+        if !lost.is_empty() {
+            let in_sync = lost.iter().fold(newest, |set, node| set.without(*node));
+            self.propose(in_sync, effects);
+        }
+    }
+
+    /// Whether a member can be waited for: it is linked, and replication has not been refused.
+    fn is_following(&self, peer: &Peer) -> bool {
+        use super::links::Replication;
+        peer.link.as_ref().is_some_and(|link| match link.replication {
+            Replication::Introducing | Replication::Source(_) => true,
+            Replication::Idle | Replication::Stopped | Replication::Target => false,
+        })
+    }
+
+    fn propose(&mut self, in_sync: InSyncSet, effects: &mut Effects) {
+        assert!(!in_sync.is_empty(), "the in-sync set is never empty");
+        let Some(reign) = &self.reign else { return };
+        let record = MembershipRecord { version: reign.newest().version + 1, in_sync, ..*reign.newest() };
+        self.publish(record, effects);
+    }
+
+    /// Stores a record of this reign here and sends it to every voter.
+    fn publish(&mut self, record: MembershipRecord, effects: &mut Effects) {
+        let revision = self.store_record(record);
+        if let Some(reign) = &mut self.reign {
+            reign.proposals.push_back(record);
+            reign.own_revision = revision;
+        }
+        self.send_record_to_all(&record, effects);
+    }
+
+    pub(super) fn send_record_to_all(&mut self, record: &MembershipRecord, effects: &mut Effects) {
+        let linked: Vec<NodeId> =
+            self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
+        for node in linked {
+            self.send(node, &Message::RecordUpdate(Box::new(*record)), effects);
+        }
+    }
+
+    /// Tells one voter the newest record of this reign, if there is a reign.
+    pub(super) fn send_record_to(&mut self, node: NodeId, effects: &mut Effects) {
+        if let Some(record) = self.reign.as_ref().map(|reign| *reign.newest()) {
+            self.send(node, &Message::RecordUpdate(Box::new(record)), effects);
+        }
+    }
+
+    /// Up to where every member, and every other connected replica by its protocol, has the Primary's writes.
+    pub(super) fn complete_by_peers(&self) -> Lsn {
+        let Some(reign) = &self.reign else { return Lsn::ZERO };
+        let mut complete = reign.cap().unwrap_or(Lsn(u64::MAX)).max(self.complete);
+        for peer in self.peers.iter().filter(|peer| peer.is_replica()) {
+            let protocol = peer.protocol.expect("a replica has a protocol");
+            let acknowledged =
+                peer.outbound().filter(|outbound| outbound.is_started()).map(Outbound::acknowledged);
+            let is_waited_for = reign.requires(peer.node) || !protocol.can_be_in_sync();
+            match acknowledged {
+                Some(acknowledged) if is_waited_for => {
+                    complete = complete.min(protocol.complete_up_to(acknowledged))
+                }
+                None if reign.requires(peer.node) => complete = complete.min(self.complete),
+                Some(_) | None => {}
+            }
+        }
+        if reign.has_its_generation() { complete } else { complete.min(self.complete) }
+    }
+
+    /// Up to where every member has flushed the Primary's writes.
+    pub(super) fn stable_by_peers(&self) -> Lsn {
+        let Some(reign) = &self.reign else { return Lsn::ZERO };
+        let required = self.peers.iter().filter(|peer| reign.requires(peer.node));
+        let flushed = |peer: &Peer| {
+            peer.outbound()
+                .filter(|outbound| outbound.is_started())
+                .map(|outbound| outbound.progress().flushed)
+        };
+        required.map(|peer| flushed(peer).unwrap_or(self.stable)).min().unwrap_or(Lsn(u64::MAX))
+    }
+
+    /// When the lease ends; `None` if nobody else could be promoted meanwhile.
+    fn lease_ends(&self) -> Option<Tick> {
+        let reign = self.reign.as_ref()?;
+        let timeout = self.config.peer_timeout;
+        let members = self.peers.iter().filter(|peer| reign.requires(peer.node));
+        // A member that never echoed during this link gives no lease at all.
+        members
+            .map(|peer| {
+                peer.link.as_ref().and_then(|link| link.echoed).map_or(Tick(0), |echoed| echoed.plus(timeout))
+            })
+            .min()
+    }
+
+    /// Whether this node may answer reads now: it is Primary and nobody else can be.
+    pub(super) fn may_answer_reads(&self) -> bool {
+        let is_serving = self.role == Role::Primary && self.disk_fault.is_none() && self.reign.is_some();
+        is_serving && self.lease_ends().is_none_or(|ends| self.now < ends)
+    }
+
+    /// Why all I/O waits, and what ends it.
+    pub(super) fn frozen(&self) -> Option<(String, String)> {
+        if self.role != Role::Primary {
+            return None;
+        }
+        if let Some(fault) = &self.disk_fault {
+            let ends = "demote this node with `--force`, promote the peer, replace the disk".to_owned();
+            return Some((format!("the local disk failed: {fault}"), ends));
+        }
+        let reign = self.reign.as_ref()?;
+        let lost: Vec<&str> = self
+            .peers
+            .iter()
+            .filter(|peer| reign.requires(peer.node) && !self.is_following(peer))
+            .map(|peer| self.config.name_of(peer.node))
+            .collect();
+        if !lost.is_empty() {
+            let reason = format!(
+                "{} is lost, and no majority has recorded the in-sync set without it",
+                lost.join(", ")
+            );
+            return Some((
+                reason,
+                "a vote of the tiebreaker or another replica, or the return of the lost node".to_owned(),
+            ));
+        }
+        let lease_is_over = self.lease_ends().is_some_and(|ends| self.now >= ends);
+        lease_is_over.then(|| {
+            (
+                "the lease is over: a member has not echoed in time".to_owned(),
+                "an answer of that member".to_owned(),
+            )
+        })
+    }
+
+    fn note_frozen(&mut self, effects: &mut Effects) {
+        match (self.frozen(), self.frozen_since) {
+            (Some((reason, ends)), None) => {
+                self.frozen_since = Some(self.now);
+                effects.push(Effect::Notify(Notice::warning(
+                    "frozen",
+                    format!("all I/O waits: {reason}; ends by {ends}"),
+                )));
+            }
+            (None, Some(since)) => {
+                self.frozen_since = None;
+                let text = format!("I/O goes on after {}", self.now.since(since));
+                effects.push(Effect::Notify(Notice::info("thawed", text)));
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen_since.is_some()
+    }
+
+    pub(super) fn reign_wakeup(&self) -> Option<Tick> {
+        let joining = self
+            .reign
+            .as_ref()
+            .and_then(|reign| reign.joining)
+            .map(|joining| joining.since.plus(JOIN_PATIENCE));
+        let lease = self.lease_ends().filter(|ends| *ends > self.now);
+        let silence = self
+            .peers
+            .iter()
+            .filter_map(|peer| peer.link.as_ref())
+            .map(|link| link.last_received.plus(self.config.peer_timeout));
+        joining.into_iter().chain(lease).chain(silence).min()
+    }
+
+    /// A higher term exists: this node is no longer Primary. Clients get no answer from it any more.
+    pub(super) fn step_down(&mut self, told_by: NodeId, term: Term, effects: &mut Effects) {
+        let text = format!(
+            "{} has stored term {term}; this node steps down from term {}",
+            self.name_of(told_by),
+            self.record().term
+        );
+        effects.push(Effect::Notify(Notice::error("stepped-down", text)));
+        effects.push(Effect::DropClients { how: ClientEnd::Silent });
+        self.end_reign(effects);
+    }
+
+    /// Primary no more. What clients had in flight is forgotten; its records stay in the journal's end.
+    pub(super) fn end_reign(&mut self, effects: &mut Effects) {
+        self.writes.forget();
+        self.reads.forget();
+        self.reign = None;
+        self.frozen_since = None;
+        if let Some(order) = self.demotion.take().and_then(|demotion| demotion.order()) {
+            let text = format!("{} is Secondary", self.config.resource);
+            self.answer(order, Answer::Done { text }, effects);
+        }
+        self.set_role(Role::Secondary, effects);
+        if self.disk == DiskState::UpToDate {
+            self.set_disk(DiskState::Consistent, effects);
+        }
+        self.reintroduce();
+    }
+}

@@ -1,0 +1,292 @@
+//! The snapshot that `twinblk status` prints, and the advice that goes with it.
+
+use crate::promotion::membership::Member;
+use crate::state::{ConnectionState, DiskState, ReplicationState, Role};
+use crate::status_report::{
+    Advice, CanPromote, ConnectionReport, DeviceReport, FrozenReport, InSyncReport, JournalReport, LsnReport,
+    PeerDeviceReport, StatusReport, TiebreakerReport,
+};
+use crate::units::{Lsn, Tick, bytes_u64};
+
+use super::Replica;
+use super::links::{Peer, Replication};
+
+const SEE_FAILOVER: &str = "docs/operating/failover.md";
+const SEE_SPLIT_BRAIN: &str = "docs/operating/split-brain.md";
+const SEE_DISK: &str = "docs/operating/replace-disk.md";
+
+impl Replica {
+    /// A snapshot of everything that an operator can know.
+    #[must_use]
+    pub fn status(&self, now: Tick) -> StatusReport {
+        let content = self.superblock.content();
+        let record = &content.membership;
+        let frozen = self.frozen();
+        let in_sync = record.in_sync.iter().map(|(node, incarnation)| InSyncReport {
+            name: self.name_of(node).to_owned(),
+            member: Member { node, incarnation },
+        });
+        StatusReport {
+            schema: 1,
+            name: self.config.resource.clone(),
+            node_id: self.config.local,
+            node_name: self.name_of(self.config.local).to_owned(),
+            role: self.role,
+            suspended: frozen.is_some(),
+            suspended_user: false,
+            suspended_no_data: self.disk_fault.is_some() && self.role == Role::Primary,
+            suspended_fencing: false,
+            suspended_quorum: frozen.is_some() && self.disk_fault.is_none(),
+            force_io_failures: false,
+            write_ordering: "flush",
+            devices: vec![self.device_report()],
+            connections: self
+                .peers
+                .iter()
+                .filter(|peer| peer.is_replica())
+                .map(|peer| self.connection_report(peer))
+                .collect(),
+            tiebreaker: self.peers.iter().find(|peer| !peer.is_replica()).map(|peer| TiebreakerReport {
+                connection_state: connection_state(peer),
+                reason: peer.reason.clone().filter(|_| peer.link.is_none()),
+            }),
+            term: record.term,
+            record_version: record.version,
+            record_primary: record.primary.map(|node| self.name_of(node).to_owned()),
+            in_sync: in_sync.collect(),
+            lineage: content.lineage.generations().to_vec(),
+            lsn: LsnReport {
+                assigned: self.assigned(),
+                journaled: self.journal.journaled(),
+                durable: self.journal.flushed(),
+                complete: self.complete,
+                stable: self.stable,
+                written_back: self.write_back.written_back(),
+                oldest_kept: self.journal.ring().oldest_kept(),
+            },
+            frozen: frozen.map(|(reason, ends_by)| FrozenReport {
+                reason,
+                since_ms: now.since(self.frozen_since.unwrap_or(now)).as_millis(),
+                ends_by,
+            }),
+            can_promote: self.can_promote(),
+            journal: JournalReport {
+                size: self.journal.ring().capacity_bytes(),
+                used: self.journal.ring().used_bytes(),
+            },
+            advice: self.advice(),
+        }
+    }
+
+    fn device_report(&self) -> DeviceReport {
+        let (journal_ios, batches) = self.journal.counters();
+        let ios = bytes_u64(self.purposes.len() + self.reads.disk_reads());
+        DeviceReport {
+            volume: 0,
+            disk_state: self.disk,
+            client: false,
+            open: self.clients > 0,
+            clients: self.clients,
+            quorum: self.has_quorum(),
+            size: self.config.volume_bytes >> 10,
+            read: self.reads.answered_bytes() >> 10,
+            written: self.written_bytes >> 10,
+            al_writes: batches,
+            bm_writes: self.bitmap_writes,
+            upper_pending: bytes_u64(self.writes.len() + self.reads.len()),
+            lower_pending: journal_ios + ios,
+        }
+    }
+
+    /// Whether this node and the voters that it is linked to are a majority.
+    fn has_quorum(&self) -> bool {
+        let linked = self.peers.iter().filter(|peer| peer.link.is_some()).count();
+        linked + 1 >= self.config.majority()
+    }
+
+    fn connection_report(&self, peer: &Peer) -> ConnectionReport {
+        let outbound = peer.outbound();
+        let behind = self
+            .assigned()
+            .since(peer.acknowledged.max(outbound.map_or(Lsn::ZERO, |out| out.progress().journaled)));
+        let in_flight = outbound.map_or(0, super::sending::Outbound::unreceived_bytes);
+        let is_sync_source = self.replication_state(peer) == ReplicationState::SyncSource;
+        let unacked = self
+            .inbound
+            .as_ref()
+            .filter(|inbound| inbound.from == peer.node)
+            .map_or(0, |inbound| inbound.unacknowledged(self.journal.journaled()));
+        let percent = 100.0 - 100.0 * as_f64(behind) / as_f64(self.assigned().0.max(1));
+        ConnectionReport {
+            peer_node_id: peer.node,
+            name: self.name_of(peer.node).to_owned(),
+            connection_state: connection_state(peer),
+            congested: outbound.is_some_and(super::sending::Outbound::is_congested),
+            peer_role: peer.role,
+            tls: false,
+            ap_in_flight: if is_sync_source { 0 } else { in_flight },
+            rs_in_flight: if is_sync_source { in_flight } else { 0 },
+            protocol: peer.protocol.unwrap_or_default(),
+            reason: peer.reason.clone(),
+            rule: peer.rule.map(|rule| rule.to_string()),
+            peer_devices: vec![PeerDeviceReport {
+                volume: 0,
+                replication_state: self.replication_state(peer),
+                peer_disk_state: self.peer_disk(peer),
+                peer_client: false,
+                resync_suspended: "no",
+                received: peer.received_bytes >> 10,
+                sent: peer.sent_bytes >> 10,
+                out_of_sync: behind * 4,
+                caught_up: outbound.map_or(0, super::sending::Outbound::caught_up_bytes) >> 10,
+                pending: behind.min(in_flight / 4096 + 1),
+                unacked,
+                percent_in_sync: percent,
+                acknowledged: peer.acknowledged,
+                flushed: peer.flushed,
+                has_dirty_bits: peer.has_dirty_bits,
+            }],
+        }
+    }
+
+    /// What goes on with a peer, in DRBD's words.
+    pub(super) fn replication_state(&self, peer: &Peer) -> ReplicationState {
+        let Some(link) = &peer.link else { return ReplicationState::Off };
+        match &link.replication {
+            Replication::Introducing | Replication::Stopped => ReplicationState::Off,
+            Replication::Idle => ReplicationState::Established,
+            Replication::Source(_)
+                if self.reign.as_ref().is_some_and(|reign| reign.in_sync().has_node(peer.node)) =>
+            {
+                ReplicationState::Established
+            }
+            Replication::Source(outbound)
+                if !self.can_be_in_sync(peer) && outbound.next() > self.assigned() =>
+            {
+                ReplicationState::Established
+            }
+            Replication::Source(_) => ReplicationState::SyncSource,
+            Replication::Target if self.disk == DiskState::UpToDate => ReplicationState::Established,
+            Replication::Target => ReplicationState::SyncTarget,
+        }
+    }
+
+    fn can_be_in_sync(&self, peer: &Peer) -> bool {
+        peer.protocol.is_some_and(crate::config::ReplicationProtocol::can_be_in_sync)
+    }
+
+    pub(super) fn is_established(&self, peer: &Peer) -> bool {
+        self.replication_state(peer) == ReplicationState::Established
+    }
+
+    /// The peer's disk as the peer says, or as the record of this reign knows better.
+    pub(super) fn peer_disk(&self, peer: &Peer) -> DiskState {
+        let is_member = self.reign.as_ref().is_some_and(|reign| reign.in_sync().has_node(peer.node));
+        match peer.disk {
+            DiskState::Consistent | DiskState::Outdated if is_member && peer.link.is_some() => {
+                DiskState::UpToDate
+            }
+            other => other,
+        }
+    }
+
+    fn can_promote(&self) -> CanPromote {
+        if self.role == Role::Primary {
+            return CanPromote { yes: false, because: "it is Primary already".to_owned() };
+        }
+        if let Err(refused) = self.may_try_promotion() {
+            return CanPromote { yes: false, because: refused.reason };
+        }
+        let record = self.record();
+        let own = record.in_sync.incarnation_of(self.config.local);
+        let is_member = record.is_empty()
+            || own.is_some_and(|own| own == self.incarnation || Some(own) == self.continues);
+        match (self.has_quorum(), is_member) {
+            (false, _) => CanPromote { yes: false, because: "no majority of the voters can be reached".to_owned() },
+            (true, true) => CanPromote { yes: true, because: "this node is in the in-sync set and a majority can be reached".to_owned() },
+            (true, false) => CanPromote {
+                yes: own.is_some(),
+                because: "this node cannot prove that it lost nothing; the other members of the in-sync set must report".to_owned(),
+            },
+        }
+    }
+
+    fn advice(&self) -> Vec<Advice> {
+        let mut advice = Vec::new();
+        if let Some(fault) = &self.disk_fault {
+            advice.push(Advice {
+                state: "disk-failed",
+                status: format!("The local disk failed and is not used any more: {fault}."),
+                action: "Promote another node, replace the disk, make new metadata.".to_owned(),
+                see: SEE_DISK,
+            });
+        }
+        if let Some((reason, ends_by)) = self.frozen().filter(|_| self.disk_fault.is_none()) {
+            advice.push(Advice {
+                state: "frozen",
+                status: format!("All I/O waits; nothing fails: {reason}."),
+                action: format!("It ends by {ends_by}."),
+                see: SEE_FAILOVER,
+            });
+        }
+        for peer in &self.peers {
+            advice.extend(self.advice_on(peer));
+        }
+        if self.disk == DiskState::Inconsistent {
+            advice.push(Advice {
+                state: "disk-inconsistent",
+                status: "The local disk holds no usable copy.".to_owned(),
+                action: "Connect to a node that has one.".to_owned(),
+                see: SEE_DISK,
+            });
+        }
+        advice
+    }
+
+    fn advice_on(&self, peer: &Peer) -> Option<Advice> {
+        let name = self.name_of(peer.node);
+        let reason = peer.reason.as_deref().unwrap_or("it has not answered yet");
+        match connection_state(peer) {
+            ConnectionState::StandAlone => Some(Advice {
+                state: "stand-alone",
+                status: format!("No replication with {name}: {reason}."),
+                action: format!("Remove the cause, then `twinblk connect {}`.", self.config.resource),
+                see: SEE_SPLIT_BRAIN,
+            }),
+            ConnectionState::Connecting => Some(Advice {
+                state: "not-connected",
+                status: format!("{name} cannot be reached: {reason}."),
+                action: "None if it is down on purpose; else look at its log and at the network.".to_owned(),
+                see: SEE_FAILOVER,
+            }),
+            ConnectionState::Connected if self.replication_state(peer) == ReplicationState::SyncSource => {
+                Some(Advice {
+                    state: "catching-up",
+                    status: format!("{name} is catching up; its disk is an older consistent state."),
+                    action: format!(
+                        "None. `twinblk wait-sync {}` returns when it is done.",
+                        self.config.resource
+                    ),
+                    see: SEE_FAILOVER,
+                })
+            }
+            ConnectionState::Connected => None,
+        }
+    }
+}
+
+/// The state of a link, in DRBD's words.
+fn connection_state(peer: &Peer) -> ConnectionState {
+    match &peer.link {
+        _ if !peer.wanted => ConnectionState::StandAlone,
+        None => ConnectionState::Connecting,
+        Some(link) if matches!(link.replication, Replication::Stopped) => ConnectionState::StandAlone,
+        Some(_) => ConnectionState::Connected,
+    }
+}
+
+/// For percentages only.
+#[expect(clippy::cast_precision_loss, reason = "a percentage needs no more")]
+fn as_f64(number: u64) -> f64 {
+    number as f64
+}

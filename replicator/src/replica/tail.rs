@@ -1,0 +1,271 @@
+//! Moving the journal's tail, only when room is needed: the whole ring is the window in which a peer can
+//! catch up. Before a record is left behind, every other replica has flushed it or its blocks are durably
+//! marked dirty for that replica (I7).
+
+use bytes::Bytes;
+
+use crate::config::CATCH_UP_READ_BYTES;
+use crate::effect::{Effect, Effects};
+use crate::journal::reader::RingReader;
+use crate::journal::ring::SegmentStart;
+use crate::layout::bitmap_page::BitmapPage;
+use crate::layout::journal_batch::BATCH_BYTES_MAX;
+use crate::notice::Notice;
+use crate::record::Record;
+use crate::superblock_keeper::Revision;
+use crate::units::{BLOCK_BYTES, BlockRange, Lsn, NodeId};
+
+use super::links::{Peer, Replication};
+use super::{IoPurpose, Replica};
+
+/// A move of the tail in progress.
+#[derive(Debug)]
+pub(super) struct TailMove {
+    to: SegmentStart,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Records that some replica lacks are read, to mark their blocks.
+    Marking { reader: Box<RingReader>, behind: Vec<(NodeId, u8, Lsn)>, pages: Vec<(u8, u64)> },
+    /// The pages with the marks are on their way to disk.
+    WritingBitmap { behind: Vec<(NodeId, u8, Lsn)> },
+    /// The superblock that names the new tail is on its way to disk.
+    Recording(Revision),
+}
+
+impl Replica {
+    /// Whether the ring has so little room left that the tail should move.
+    fn room_is_short(&self) -> bool {
+        let ring = self.journal.ring();
+        let free = ring.capacity_bytes() - ring.used_bytes();
+        free < wanted_room(ring.capacity_bytes())
+    }
+
+    /// Whether the tail cannot move because the data area lags behind.
+    pub(super) fn tail_waits_for_write_back(&self) -> bool {
+        self.room_is_short() && self.tail_move.is_none() && self.data_flushed < self.write_back_limit()
+    }
+
+    pub(super) fn advance_tail(&mut self, effects: &mut Effects) {
+        let is_ready = self.is_started() && self.disk_fault.is_none() && !self.is_cutting();
+        if self.tail_move.is_some() || !is_ready || !self.room_is_short() {
+            return;
+        }
+        let ring = self.journal.ring();
+        let tail = ring.tail();
+        let Some(to) = ring.nearest_tail(self.tail_limit(), wanted_room(ring.capacity_bytes())) else {
+            return;
+        };
+        if to.first_lsn <= tail.first_lsn {
+            return;
+        }
+        let last = to.first_lsn.previous();
+        let behind = self.replicas_behind(last);
+        let oldest_missing = behind.iter().map(|(_, _, flushed)| flushed.next()).min();
+        let Some(first) = oldest_missing.map(|first| first.max(tail.first_lsn)) else {
+            self.record_tail(to, &[]);
+            return;
+        };
+        let reader =
+            self.journal.ring().reader(first, last, CATCH_UP_READ_BYTES).expect("what is kept can be read");
+        self.tail_move = Some(TailMove {
+            to,
+            stage: Stage::Marking { reader: Box::new(reader), behind, pages: Vec::new() },
+        });
+        self.read_on(effects);
+    }
+
+    /// How far the tail may go: what is flushed in the data area, and what the replicas that follow along have
+    /// flushed. Clients are slowed rather than a follower being left behind.
+    fn tail_limit(&self) -> Lsn {
+        let following = self.peers.iter().filter(|peer| self.replicates_with(peer));
+        following.map(|peer| peer.flushed).min().unwrap_or(Lsn(u64::MAX)).min(self.data_flushed)
+    }
+
+    fn replicates_with(&self, peer: &Peer) -> bool {
+        peer.is_replica()
+            && peer.link.as_ref().is_some_and(|link| match &link.replication {
+                Replication::Source(_) | Replication::Target | Replication::Introducing => true,
+                Replication::Idle | Replication::Stopped => false,
+            })
+    }
+
+    /// Replicas that are not known to have flushed everything up to `last`, with their bitmap slots.
+    fn replicas_behind(&mut self, last: Lsn) -> Vec<(NodeId, u8, Lsn)> {
+        let lagging: Vec<(NodeId, Lsn)> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.is_replica() && peer.flushed < last)
+            .map(|peer| (peer.node, peer.flushed))
+            .collect();
+        lagging.into_iter().map(|(node, flushed)| (node, self.bitmap_slot(node), flushed)).collect()
+    }
+
+    /// The slot that keeps what is known of `node`; taken at first use.
+    fn bitmap_slot(&mut self, node: NodeId) -> u8 {
+        let peers = &self.superblock.content().peers;
+        if let Some(slot) = peers.iter().find(|slot| slot.node == Some(node)) {
+            return slot.bitmap_slot;
+        }
+        let free =
+            peers.iter().position(|slot| slot.node.is_none()).expect("there are as many slots as peers");
+        let bitmap_slot = u8::try_from(free).expect("at most seven slots");
+        assert!(
+            bitmap_slot < self.superblock.content().max_peers,
+            "the shell has compared max-peers with the configuration"
+        );
+        self.superblock.change(|content| {
+            content.peers[free].node = Some(node);
+            content.peers[free].bitmap_slot = bitmap_slot;
+        });
+        bitmap_slot
+    }
+
+    fn read_on(&mut self, effects: &mut Effects) {
+        let zone_offset = self.journal.zone_offset();
+        let Some(TailMove { stage: Stage::Marking { reader, .. }, .. }) = &mut self.tail_move else { return };
+        match reader.next_read() {
+            Some(read) => {
+                let io = self.numbers.next();
+                self.purposes.insert(io, IoPurpose::Tail);
+                effects.push(Effect::ReadJournal {
+                    io,
+                    offset: zone_offset + read.ring_offset,
+                    length: read.length,
+                });
+            }
+            None => self.write_bitmap(effects),
+        }
+    }
+
+    pub(super) fn on_tail_read(&mut self, bytes: Bytes, effects: &mut Effects) {
+        let Some(TailMove { stage: Stage::Marking { reader, behind, pages }, .. }) = &mut self.tail_move
+        else {
+            return;
+        };
+        match reader.on_bytes(bytes) {
+            Ok(records) => {
+                for (_, record) in &records {
+                    for (_, slot, flushed) in behind.iter().filter(|(_, _, flushed)| *flushed < record.lsn) {
+                        assert!(*flushed < record.lsn, "only what is missing is marked");
+                        mark(&mut self.bitmap, *slot, record, pages);
+                    }
+                }
+                self.read_on(effects);
+            }
+            Err(error) => self.fail_disk(format!("the journal cannot be read back: {error}"), effects),
+        }
+    }
+
+    fn write_bitmap(&mut self, effects: &mut Effects) {
+        let Some(TailMove { stage: Stage::Marking { behind, pages, .. }, .. }) = &mut self.tail_move else {
+            return;
+        };
+        let (behind, mut pages) = (std::mem::take(behind), std::mem::take(pages));
+        pages.sort_unstable();
+        pages.dedup();
+        let zones = &self.superblock.content().zones;
+        let mut writes = Vec::with_capacity(pages.len());
+        for (slot, page) in pages {
+            let zone = zones.bitmap(slot).expect("every slot has a zone");
+            let content = self.bitmap.get_mut(&(slot, page)).expect("it was just marked");
+            content.header.sequence += 1;
+            writes.push((zone.offset + page * BLOCK_BYTES, content.encode()));
+        }
+        self.bitmap_writes += crate::units::bytes_u64(writes.len());
+        if let Some(tail_move) = &mut self.tail_move {
+            tail_move.stage = Stage::WritingBitmap { behind };
+        }
+        let io = self.numbers.next();
+        self.purposes.insert(io, IoPurpose::TailBitmap);
+        effects.push(Effect::WriteBitmapPages { io, pages: writes });
+        let text = "the journal is full: from here on, some replicas cannot catch up by records".to_owned();
+        effects.push(Effect::Notify(Notice::warning("journal-full", text)));
+    }
+
+    pub(super) fn on_tail_bitmap_durable(&mut self) {
+        let Some(TailMove { to, stage: Stage::WritingBitmap { behind } }) = self.tail_move.take() else {
+            return;
+        };
+        for (node, _, _) in &behind {
+            self.peer_mut(*node).has_dirty_bits = true;
+        }
+        let nodes: Vec<NodeId> = behind.into_iter().map(|(node, _, _)| node).collect();
+        self.record_tail(to, &nodes);
+    }
+
+    fn record_tail(&mut self, to: SegmentStart, marked: &[NodeId]) {
+        assert!(
+            to.first_lsn.previous() <= self.data_flushed,
+            "I7: tail to {}, data flushed {}",
+            to.first_lsn,
+            self.data_flushed
+        );
+        for peer in self.peers.iter().filter(|peer| peer.is_replica() && !peer.has_dirty_bits) {
+            assert!(
+                peer.flushed >= to.first_lsn.previous() || marked.contains(&peer.node),
+                "I7: {} lacks records",
+                peer.node
+            );
+        }
+        self.remember_peers();
+        let anchor = self.journal.ring().anchor(to, self.data_flushed);
+        let revision = self.superblock.change(|content| content.journal = anchor);
+        self.tail_move = Some(TailMove { to, stage: Stage::Recording(revision) });
+    }
+
+    /// Puts into the superblock what is known of the peers.
+    pub(super) fn remember_peers(&mut self) {
+        let replicas: Vec<NodeId> =
+            self.peers.iter().filter(|peer| peer.is_replica()).map(|peer| peer.node).collect();
+        for node in replicas {
+            let slot = self.bitmap_slot(node);
+            let peer = self.peer(node);
+            let (flushed, acknowledged, has_dirty_bits) =
+                (peer.flushed, peer.acknowledged, peer.has_dirty_bits);
+            self.superblock.change(|content| {
+                let generation = content.lineage.generation_of(flushed).map(|generation| generation.id);
+                let slot =
+                    content.peers.iter_mut().find(|peer| peer.node == Some(node) && peer.bitmap_slot == slot);
+                let slot = slot.expect("it was just taken");
+                slot.base_lsn = flushed;
+                slot.base_generation = generation.unwrap_or_default();
+                slot.acknowledged = acknowledged.max(flushed);
+                slot.has_dirty_bits = has_dirty_bits;
+            });
+        }
+    }
+
+    pub(super) fn on_tail_durable(&mut self) {
+        if let Some(TailMove { to, stage: Stage::Recording(revision) }) = &self.tail_move
+            && self.superblock.is_durable(*revision)
+        {
+            self.journal.ring_mut().set_tail(*to);
+            self.tail_move = None;
+        }
+    }
+}
+
+/// Room that the ring should have: some batches of the largest size, but never most of a small ring.
+fn wanted_room(capacity: u64) -> u64 {
+    (capacity / 8).max(3 * BATCH_BYTES_MAX).min(capacity / 2)
+}
+
+/// Marks the blocks of `record` dirty in `slot`.
+fn mark(
+    bitmap: &mut std::collections::BTreeMap<(u8, u64), BitmapPage>,
+    slot: u8,
+    record: &Record,
+    pages: &mut Vec<(u8, u64)>,
+) {
+    let BlockRange { first, count } = record.range;
+    for block in first..first + count {
+        let (page, at) = BitmapPage::place_of(block);
+        bitmap.entry((slot, page)).or_insert_with(|| BitmapPage::clean(slot, page)).set(at);
+        if pages.last() != Some(&(slot, page)) {
+            pages.push((slot, page));
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! This node as a voter: answers candidates, stores records of the Primary, keeps what it has promised.
+
+use crate::effect::{Effect, Effects};
+use crate::event::LinkId;
+use crate::layout::superblock::DurableDisk;
+use crate::notice::Notice;
+use crate::peer::message::{Message, VoteReply, VoteRequest, VoteStage};
+use crate::promotion::membership::{MembershipRecord, VoterList};
+use crate::promotion::voting::{self, SeenPrimary, VoterView};
+use crate::state::Role;
+use crate::superblock_keeper::Revision;
+use crate::units::NodeId;
+
+use super::{AfterDurable, Replica};
+
+impl Replica {
+    /// What this node knows when it is asked for its vote.
+    pub(super) fn voter_view(&self) -> VoterView<'_> {
+        let content = self.superblock.content();
+        let primary = content.membership.primary;
+        let other = primary.filter(|node| *node != self.config.local);
+        let reign = match other {
+            Some(node) if !self.has_restarted(node) => voting::Reign::MayLast,
+            Some(_) | None => voting::Reign::Over,
+        };
+        let linked = self.peers.iter().find(|peer| peer.link.is_some() && peer.role == Role::Primary);
+        let seen_primary = match (self.role, linked) {
+            (Role::Primary, _) => SeenPrimary::Here,
+            (Role::Secondary | Role::Unknown, Some(peer)) => SeenPrimary::Linked(peer.node),
+            (Role::Secondary | Role::Unknown, None) => SeenPrimary::Nobody,
+        };
+        VoterView {
+            record: &content.membership,
+            node: self.config.local,
+            position: Some(content.lineage.position(self.journal.flushed())),
+            incarnation: self.incarnation,
+            continues: self.continues,
+            now: self.now,
+            started: self.started,
+            last_primary_frame: other.and_then(|node| self.peer(node).last_heard),
+            reign,
+            seen_primary,
+            peer_timeout: self.config.peer_timeout,
+            voters: self.config.voters(),
+            known: self.voter_list(),
+        }
+    }
+
+    /// Whether the node that the record names as Primary has said hello as another run of its daemon: its
+    /// reign is over whatever the lease says.
+    fn has_restarted(&self, primary: NodeId) -> bool {
+        let recorded = self.record().in_sync.incarnation_of(primary);
+        let introduced =
+            self.peer(primary).link.as_ref().and_then(|link| link.introduction.received.as_ref());
+        introduced.is_some_and(|state| state.role == Role::Secondary && Some(state.incarnation) != recorded)
+    }
+
+    /// Identities of all voters as this node has met them.
+    pub(super) fn voter_list(&self) -> VoterList {
+        let content = self.superblock.content();
+        let mut voters = VoterList::default();
+        voters.ids[self.config.local.index()] = content.voter;
+        for node in self.config.other_voters() {
+            voters.ids[node.index()] = content.pins.ids[node.index()];
+        }
+        voters
+    }
+
+    pub(super) fn on_vote_request(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        request: &VoteRequest,
+        effects: &mut Effects,
+    ) {
+        if !self.is_started() || !self.journal_is_settled() {
+            return; // The candidate asks again.
+        }
+        let vote = voting::may_grant(&self.voter_view(), request);
+        if vote.is_ok() && request.stage == VoteStage::Take {
+            let text = format!("granted term {} to {}", request.record.term, self.name_of(node));
+            effects.push(Effect::Notify(Notice::info("vote", text)));
+            let revision = self.store_record(request.record);
+            let message = Message::VoteReply(Box::new(self.vote_reply(request, vote)));
+            self.after_durable.push(AfterDurable { revision, peer: node, link, message });
+            return;
+        }
+        let message = Message::VoteReply(Box::new(self.vote_reply(request, vote)));
+        self.send(node, &message, effects);
+    }
+
+    /// A vote speaks of what is flushed; what is written but not flushed must not be lost sight of.
+    fn journal_is_settled(&mut self) -> bool {
+        self.journal.want_flush(self.journal.accepted());
+        self.role == Role::Primary || self.journal.is_clean() || self.inbound.is_some()
+    }
+
+    fn vote_reply(&self, request: &VoteRequest, vote: Result<(), crate::peer::message::Denial>) -> VoteReply {
+        let content = self.superblock.content();
+        VoteReply {
+            round: request.round,
+            stage: request.stage,
+            vote,
+            record: content.membership,
+            position: content.lineage.position(self.journal.flushed()),
+            incarnation: self.incarnation,
+            continues: self.continues,
+        }
+    }
+
+    /// Stores a record. What the record says of this node becomes true when it is durable.
+    pub(super) fn store_record(&mut self, record: MembershipRecord) -> Revision {
+        assert!(record.order() > self.record().order(), "I2: a record is replaced by a newer one only");
+        let (local, incarnation) = (self.config.local, self.incarnation);
+        let is_member = record.in_sync.incarnation_of(local) == Some(incarnation);
+        if is_member {
+            self.continues = Some(incarnation);
+        }
+        self.superblock.change(|content| {
+            content.membership = record;
+            if is_member {
+                content.incarnation_recorded = incarnation;
+                content.disk = DurableDisk::UpToDate;
+            }
+        })
+    }
+
+    /// The Primary of a term tells its record.
+    pub(super) fn on_record_update(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        record: &MembershipRecord,
+        effects: &mut Effects,
+    ) {
+        if voting::may_store(self.record(), &self.voter_list(), record, node).is_err() {
+            let current = Box::new(*self.record());
+            // Equal is fine: the Primary only wants to know.
+            self.send(node, &Message::RecordStored(current), effects);
+            return;
+        }
+        if self.role == Role::Primary {
+            self.step_down(node, record.term, effects);
+        }
+        let was_demoted = record.primary.is_none();
+        let revision = self.store_record(*record);
+        let message = Message::RecordStored(Box::new(*record));
+        self.after_durable.push(AfterDurable { revision, peer: node, link, message });
+        self.judge_own_disk(effects);
+        if was_demoted {
+            self.peer_mut(node).role = Role::Secondary;
+        }
+    }
+}
