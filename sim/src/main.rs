@@ -1,2 +1,2 @@
-//! Deterministic simulator.
+//! Runs seeds and prints how to repeat what fails.
 fn main() {}
