@@ -2,6 +2,7 @@
 
 use replicator::layout::superblock::DurableDisk;
 use replicator::state::{DiskState, Role};
+use replicator::units::Span;
 use sim::world::{ALPHA, BETA, World, WorldOptions};
 
 /// A world with alpha as Primary, in sync.
@@ -46,6 +47,7 @@ fn the_role_is_handed_over_back_and_forth_with_writes_in_between() {
                 world.write_now(from, at * 8192 + round * 512, 4096);
             }
             world.demote(from).expect("no client is connected");
+            world.run_for(Span::from_millis(50));
             world.promote(to, 2000).expect("it is in sync");
             world.read_everything(to);
         }
