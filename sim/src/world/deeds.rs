@@ -151,6 +151,14 @@ impl World {
         id
     }
 
+    /// How many requests wait at a node.
+    #[must_use]
+    pub fn waiting(&self, node: NodeId) -> u64 {
+        let waiting = self.operations.values().rev().take(200);
+        let count = waiting.filter(|operation| operation.node == node && operation.is_waiting()).count();
+        u64::try_from(count).expect("64 bits")
+    }
+
     /// A client writes `length` bytes at `offset`.
     pub fn write(&mut self, node: NodeId, offset: u64, length: u64) -> u64 {
         self.ask(node, Ask::Write(ByteRange::new(offset, length), Durability::Complete))
