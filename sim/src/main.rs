@@ -79,8 +79,8 @@ fn run_in_children(asked: &Asked) -> Vec<(u64, String)> {
         if child.wait().expect("the child was started").success() {
             return failed;
         }
-        let reason: Vec<_> = reasons.iter().filter(|line| !line.trim().is_empty()).take(3).cloned().collect();
-        failed.push((last, reason.join(" ")));
+        let reason: Vec<_> = reasons.iter().filter(|line| !line.trim().is_empty()).take(10).cloned().collect();
+        failed.push((last, reason.join("\n  ")));
         next = last + 1;
     }
     failed

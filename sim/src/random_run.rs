@@ -176,13 +176,18 @@ fn agree(world: &mut World) {
             }
             world.run_for(Span::from_millis(2000));
         }
-        assert!(primaries(world).is_some(), "violation: nobody can be promoted: {refusals:#?}");
+        assert!(primaries(world).is_some(), "violation: nobody can be promoted: {refusals:#?}\n{}", world.summaries());
     }
     let primary = primaries(world).expect("it was just found");
     let is_quiet = world.run_until(Span::from_millis(60_000), |world| {
         world.operations.values().all(|operation| !operation.is_waiting())
     });
-    assert!(is_quiet, "violation: clients wait for ever: {:#?}", world.status(primary));
+    assert!(is_quiet, "violation: clients wait for ever\n{}", world.summaries());
+    if world.notices.iter().any(|(_, name, _)| *name == "journal-full") {
+        // More was written than the ring holds: catching up by records is over, and nobody promised more.
+        world.read_everything(primary);
+        return;
+    }
     world.assert_converges();
     world.read_everything(primary);
     world.write_now(primary, 0, 4096);

@@ -6,6 +6,7 @@ use replicator::journal::recovery_case::RecoveryCase;
 use replicator::promotion::refusal::Refused;
 use replicator::promotion::tiebreaker::TiebreakerEvent;
 use replicator::state::{DiskState, ReplicationState, Role};
+use replicator::status_report::StatusReport;
 use replicator::units::{ByteRange, NodeId, RequestId, Span};
 
 use super::{ALPHA, BETA, Happening, MS, TIE, World};
@@ -182,7 +183,8 @@ impl World {
     /// There is no answer within ten seconds.
     pub fn write_now(&mut self, node: NodeId, offset: u64, length: u64) {
         let write = self.write(node, offset, length);
-        assert!(self.wait_for(write, 10_000), "violation: a write to {node} is not answered");
+        let is_answered = self.wait_for(write, 10_000);
+        assert!(is_answered, "violation: a write to {node} is not answered\n{}", self.summaries());
     }
 
     /// Asks for something and waits.
@@ -207,6 +209,13 @@ impl World {
             Some(_) => self.status(node).devices[0].disk_state,
             None => DiskState::DUnknown,
         }
+    }
+
+    /// The most telling parts of both statuses.
+    #[must_use]
+    pub fn summaries(&self) -> String {
+        let running = [ALPHA, BETA].into_iter().filter(|node| self.nodes[node.index()].replica.is_some());
+        running.map(|node| summary(&self.status(node))).collect::<Vec<_>>().join("\n")
     }
 
     /// Whether both run, are Established and UpToDate.
@@ -236,8 +245,7 @@ impl World {
     pub fn assert_converges(&mut self) {
         let is_idle = self.run_until(Span::from_millis(60_000), Self::is_idle);
         if !is_idle {
-            let told = [ALPHA, BETA].map(|node| self.nodes[node.index()].replica.as_ref().map(|_| self.status(node)));
-            panic!("violation: no agreement within a minute: {told:#?}");
+            panic!("violation: no agreement within a minute\n{}", self.summaries());
         }
         convergence::assert_equal(&self.nodes[0], &self.nodes[1]);
     }
@@ -265,4 +273,34 @@ impl World {
 #[must_use]
 pub fn other(node: NodeId) -> NodeId {
     if node == ALPHA { BETA } else { ALPHA }
+}
+
+/// The most telling parts of a status, in a few lines.
+#[must_use]
+pub fn summary(status: &StatusReport) -> String {
+    let (connection, marks) = (&status.connections[0], &status.lsn);
+    let peer = &connection.peer_devices[0];
+    format!(
+        "{} {} {} {:?}/{:?} peer {} rule {:?} reason {:?}\n  {marks:?}\n  acknowledged {} flushed {} behind {} KiB congested {} bits {}\n  term {} version {} in sync {:?} ring {:?} waiting {} io {} frozen {:?}",
+        status.node_name,
+        status.role,
+        status.devices[0].disk_state,
+        connection.connection_state,
+        peer.replication_state,
+        peer.peer_disk_state,
+        connection.rule,
+        connection.reason,
+        peer.acknowledged,
+        peer.flushed,
+        peer.out_of_sync,
+        connection.congested,
+        peer.has_dirty_bits,
+        status.term,
+        status.record_version,
+        status.in_sync.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(),
+        status.journal,
+        status.devices[0].upper_pending,
+        status.devices[0].lower_pending,
+        status.frozen,
+    )
 }
