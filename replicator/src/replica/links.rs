@@ -327,7 +327,7 @@ impl Replica {
         self.end_inbound_from(node, effects);
     }
 
-    fn reach_verdict(&mut self, node: NodeId, effects: &mut Effects) {
+    pub(super) fn reach_verdict(&mut self, node: NodeId, effects: &mut Effects) {
         let Some(link) = &self.peer(node).link else { return };
         if !matches!(link.replication, Replication::Introducing) {
             return;

@@ -135,6 +135,8 @@ impl Outbound {
 impl Replica {
     /// The target says up to where its journal reaches.
     pub(super) fn on_catch_up_from(&mut self, node: NodeId, end: Lsn, effects: &mut Effects) {
+        // The peer's state may have arrived in this very round, so that the verdict is still due here.
+        self.reach_verdict(node, effects);
         let is_legal = end <= self.assigned() && end.next() >= self.journal.ring().oldest_kept();
         if !is_legal && self.peer(node).is_target_of_us() {
             self.drop_link(
