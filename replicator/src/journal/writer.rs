@@ -12,8 +12,8 @@ use crate::event::IoId;
 use crate::journal::ring::Ring;
 use crate::layout::journal_batch::descriptor_blocks;
 use crate::layout::record_table::{BATCH_PAYLOAD_BLOCKS_MAX, BATCH_RECORDS_MAX};
-use crate::record::Record;
-use crate::units::{GenerationId, Lsn, Tick, bytes_u64};
+use crate::record::{RECORD_BLOCKS_MAX, Record};
+use crate::units::{BLOCK_BYTES, GenerationId, Lsn, Tick, bytes_u64};
 
 /// A batch that is being written.
 #[derive(Debug)]
@@ -188,9 +188,12 @@ impl JournalWriter {
     fn next_batch(&self) -> NextBatch {
         let generation = self.queue.front().map(|(generation, _)| *generation);
         let mut next = NextBatch { records: 0, payload_blocks: 0 };
+        // A batch that takes most of a small ring would wait for its tail for ever.
+        let payload_blocks_max =
+            BATCH_PAYLOAD_BLOCKS_MAX.min(self.ring.capacity_bytes() / BLOCK_BYTES / 4).max(RECORD_BLOCKS_MAX);
         for (of, record) in self.queue.iter().take(BATCH_RECORDS_MAX) {
             let payload_blocks = next.payload_blocks + record.payload_blocks();
-            if Some(*of) != generation || payload_blocks > BATCH_PAYLOAD_BLOCKS_MAX {
+            if Some(*of) != generation || payload_blocks > payload_blocks_max {
                 break;
             }
             next = NextBatch { records: next.records + 1, payload_blocks };
