@@ -183,6 +183,22 @@ impl Replica {
     /// Takes in what arrived, in order.
     pub(super) fn advance_inbound(&mut self, effects: &mut Effects) {
         while self.take_in_next(effects) {}
+        self.note_caught_up();
+    }
+
+    /// A target that has all that a Secondary had to give asks for a new verdict: the two are equal now. From a
+    /// Primary it hears of its entry into the in-sync set instead.
+    fn note_caught_up(&mut self) {
+        let Some(inbound) = &self.inbound else { return };
+        let is_streaming = matches!(inbound.stage, Stage::Streaming) && inbound.queue.is_empty();
+        let from = inbound.from;
+        let Some(link) = &self.peer(from).link else { return };
+        let Some(source) = &link.introduction.received else { return };
+        let has_all = source.role == Role::Secondary && self.journal.flushed() >= source.end;
+        let knows_all = self.superblock.content().lineage.newest_id() == source.lineage.newest_id();
+        if is_streaming && has_all && knows_all && self.journal.is_clean() {
+            self.reintroduce_to(from);
+        }
     }
 
     fn take_in_next(&mut self, effects: &mut Effects) -> bool {
