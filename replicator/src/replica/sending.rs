@@ -351,7 +351,11 @@ impl Replica {
 
     /// Whether the peer waits to hear that much more is stable.
     pub(super) fn stable_is_news_to(&self, peer: &super::links::Peer) -> bool {
-        let news = |outbound: &Outbound| self.stable.since(outbound.stable_told) >= STABLE_NEWS_WRITES;
+        let news = |outbound: &Outbound| {
+            let writes = self.stable.since(outbound.stable_told);
+            // A target without room waits for just this.
+            writes >= STABLE_NEWS_WRITES || (writes > 0 && outbound.is_congested())
+        };
         self.role == Role::Primary && peer.outbound().is_some_and(news)
     }
 
