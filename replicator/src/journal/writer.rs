@@ -10,7 +10,7 @@ use crate::config::{BACKGROUND_FLUSH_AFTER, BACKGROUND_FLUSH_BYTES, JOURNAL_WRIT
 use crate::effect::{Effect, Effects};
 use crate::event::IoId;
 use crate::journal::ring::Ring;
-use crate::layout::journal_batch::descriptor_blocks;
+use crate::layout::journal_batch::{BATCH_BYTES_MAX, descriptor_blocks};
 use crate::layout::record_table::{BATCH_PAYLOAD_BLOCKS_MAX, BATCH_RECORDS_MAX};
 use crate::record::{RECORD_BLOCKS_MAX, Record};
 use crate::units::{BLOCK_BYTES, GenerationId, Lsn, Tick, bytes_u64};
@@ -295,5 +295,15 @@ impl JournalWriter {
     pub fn drop_queue(&mut self) {
         self.queue.clear();
         self.queue_bytes = 0;
+        self.flush_wanted = self.flush_wanted.min(self.ring.head_lsn());
+    }
+
+    /// Bytes of payload that the ring has room for, whatever the tail does: one batch may have to leave a gap
+    /// at the ring's end, and at worst every block of payload has a descriptor of its own.
+    #[must_use]
+    pub fn room_bytes(&self) -> u64 {
+        let free = self.ring.capacity_bytes() - self.ring.used_bytes();
+        let gap = BATCH_BYTES_MAX.min(self.ring.capacity_bytes() / 4);
+        (free.saturating_sub(gap) / 2).saturating_sub(self.queue_bytes)
     }
 }

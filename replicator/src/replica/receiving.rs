@@ -268,15 +268,19 @@ impl Replica {
 
     /// Tells the source how far this node has come, if that is news.
     pub(super) fn report_progress(&mut self, effects: &mut Effects) {
-        let held = self.write_back.pending_bytes();
+        let (held, room_bytes) = (self.write_back.pending_bytes(), self.journal.room_bytes());
         let (journaled, flushed, data_flushed) =
             (self.journal.journaled(), self.journal.flushed(), self.data_flushed);
         let Some(inbound) = &mut self.inbound else { return };
         if matches!(inbound.stage, Stage::Preparing(_)) {
             return;
         }
-        let window_bytes =
-            WRITE_BACK_BYTES_MAX.saturating_sub(held + inbound.queue_bytes).min(PEER_WINDOW_BYTES);
+        // What is granted has room in memory and in the ring: should the source vanish, all of it gets flushed.
+        let window_bytes = WRITE_BACK_BYTES_MAX
+            .saturating_sub(held)
+            .min(room_bytes)
+            .saturating_sub(inbound.queue_bytes)
+            .min(PEER_WINDOW_BYTES);
         let progress =
             Progress { received: inbound.received, journaled, flushed, data_flushed, window_bytes };
         let is_news = inbound.reported.is_none_or(|told| {
