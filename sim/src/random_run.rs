@@ -33,20 +33,23 @@ impl Knobs {
     fn draw(random: &mut Random) -> Self {
         let pauses = [200, 2 * MS, 20 * MS];
         let largest = [8, 64, 512];
-        let rings = [2 << 20, 4 << 20, 16 << 20];
+        let size = random.index(3);
+        // Small rings for small writes, so that they wrap often and a batch always fits.
+        let small_rings = [4 << 20, 4 << 20, 16 << 20];
+        let ring_bytes = if random.chance(50) { 16 << 20 } else { small_rings[size] };
         let slow = random.chance(20);
         Self {
             steps: random.between(200, 1500),
             pause: pauses[random.index(3)],
             faults: [5, 20, 60][random.index(3)],
-            largest_units: largest[random.index(3)],
+            largest_units: largest[size],
             requests: random.between(1, REQUESTS_MAX),
             delays: Delays {
                 io: if slow { 20 * MS } else { 300 },
                 frame: if random.chance(20) { 30 * MS } else { 200 },
                 straggler_factor: [1, 10, 100][random.index(3)],
             },
-            ring_bytes: rings[random.index(3)],
+            ring_bytes,
         }
     }
 }

@@ -10,10 +10,10 @@ use crate::config::{BACKGROUND_FLUSH_AFTER, BACKGROUND_FLUSH_BYTES, JOURNAL_WRIT
 use crate::effect::{Effect, Effects};
 use crate::event::IoId;
 use crate::journal::ring::Ring;
-use crate::layout::journal_batch::descriptor_blocks;
+use crate::layout::journal_batch::{BATCH_BYTES_MAX, descriptor_blocks};
 use crate::layout::record_table::{BATCH_PAYLOAD_BLOCKS_MAX, BATCH_RECORDS_MAX};
-use crate::record::Record;
-use crate::units::{GenerationId, Lsn, Tick, bytes_u64};
+use crate::record::{RECORD_BLOCKS_MAX, Record};
+use crate::units::{BLOCK_BYTES, GenerationId, Lsn, Tick, bytes_u64};
 
 /// A batch that is being written.
 #[derive(Debug)]
@@ -188,9 +188,12 @@ impl JournalWriter {
     fn next_batch(&self) -> NextBatch {
         let generation = self.queue.front().map(|(generation, _)| *generation);
         let mut next = NextBatch { records: 0, payload_blocks: 0 };
+        // A batch that takes most of a small ring would wait for its tail for ever.
+        let payload_blocks_max =
+            BATCH_PAYLOAD_BLOCKS_MAX.min(self.ring.capacity_bytes() / BLOCK_BYTES / 4).max(RECORD_BLOCKS_MAX);
         for (of, record) in self.queue.iter().take(BATCH_RECORDS_MAX) {
             let payload_blocks = next.payload_blocks + record.payload_blocks();
-            if Some(*of) != generation || payload_blocks > BATCH_PAYLOAD_BLOCKS_MAX {
+            if Some(*of) != generation || payload_blocks > payload_blocks_max {
                 break;
             }
             next = NextBatch { records: next.records + 1, payload_blocks };
@@ -292,5 +295,15 @@ impl JournalWriter {
     pub fn drop_queue(&mut self) {
         self.queue.clear();
         self.queue_bytes = 0;
+        self.flush_wanted = self.flush_wanted.min(self.ring.head_lsn());
+    }
+
+    /// Bytes of payload that the ring has room for, whatever the tail does: one batch may have to leave a gap
+    /// at the ring's end, and at worst every block of payload has a descriptor of its own.
+    #[must_use]
+    pub fn room_bytes(&self) -> u64 {
+        let free = self.ring.capacity_bytes() - self.ring.used_bytes();
+        let gap = BATCH_BYTES_MAX.min(self.ring.capacity_bytes() / 4);
+        (free.saturating_sub(gap) / 2).saturating_sub(self.queue_bytes)
     }
 }

@@ -88,6 +88,13 @@ impl Replica {
         }
         let numbers = &mut self.numbers;
         self.journal.advance(self.now, self.data_flushed, &mut || numbers.next(), effects);
+        // Without a source nothing moves the tail, so what does not fit now never will. It was not
+        // acknowledged: whoever becomes Primary ships it again, or never completed it.
+        let is_stranded = self.role != Role::Primary && self.inbound.is_none();
+        if is_stranded && self.journal.is_short_of_room() {
+            self.journal.drop_queue();
+            self.write_back.cut(self.journal.accepted());
+        }
     }
 
     /// Up to where records may leave the journal for the data area: stable, and flushed here (I3).

@@ -227,16 +227,22 @@ impl Replica {
 
     /// Starts a new introduction with every linked replica: something changed that verdicts depend on.
     pub(super) fn reintroduce(&mut self) {
-        for peer in self.peers.iter_mut().filter(|peer| peer.protocol.is_some()) {
-            if let Some(link) = &mut peer.link {
-                if link.introduction.sent.is_some() {
-                    link.introduction.number += 1;
-                    link.introduction.sent = None;
-                }
-                link.replication = Replication::Introducing;
-            }
+        for node in self.config.peers().collect::<Vec<_>>() {
+            self.reintroduce_to(node);
         }
         self.inbound = None;
+    }
+
+    /// Starts a new introduction with one replica, if it is linked.
+    pub(super) fn reintroduce_to(&mut self, node: NodeId) {
+        if let Some(link) = &mut self.peer_mut(node).link {
+            if link.introduction.sent.is_some() {
+                link.introduction.number += 1;
+                link.introduction.sent = None;
+            }
+            link.replication = Replication::Introducing;
+        }
+        self.inbound.take_if(|inbound| inbound.from == node);
     }
 
     /// Sends states that are due and reaches verdicts where both are there.
@@ -327,7 +333,7 @@ impl Replica {
         self.end_inbound_from(node, effects);
     }
 
-    fn reach_verdict(&mut self, node: NodeId, effects: &mut Effects) {
+    pub(super) fn reach_verdict(&mut self, node: NodeId, effects: &mut Effects) {
         let Some(link) = &self.peer(node).link else { return };
         if !matches!(link.replication, Replication::Introducing) {
             return;
@@ -377,21 +383,21 @@ impl Replica {
         if let Some(link) = &mut self.peer_mut(node).link {
             link.replication = Replication::Idle;
         }
-        let is_no_newer_elsewhere = match self.disk {
-            DiskState::Consistent => true,
+        let disk = match self.disk {
+            DiskState::Consistent => DiskState::UpToDate,
             // Equal to a copy that nobody called outdated is as good as that copy.
-            DiskState::Outdated => self.peer(node).disk > DiskState::Outdated,
-            DiskState::Diskless
+            DiskState::Outdated if self.peer(node).disk > DiskState::Outdated => DiskState::UpToDate,
+            // Nobody linked is newer; the voters' record tells which of the two may be promoted.
+            DiskState::Outdated => DiskState::Consistent,
+            other @ (DiskState::Diskless
             | DiskState::Failed
             | DiskState::Inconsistent
             | DiskState::DUnknown
-            | DiskState::UpToDate => false,
+            | DiskState::UpToDate) => other,
         };
-        if is_no_newer_elsewhere {
-            self.set_disk(DiskState::UpToDate, effects);
-            if self.superblock.content().disk == DurableDisk::Outdated {
-                self.superblock.change(|content| content.disk = DurableDisk::UpToDate);
-            }
+        self.set_disk(disk, effects);
+        if disk == DiskState::UpToDate && self.superblock.content().disk == DurableDisk::Outdated {
+            self.superblock.change(|content| content.disk = DurableDisk::UpToDate);
         }
     }
 

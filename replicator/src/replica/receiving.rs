@@ -183,6 +183,22 @@ impl Replica {
     /// Takes in what arrived, in order.
     pub(super) fn advance_inbound(&mut self, effects: &mut Effects) {
         while self.take_in_next(effects) {}
+        self.note_caught_up();
+    }
+
+    /// A target that has all that a Secondary had to give asks for a new verdict: the two are equal now. From a
+    /// Primary it hears of its entry into the in-sync set instead.
+    fn note_caught_up(&mut self) {
+        let Some(inbound) = &self.inbound else { return };
+        let is_streaming = matches!(inbound.stage, Stage::Streaming) && inbound.queue.is_empty();
+        let from = inbound.from;
+        let Some(link) = &self.peer(from).link else { return };
+        let Some(source) = &link.introduction.received else { return };
+        let has_all = source.role == Role::Secondary && self.journal.flushed() >= source.end;
+        let knows_all = self.superblock.content().lineage.newest_id() == source.lineage.newest_id();
+        if is_streaming && has_all && knows_all && self.journal.is_clean() {
+            self.reintroduce_to(from);
+        }
     }
 
     fn take_in_next(&mut self, effects: &mut Effects) -> bool {
@@ -252,15 +268,19 @@ impl Replica {
 
     /// Tells the source how far this node has come, if that is news.
     pub(super) fn report_progress(&mut self, effects: &mut Effects) {
-        let held = self.write_back.pending_bytes();
+        let (held, room_bytes) = (self.write_back.pending_bytes(), self.journal.room_bytes());
         let (journaled, flushed, data_flushed) =
             (self.journal.journaled(), self.journal.flushed(), self.data_flushed);
         let Some(inbound) = &mut self.inbound else { return };
         if matches!(inbound.stage, Stage::Preparing(_)) {
             return;
         }
-        let window_bytes =
-            WRITE_BACK_BYTES_MAX.saturating_sub(held + inbound.queue_bytes).min(PEER_WINDOW_BYTES);
+        // What is granted has room in memory and in the ring: should the source vanish, all of it gets flushed.
+        let window_bytes = WRITE_BACK_BYTES_MAX
+            .saturating_sub(held)
+            .min(room_bytes)
+            .saturating_sub(inbound.queue_bytes)
+            .min(PEER_WINDOW_BYTES);
         let progress =
             Progress { received: inbound.received, journaled, flushed, data_flushed, window_bytes };
         let is_news = inbound.reported.is_none_or(|told| {

@@ -10,7 +10,7 @@ use crate::peer::message::Message;
 use crate::promotion::membership::{InSyncSet, MembershipRecord};
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
-use crate::units::{GenerationId, Lsn, NodeId, Span, Term, Tick, VOTERS_MAX};
+use crate::units::{GenerationId, Incarnation, Lsn, NodeId, Span, Term, Tick, VOTERS_MAX};
 
 use super::Replica;
 use super::links::Peer;
@@ -54,6 +54,17 @@ enum OwnGeneration {
     Due,
     /// It is being recorded.
     Recording(Revision),
+}
+
+/// What has become of a member of the in-sync set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It is linked as the run that is recorded, or has not said yet which it is.
+    Holds,
+    /// It is another run by now, which has lost nothing.
+    Renewed(Incarnation),
+    /// It cannot be waited for, or may have lost something.
+    Lost,
 }
 
 impl Reign {
@@ -275,7 +286,7 @@ impl Replica {
         }
     }
 
-    fn peer_incarnation(&self, node: NodeId) -> crate::units::Incarnation {
+    fn peer_incarnation(&self, node: NodeId) -> Incarnation {
         let link = self.peer(node).link.as_ref().expect("a target is linked");
         link.introduction.received.as_ref().expect("a target has introduced itself").incarnation
     }
@@ -293,15 +304,32 @@ impl Replica {
         joining.max(clients)
     }
 
-    /// Proposes a set without the members that are lost.
+    /// Proposes a set without the members that are lost, and with those that came back without a loss as who
+    /// they are now.
     fn propose_what_is_due(&mut self, effects: &mut Effects) {
-        let local = self.config.local;
         let newest = self.reign_newest_in_sync();
-        let is_lost = |node: NodeId| node != local && !self.is_following(self.peer(node));
-        let lost: Vec<NodeId> = newest.iter().map(|(node, _)| node).filter(|node| is_lost(*node)).collect();
-        if !lost.is_empty() {
-            let in_sync = lost.iter().fold(newest, |set, node| set.without(*node));
+        let others = newest.iter().filter(|(node, _)| *node != self.config.local);
+        let in_sync = others.fold(newest, |set, (node, recorded)| match self.standing(node, recorded) {
+            Standing::Holds => set,
+            Standing::Renewed(incarnation) => set.with(node, incarnation),
+            Standing::Lost => set.without(node),
+        });
+        if in_sync != newest {
             self.propose(in_sync, effects);
+        }
+    }
+
+    /// What has become of a member. A run that cannot prove to continue the recorded one may have lost what
+    /// that one acknowledged: it is not the member, however soon it is linked again.
+    fn standing(&self, node: NodeId, recorded: Incarnation) -> Standing {
+        let peer = self.peer(node);
+        let introduced = peer.link.as_ref().and_then(|link| link.introduction.received.as_ref());
+        match introduced {
+            _ if !self.is_following(peer) => Standing::Lost,
+            None => Standing::Holds,
+            Some(state) if state.incarnation == recorded => Standing::Holds,
+            Some(state) if state.continues == Some(recorded) => Standing::Renewed(state.incarnation),
+            Some(_) => Standing::Lost,
         }
     }
 

@@ -135,6 +135,8 @@ impl Outbound {
 impl Replica {
     /// The target says up to where its journal reaches.
     pub(super) fn on_catch_up_from(&mut self, node: NodeId, end: Lsn, effects: &mut Effects) {
+        // The peer's state may have arrived in this very round, so that the verdict is still due here.
+        self.reach_verdict(node, effects);
         let is_legal = end <= self.assigned() && end.next() >= self.journal.ring().oldest_kept();
         if !is_legal && self.peer(node).is_target_of_us() {
             self.drop_link(
@@ -349,7 +351,11 @@ impl Replica {
 
     /// Whether the peer waits to hear that much more is stable.
     pub(super) fn stable_is_news_to(&self, peer: &super::links::Peer) -> bool {
-        let news = |outbound: &Outbound| self.stable.since(outbound.stable_told) >= STABLE_NEWS_WRITES;
+        let news = |outbound: &Outbound| {
+            let writes = self.stable.since(outbound.stable_told);
+            // A target without room waits for just this.
+            writes >= STABLE_NEWS_WRITES || (writes > 0 && outbound.is_congested())
+        };
         self.role == Role::Primary && peer.outbound().is_some_and(news)
     }
 

@@ -31,8 +31,8 @@ impl Known {
 struct Entry {
     operation: u64,
     is_zero: bool,
-    /// A later client has seen that it did not happen.
-    is_dead: bool,
+    /// When a later client had seen that it did not happen.
+    dead: Option<u64>,
 }
 
 /// What every unit may hold.
@@ -63,10 +63,10 @@ impl Durability {
         let is_zero = !matches!(ask, Ask::Write(..));
         self.known
             .insert(operation, Known { asked: now, certain: None, lost: None, is_flushed: false });
-        let origin = Entry { operation: ORIGIN, is_zero: true, is_dead: false };
+        let origin = Entry { operation: ORIGIN, is_zero: true, dead: None };
         for unit in units_of(range) {
             let entries = self.units.entry(unit).or_insert_with(|| vec![origin]);
-            entries.push(Entry { operation, is_zero, is_dead: false });
+            entries.push(Entry { operation, is_zero, dead: None });
         }
     }
 
@@ -142,7 +142,7 @@ fn check_unit(
     let may_be: Vec<u64> = entries
         .iter()
         .filter(matches)
-        .filter(|entry| !entry.is_dead && !is_overwritten(entry, known))
+        .filter(|entry| entry.dead.is_none_or(|dead| asked <= dead) && !is_overwritten(entry, known))
         .map(|entry| entry.operation)
         .collect();
     if may_be.is_empty() {
@@ -160,7 +160,9 @@ fn check_unit(
         }
         for entry in entries.iter_mut().filter(|entry| entry.operation != operation) {
             let other = &known[&entry.operation];
-            entry.is_dead |= other.certain.is_none() && other.lost.is_some_and(|lost| lost < asked);
+            if other.certain.is_none() && other.lost.is_some_and(|lost| lost < asked) {
+                entry.dead.get_or_insert(now);
+            }
         }
     }
     if entries.len() > 16 {
