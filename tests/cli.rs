@@ -130,6 +130,7 @@ fn connection() -> ConnectionReport {
             received: 1,
             sent: 2,
             out_of_sync: 3,
+            caught_up: 2,
             pending: 4,
             unacked: 5,
             percent_in_sync: 99.5,
