@@ -1,2 +1,15 @@
-//! twinblk: a replicated block device in user space.
-fn main() {}
+//! twinblk: a replicated block device in user space. Parses the command line, dispatches, and turns the
+//! outcome into an exit status; everything else is elsewhere.
+
+mod cli;
+mod config_file;
+mod control_protocol;
+mod data_plane;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    cli::exit::report(&cli::run(cli::args::CommandLine::parse()))
+}

@@ -1,0 +1,62 @@
+//! The commands: what an operator or a cluster script types. Each command is a file; this one only hands over.
+//!
+//! Rule: everything is checked before anything is touched. Policy is not here: a daemon decides what a
+//! command may do, and the configuration file what is legal.
+
+pub mod args;
+mod client;
+mod demo;
+mod events;
+pub mod exit;
+mod inspect;
+mod logging;
+mod orders;
+mod render;
+mod report;
+mod run;
+mod status;
+mod tiebreaker;
+
+use clap::CommandFactory;
+
+use self::args::{Command, CommandLine};
+use crate::config_file::ResourceConfig;
+
+/// Carries out a command.
+///
+/// # Errors
+/// It was not done; [`exit::report`] prints why and has the exit status.
+pub fn run(line: CommandLine) -> anyhow::Result<()> {
+    let CommandLine { places, command } = line;
+    match command {
+        Command::CreateMetadata(_) => anyhow::bail!("later"),
+        Command::Run(args) => run::run(&places, &args),
+        Command::Status(args) => status::run(&places, &args),
+        Command::Role(args) => status::role(&places, &args),
+        Command::Promote(args) => orders::promote(&places, &args),
+        Command::Demote(args) => orders::demote(&places, &args),
+        Command::Connect(args) => orders::connect(&places, &args),
+        Command::Disconnect(args) => orders::disconnect(&places, &args),
+        Command::WaitConnect(args) => orders::wait_connect(&places, &args),
+        Command::WaitSync(args) => orders::wait_sync(&places, &args),
+        Command::Events(args) => events::run(&places, &args),
+        Command::Inspect(args) => inspect::run(&places, &args),
+        Command::Tiebreaker(args) => tiebreaker::run(&places, &args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut CommandLine::command(), "twinblk", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir)?;
+            Ok(clap_mangen::generate_to(CommandLine::command(), dir)?)
+        }
+    }
+}
+
+/// Logs what the configuration warns of.
+fn warn(config: &ResourceConfig) {
+    for warning in &config.warnings {
+        tracing::warn!("{}:{}: {}", config.file.display(), warning.line, warning.text);
+    }
+}

@@ -1,0 +1,212 @@
+//! `twinblk inspect`: the metadata of a resource that is stopped, as it lies on disk.
+//!
+//! Rule: opens read-only and changes nothing. While a daemon uses the disk its word counts, not ours: then
+//! inspection is refused, because a journal that moves cannot be summed up.
+
+mod show;
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use bytes::Bytes;
+use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
+use replicator::layout::locator::Locator;
+use replicator::layout::superblock::{choose_newest, Superblock, SuperblockError};
+use replicator::layout::zones::{SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET};
+use replicator::units::{bytes_usize, BLOCK_SIZE};
+use rustix::fs::FlockOperation;
+
+use super::args::{InspectArgs, Places};
+use super::exit::{Ended, Status};
+use crate::config_file::values::{check_resource_name, BadValue};
+use crate::config_file::{MetadataPlace, ResourceConfig};
+
+/// Metadata as it was found.
+#[derive(Debug)]
+pub struct Found {
+    /// The file or device.
+    path: PathBuf,
+    /// Where the metadata area starts on it.
+    offset: u64,
+    /// What is wrong with each of the two superblock copies, if anything is.
+    copies: [Option<SuperblockError>; 2],
+    /// The newest valid superblock.
+    superblock: Superblock,
+    /// What recovery would make of the journal, or why it cannot be read.
+    journal: Result<RecoveryPlan, String>,
+}
+
+/// `twinblk inspect`
+pub fn run(places: &Places, args: &InspectArgs) -> anyhow::Result<()> {
+    let path = subject(places, &args.subject)?;
+    let found = read(&path)?;
+    if args.json {
+        return super::status::print_json(&show::json(&found));
+    }
+    Ok(std::io::stdout().write_all(show::text(&found).as_bytes())?)
+}
+
+/// The file or device that holds the metadata.
+fn subject(places: &Places, subject: &str) -> anyhow::Result<PathBuf> {
+    if subject.contains('/') {
+        return Ok(PathBuf::from(subject));
+    }
+    if let Err(BadValue { wrong, instead }) = check_resource_name(subject) {
+        return Err(Ended::with(
+            Status::Given(2),
+            format!("{wrong}; {instead}, or a path with a slash: ./{subject}"),
+        ));
+    }
+    let config = ResourceConfig::load(&places.config_dir, subject)?;
+    let node = config.node(config.local(places.node.as_deref())?);
+    Ok(match &node.metadata {
+        MetadataPlace::Internal => node.data.clone(),
+        MetadataPlace::Separate(path) => path.clone(),
+    })
+}
+
+fn read(path: &Path) -> anyhow::Result<Found> {
+    let name = path.display();
+    let mut file = File::open(path).with_context(|| format!("cannot open {name}"))?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err() {
+        let text = format!(
+            "{name} is in use by a running daemon\n  action: `twinblk status`, or stop the daemon first"
+        );
+        return Err(Ended::with(Status::Refused, text));
+    }
+    let end = file.seek(SeekFrom::End(0)).with_context(|| format!("cannot find the size of {name}"))?;
+    let offset = find_area(&file, end).with_context(|| format!("cannot read {name}"))?;
+    let copies = [SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET].map(|copy| read_block(&file, offset + copy));
+    let [first, second] = copies.map(Option::unwrap_or_default);
+    let (superblock, _) = choose_newest(&first, &second).map_err(|reason| {
+        Ended::with(Status::Failed, format!("{name} holds no metadata that can be read: {reason}"))
+    })?;
+    let journal = scan_journal(&file, offset, &superblock).map_err(|error| error.to_string());
+    let copies = [first, second].map(|block| Superblock::parse(&block).err());
+    Ok(Found { path: path.to_owned(), offset, copies, superblock, journal })
+}
+
+/// Where the metadata area starts: at the beginning, or where a locator at the end says.
+fn find_area(file: &File, end: u64) -> std::io::Result<u64> {
+    let at_the_beginning = [SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET]
+        .map(|offset| read_block(file, offset).map(|block| Superblock::parse(&block)));
+    let is_superblock = |parsed: &Option<Result<Superblock, SuperblockError>>| match parsed {
+        Some(Err(SuperblockError::Magic | SuperblockError::Length(_))) | None => false,
+        Some(_) => true,
+    };
+    if at_the_beginning.iter().any(is_superblock) {
+        return Ok(0);
+    }
+    for offset in Locator::offsets(end) {
+        if let Some(area) = read_block(file, offset)
+            .and_then(|block| Locator::parse(&block).ok())
+            .and_then(|locator| locator.area_offset(end))
+        {
+            return Ok(area);
+        }
+    }
+    Ok(0)
+}
+
+/// A block, if the file has it.
+fn read_block(file: &File, offset: u64) -> Option<Vec<u8>> {
+    let mut block = vec![0; BLOCK_SIZE];
+    file.read_exact_at(&mut block, offset).ok().map(|()| block)
+}
+
+fn scan_journal(file: &File, offset: u64, superblock: &Superblock) -> std::io::Result<RecoveryPlan> {
+    let ring_offset = offset + superblock.zones.journal().offset;
+    let mut scan = RecoveryScan::new(superblock);
+    while let Some(read) = scan.next_read() {
+        let mut bytes = vec![0; bytes_usize(read.length)];
+        file.read_exact_at(&mut bytes, ring_offset + read.ring_offset)?;
+        scan.on_bytes(Bytes::from(bytes));
+    }
+    Ok(scan.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A metadata file as `create-metadata` leaves it, its journal empty.
+    fn metadata_file(path: &Path) -> Superblock {
+        let superblock = show::tests::superblock();
+        let file = File::create(path).expect("created");
+        file.set_len(superblock.zones.metadata_bytes()).expect("long enough");
+        for sequence in [1, 2] {
+            let copy = Superblock { sequence, ..superblock.clone() };
+            let zone = copy.zones.superblocks()[copy.copy_index()];
+            file.write_all_at(&copy.encode()[..], zone.offset).expect("written");
+        }
+        superblock
+    }
+
+    #[test]
+    fn a_metadata_file_is_read_and_an_empty_journal_recovered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("meta");
+        let superblock = metadata_file(&path);
+        let found = read(&path).expect("metadata");
+        assert_eq!(found.superblock.sequence, 2);
+        assert_eq!(found.superblock.voter, superblock.voter);
+        assert_eq!(found.copies, [None, None]);
+        let plan = found.journal.as_ref().expect("a journal");
+        assert_eq!(plan.end, replicator::units::Lsn::ZERO);
+        assert!(show::text(&found).contains("resource: mail"), "{}", show::text(&found));
+        assert_eq!(show::json(&found)["superblock"]["resource"], "mail");
+    }
+
+    #[test]
+    fn one_damaged_copy_is_named_and_the_other_one_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("meta");
+        metadata_file(&path);
+        let file = File::options().write(true).open(&path).expect("open");
+        file.write_all_at(b"x", 100).expect("damaged");
+        let found = read(&path).expect("metadata");
+        assert!(matches!(found.copies, [Some(_), None]), "{:?}", found.copies);
+        assert_eq!(found.superblock.sequence, 1);
+    }
+
+    #[test]
+    fn internal_metadata_is_found_at_the_end_of_the_data() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (own, path) = (folder.path().join("meta"), folder.path().join("data"));
+        let superblock = metadata_file(&own);
+        let mut bytes = vec![7; bytes_usize(superblock.volume_bytes)];
+        bytes.extend(std::fs::read(&own).expect("read"));
+        let file = File::create(&path).expect("created");
+        file.write_all_at(&bytes, 0).expect("written");
+        let metadata_bytes = superblock.zones.metadata_bytes();
+        let locator =
+            Locator { voter: superblock.voter, metadata_bytes, volume_bytes: superblock.volume_bytes };
+        for offset in Locator::offsets(superblock.volume_bytes + metadata_bytes) {
+            file.write_all_at(&locator.encode(), offset).expect("written");
+        }
+        let found = read(&path).expect("metadata");
+        assert_eq!(found.offset, superblock.volume_bytes);
+    }
+
+    #[test]
+    fn a_disk_in_use_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("meta");
+        metadata_file(&path);
+        let daemon = File::open(&path).expect("open");
+        rustix::fs::flock(&daemon, FlockOperation::LockExclusive).expect("locked");
+        let error = read(&path).expect_err("in use");
+        assert_eq!(error.downcast_ref::<Ended>().expect("an end").status.number(), 11);
+    }
+
+    #[test]
+    fn what_is_no_metadata_is_called_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("text");
+        std::fs::write(&path, "short").expect("written");
+        assert!(read(&path).expect_err("no metadata").to_string().contains("holds no metadata"));
+    }
+}

@@ -1,0 +1,84 @@
+//! `twinblk status` and `twinblk role`: what a daemon says of itself, for people or as JSON.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use super::args::{Places, ResourceArgs, StatusArgs};
+use super::client::{resources_with_socket, Client};
+use super::exit::{Ended, Status};
+use super::render::{self, Colour};
+use super::report::Report;
+
+/// `twinblk status`
+pub fn run(places: &Places, args: &StatusArgs) -> anyhow::Result<()> {
+    match &args.resource {
+        Some(resource) => {
+            let report = snapshot(&places.run_dir, resource)?;
+            if args.json {
+                print_json(&report)
+            } else {
+                print_for_people(report)
+            }
+        }
+        None => all(&places.run_dir, args.json),
+    }
+}
+
+/// `twinblk role`
+pub fn role(places: &Places, args: &ResourceArgs) -> anyhow::Result<()> {
+    let report = parse(snapshot(&places.run_dir, &args.resource)?)?;
+    writeln!(std::io::stdout(), "{}", report.role)?;
+    Ok(())
+}
+
+/// Every daemon that answers; the ones that do not are named at the end.
+fn all(run_dir: &Path, json: bool) -> anyhow::Result<()> {
+    let resources = resources_with_socket(run_dir);
+    let mut reports = Vec::new();
+    let mut silent = Vec::new();
+    for resource in &resources {
+        match snapshot(run_dir, resource) {
+            Ok(report) => reports.push(report),
+            Err(error) => silent.push(format!("{error:#}")),
+        }
+    }
+    if json {
+        print_json(&Value::Array(reports))?;
+    } else {
+        for report in reports {
+            print_for_people(report)?;
+        }
+    }
+    if resources.is_empty() {
+        let text = format!("no daemon runs here (no socket in {})\n  action: `systemctl start twinblk@RES`, or `twinblk run RES` in the foreground", run_dir.display());
+        return Err(Ended::with(Status::Configuration, text));
+    }
+    if silent.is_empty() {
+        Ok(())
+    } else {
+        Err(Ended::with(Status::Configuration, silent.join("\n")))
+    }
+}
+
+fn snapshot(run_dir: &Path, resource: &str) -> anyhow::Result<Value> {
+    Client::connect(run_dir, resource)?.status()
+}
+
+/// The part of a report that people see.
+pub fn parse(report: Value) -> anyhow::Result<Report> {
+    serde_json::from_value(report).context("the daemon's report is of another release; try --json")
+}
+
+fn print_for_people(report: Value) -> anyhow::Result<()> {
+    let text = render::status(&parse(report)?, Colour::for_stdout());
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// Prints a value over several lines.
+pub fn print_json(value: &Value) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}

@@ -1,0 +1,47 @@
+//! `twinblk tiebreaker`: the vote without data, in the foreground; `--init` makes its state file.
+//!
+//! Rule: a state file that exists is never replaced: a tiebreaker that forgets what it promised may let two
+//! nodes be Primary.
+
+use super::args::{Places, TiebreakerArgs};
+use super::exit::{Ended, Status};
+use super::logging;
+use crate::config_file::{ResourceConfig, TiebreakerConfig};
+
+/// `twinblk tiebreaker`
+pub fn run(places: &Places, args: &TiebreakerArgs) -> anyhow::Result<()> {
+    let config = ResourceConfig::load(&places.config_dir, &args.resource)?;
+    let Some(tiebreaker) = &config.tiebreaker else {
+        let text = format!(
+            "{}: no [tiebreaker] is configured; write one with its address and state",
+            config.file.display()
+        );
+        return Err(Ended::with(Status::Configuration, text));
+    };
+    config.load_secret()?;
+    if args.init {
+        return init(&config, tiebreaker);
+    }
+    if !tiebreaker.state.exists() {
+        let text = format!(
+            "{} does not exist\n  action: `twinblk tiebreaker {} --init`, but only if this resource never had a tiebreaker",
+            tiebreaker.state.display(),
+            config.resource
+        );
+        return Err(Ended::with(Status::Configuration, text));
+    }
+    logging::start(args.log_format);
+    super::warn(&config);
+    anyhow::bail!("running a tiebreaker is not there yet")
+}
+
+fn init(_config: &ResourceConfig, tiebreaker: &TiebreakerConfig) -> anyhow::Result<()> {
+    if tiebreaker.state.exists() {
+        let text = format!(
+            "{} exists already: it holds the promises of this tiebreaker and is never replaced\n  action: start it with `twinblk tiebreaker`",
+            tiebreaker.state.display()
+        );
+        return Err(Ended::with(Status::Refused, text));
+    }
+    anyhow::bail!("making the state file of a tiebreaker is not there yet")
+}

@@ -1,0 +1,256 @@
+//! The configuration file of a resource, `/etc/twinblk/RES.toml`: the same on every node.
+//!
+//! Rule: a [`ResourceConfig`] that exists is complete and consistent; every mistake of the file was reported
+//! at once, each with its line and with what to write instead. Does not look at disks, secrets or hosts.
+
+mod digest;
+mod problem;
+mod reader;
+mod secret;
+mod section;
+pub mod values;
+
+use std::path::{Path, PathBuf};
+
+use replicator::config::{Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::units::{NodeId, Span};
+
+pub use problem::{ConfigProblems, Problem};
+pub use secret::{Secret, SecretError};
+pub use values::HostPort;
+
+/// A resource as its file describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceConfig {
+    /// The file.
+    pub file: PathBuf,
+    /// Name of the resource and of its NBD export.
+    pub resource: String,
+    /// Size of the volume, bytes, a multiple of 4096.
+    pub size_bytes: u64,
+    /// What happens when a peer is lost.
+    pub on_peer_lost: OnPeerLost,
+    /// File with the shared secret; read it with [`ResourceConfig::load_secret`].
+    pub secret_file: PathBuf,
+    /// Line of `secret-file`.
+    pub secret_line: usize,
+    /// Time between two frames of an idle link.
+    pub heartbeat: Span,
+    /// Silence after which a peer counts as lost.
+    pub peer_timeout: Span,
+    /// Time after which an unfinished journal write or flush counts as failed.
+    pub disk_timeout: Span,
+    /// The replicas; a [`NodeId`] is an index into it.
+    pub nodes: Vec<NodeConfig>,
+    /// Links that are configured; every other pair of nodes has protocol C.
+    pub links: Vec<LinkConfig>,
+    /// The vote without data, if there is one.
+    pub tiebreaker: Option<TiebreakerConfig>,
+    /// What is legal and yet worth knowing.
+    pub warnings: Vec<Problem>,
+}
+
+/// A replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Its name: the host name, unless `--node` says otherwise.
+    pub name: String,
+    /// Where it listens for peers.
+    pub address: HostPort,
+    /// Data area: a file or a block device.
+    pub data: PathBuf,
+    /// Where its metadata is.
+    pub metadata: MetadataPlace,
+    /// Size of the journal that `create-metadata` makes; nothing: by the size of the volume.
+    pub journal_bytes: Option<u64>,
+    /// How many peers `create-metadata` makes room for, 1 to 7.
+    pub max_peers: u8,
+    /// Where it serves clients.
+    pub nbd: NbdConfig,
+}
+
+/// Where metadata is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetadataPlace {
+    /// At the end of the data device.
+    Internal,
+    /// In a file or block device of its own.
+    Separate(PathBuf),
+}
+
+/// Where clients are served; at least one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NbdConfig {
+    /// On a Unix socket.
+    pub unix: Option<PathBuf>,
+    /// On TCP.
+    pub tcp: Option<HostPort>,
+}
+
+/// The protocol between two nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// The two ends, the lower number first.
+    pub nodes: [NodeId; 2],
+    /// When a write is complete with regard to the other end.
+    pub protocol: ReplicationProtocol,
+}
+
+/// A vote without data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TiebreakerConfig {
+    /// Where it listens.
+    pub address: HostPort,
+    /// The file with its record.
+    pub state: PathBuf,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {error}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file has mistakes.
+    #[error(transparent)]
+    Problems(#[from] ConfigProblems),
+    /// `--node` names nobody.
+    #[error("{}: no [[node]] is called `{name}`; write --node with one of {known}", file.display())]
+    UnknownNode {
+        /// The file.
+        file: PathBuf,
+        /// The name that was asked for.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// No node has the name of this host.
+    #[error("{}: no [[node]] has the name of this host, `{host}`; write --node with one of {known}", file.display())]
+    UnknownHost {
+        /// The file.
+        file: PathBuf,
+        /// Name of this host.
+        host: String,
+        /// The names that there are.
+        known: String,
+    },
+}
+
+/// Where the configuration of `resource` is.
+#[must_use]
+pub fn file_of(config_dir: &Path, resource: &str) -> PathBuf {
+    config_dir.join(format!("{resource}.toml"))
+}
+
+impl ResourceConfig {
+    /// Reads the configuration of `resource` in `config_dir`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has mistakes: all of them.
+    pub fn load(config_dir: &Path, resource: &str) -> Result<Self, ConfigError> {
+        let file = file_of(config_dir, resource);
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| ConfigError::Unreadable { file: file.clone(), error })?;
+        Ok(Self::parse(&file, &text)?)
+    }
+
+    /// The configuration with this text. `file` is named in mistakes; its stem must be the resource's name.
+    ///
+    /// # Errors
+    /// Every mistake of the text.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigProblems> {
+        reader::read(file, text)
+    }
+
+    /// Which node this is: the one called `asked`, or else the one with the name of this host.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn local(&self, asked: Option<&str>) -> Result<NodeId, ConfigError> {
+        let known = || self.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
+        if let Some(name) = asked {
+            let unknown = || ConfigError::UnknownNode {
+                file: self.file.clone(),
+                name: name.to_owned(),
+                known: known(),
+            };
+            return self.node_called(name).ok_or_else(unknown);
+        }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let short = host.split('.').next().unwrap_or_default();
+        let found = self.node_called(&host).or_else(|| self.node_called(short));
+        found.ok_or_else(|| ConfigError::UnknownHost {
+            file: self.file.clone(),
+            host: host.clone(),
+            known: known(),
+        })
+    }
+
+    /// The node called `name`.
+    #[must_use]
+    pub fn node_called(&self, name: &str) -> Option<NodeId> {
+        self.node_ids().find(|id| self.node(*id).name == name)
+    }
+
+    /// The node with this number.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &NodeConfig {
+        &self.nodes[id.index()]
+    }
+
+    /// The numbers of all replicas.
+    pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        (0u8..).take(self.nodes.len()).map(NodeId)
+    }
+
+    /// The number of the tiebreaker: the one after the last replica.
+    #[must_use]
+    pub fn tiebreaker_id(&self) -> Option<NodeId> {
+        let number = u8::try_from(self.nodes.len()).expect("at most 8 replicas");
+        self.tiebreaker.as_ref().map(|_| NodeId(number))
+    }
+
+    /// Where the voter with this number listens for peers.
+    #[must_use]
+    pub fn address_of(&self, voter: NodeId) -> Option<&HostPort> {
+        let replica = self.nodes.get(voter.index()).map(|node| &node.address);
+        let tiebreaker = || self.tiebreaker.as_ref().filter(|_| self.tiebreaker_id() == Some(voter));
+        replica.or_else(|| tiebreaker().map(|tiebreaker| &tiebreaker.address))
+    }
+
+    /// The protocol between two nodes.
+    #[must_use]
+    pub fn protocol_between(&self, one: NodeId, other: NodeId) -> ReplicationProtocol {
+        let ends = [one.min(other), one.max(other)];
+        let link = self.links.iter().find(|link| link.nodes == ends);
+        link.map_or(ReplicationProtocol::default(), |link| link.protocol)
+    }
+
+    /// What the replica `local` is told.
+    #[must_use]
+    pub fn to_core(&self, local: NodeId) -> Config {
+        let replica = |id: NodeId| ReplicaConfig {
+            name: self.node(id).name.clone(),
+            protocol: self.protocol_between(local, id),
+        };
+        Config {
+            resource: self.resource.clone(),
+            volume_bytes: self.size_bytes,
+            local,
+            replicas: self.node_ids().map(replica).collect(),
+            has_tiebreaker: self.tiebreaker.is_some(),
+            on_peer_lost: self.on_peer_lost,
+            heartbeat: self.heartbeat,
+            peer_timeout: self.peer_timeout,
+            disk_timeout: self.disk_timeout,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! Tests of the configuration file as a whole.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+const MAIL: &str = r#"resource = "mail"
+size = "100GiB"
+on-peer-lost = "quorum"
+secret-file = "/etc/twinblk/mail.secret"
+peer-timeout = "5s"
+
+[[node]]
+name = "alpha"
+address = "10.0.0.1:7789"
+data = "/dev/vg/mail"
+metadata = "/dev/vg/mail-meta"
+journal-size = "2GiB"
+
+[[node]]
+name = "beta"
+address = "10.0.0.2:7789"
+data = "/dev/vg/mail"
+metadata = "internal"
+nbd = { tcp = "10.0.0.2:10809" }
+
+[[link]]
+nodes = ["beta", "alpha"]
+protocol = "B"
+
+[tiebreaker]
+address = "10.0.0.3:7790"
+state = "/var/lib/twinblk/mail.vote"
+"#;
+
+fn parse(text: &str) -> Result<ResourceConfig, ConfigProblems> {
+    ResourceConfig::parse(Path::new("mail.toml"), text)
+}
+
+/// The mistakes of the good file after this replacement, as `LINE: text`.
+fn mistakes(from: &str, to: &str) -> Vec<String> {
+    assert!(MAIL.contains(from), "{from}");
+    let error = parse(&MAIL.replacen(from, to, 1)).expect_err("a mistake");
+    error.problems.iter().map(|problem| format!("{}: {}", problem.line, problem.text)).collect()
+}
+
+fn one_mistake(from: &str, to: &str) -> String {
+    let mut mistakes = mistakes(from, to);
+    assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
+    mistakes.remove(0)
+}
+
+#[test]
+fn a_good_file_gives_everything_it_says_and_the_defaults() {
+    let config = parse(MAIL).expect("good");
+    assert_eq!(config.size_bytes, 100 << 30);
+    assert_eq!(config.heartbeat, Span::from_millis(1000));
+    assert_eq!(config.peer_timeout, Span::from_millis(5000));
+    let (alpha, beta) = (&config.nodes[0], &config.nodes[1]);
+    assert_eq!(alpha.journal_bytes, Some(2 << 30));
+    assert_eq!(alpha.nbd.unix.as_deref(), Some(Path::new("/run/twinblk/mail.nbd")));
+    assert_eq!(alpha.max_peers, 2);
+    assert_eq!(beta.metadata, MetadataPlace::Internal);
+    assert_eq!(beta.nbd.unix, None);
+    let core = config.to_core(NodeId(1));
+    assert_eq!(core.replicas[0].protocol, ReplicationProtocol::B);
+    assert_eq!(core.tiebreaker(), Some(NodeId(2)));
+    assert_eq!(config.address_of(NodeId(2)).map(|address| address.port), Some(7790));
+    assert_eq!(config.address_of(NodeId(3)), None);
+}
+
+#[test]
+fn a_link_on_a_or_b_warns_that_there_is_no_automatic_failover() {
+    let config = parse(MAIL).expect("good");
+    assert_eq!(config.warnings.len(), 1);
+    assert_eq!(config.warnings[0].line, 21);
+    assert!(config.warnings[0].text.contains("no automatic failover"));
+    assert!(parse(&MAIL.replace("\"B\"", "\"C\"")).expect("good").warnings.is_empty());
+}
+
+#[test]
+fn who_i_am_is_said_by_name_or_refused_with_the_names_there_are() {
+    let config = parse(MAIL).expect("good");
+    assert_eq!(config.local(Some("beta")).expect("known"), NodeId(1));
+    let unknown = config.local(Some("gamma")).expect_err("unknown").to_string();
+    assert!(unknown.contains("`gamma`") && unknown.contains("alpha, beta"), "{unknown}");
+}
+
+#[test]
+fn the_digest_depends_on_what_voters_must_agree_on_and_on_nothing_else() {
+    let digest = |from: &str, to: &str| parse(&MAIL.replace(from, to)).expect("good").digest();
+    let same = digest("", "");
+    assert_eq!(same, digest("/dev/vg/mail-meta", "/srv/meta"));
+    assert_eq!(same, digest("10.0.0.1:7789", "alpha:7789"));
+    assert_eq!(same, digest("size = \"100GiB\"", "size = \"102400MiB\""));
+    for (from, to) in [
+        ("size = \"100GiB\"", "size = \"101GiB\""),
+        ("protocol = \"B\"", "protocol = \"A\""),
+        ("\"5s\"", "\"6s\""),
+        ("alpha", "gamma"),
+    ] {
+        assert_ne!(same, digest(from, to), "{from} -> {to}");
+    }
+}
+
+#[test]
+fn the_digest_of_a_known_file_never_changes() {
+    // Voters of two releases compare it: a new formula would split them.
+    assert_eq!(format!("{:016x}", parse(MAIL).expect("good").digest()), "60dcede1892ebcc2");
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_each_with_its_line() {
+    let text = "resource = \"Mail\"\nsise = \"1GiB\"\nsize = \"1GB\"\non-peer-lost = \"fence\"\nheartbeat = 1\n[[node]]\nname = \"a\"\naddress = \"here\"\ndata = \"disk\"\n";
+    let error = parse(text).expect_err("mistakes");
+    let lines: Vec<usize> = error.problems.iter().map(|problem| problem.line).collect();
+    assert_eq!(lines, [1, 1, 2, 3, 4, 5, 6, 8, 9], "{error}");
+    assert!(error.to_string().lines().all(|line| line.starts_with("mail.toml:")), "{error}");
+    assert!(error.problems[2].text.contains("did you mean `size`?"), "{error}");
+}
+
+#[test]
+fn every_single_mistake_is_named_where_it_stands() {
+    for (from, to, line, text) in [
+        ("\"mail\"", "\"post\"", 1, "not the name of this file"),
+        ("100GiB", "100GB", 2, "write \"100GiB\""),
+        ("100GiB", "1000KiB", 2, "below 1MiB"),
+        ("100GiB", "17TiB", 2, "beyond 16TiB"),
+        ("\"100GiB\"", "1048577", 2, "no multiple of 4096; write 1048576"),
+        ("\"100GiB\"", "true", 2, "size is of type boolean"),
+        ("\"quorum\"", "\"continue\"", 3, "not supported yet"),
+        ("\"quorum\"", "\"freeze\"", 3, "There is no default"),
+        ("\"5s\"", "\"1900ms\"", 5, "less than twice the heartbeat"),
+        ("\"5s\"", "\"1h\"", 5, "out of range"),
+        ("\"/etc/twinblk/mail.secret\"", "\"mail.secret\"", 4, "is relative"),
+        ("name = \"beta\"", "name = \"alpha\"", 14, "is the node of line 7 already"),
+        ("\"internal\"", "\"/dev/vg/mail\"", 14, "data and metadata of `beta` are the same"),
+        ("10.0.0.2:7789", "10.0.0.1:7789", 14, "is `alpha`'s address already"),
+        ("10.0.0.3:7790", "10.0.0.1:7789", 25, "is `alpha`'s address already"),
+        ("\"2GiB\"", "4097", 12, "no multiple of 4096"),
+        ("\"beta\", \"alpha\"", "\"beta\", \"alhpa\"", 22, "did you mean `alpha`?"),
+        ("\"beta\", \"alpha\"", "\"beta\", \"beta\"", 22, "two different nodes"),
+        ("\"beta\", \"alpha\"", "\"beta\"", 22, "two different nodes"),
+        ("protocol = \"B\"", "protocol = \"D\"", 23, "`D` is none"),
+        ("nbd = { tcp", "nbd = { tpc", 19, "did you mean `tcp`?"),
+        ("nbd = { tcp = \"10.0.0.2:10809\" }", "nbd = {}", 19, "names no place"),
+        ("state = \"/var/lib/twinblk/mail.vote\"", "", 25, "[tiebreaker] has no `state`"),
+        ("journal-size = \"2GiB\"", "max-peers = 8", 12, "out of range; write 1 to 7"),
+    ] {
+        let found = mistakes(from, to);
+        let wanted =
+            found.iter().find(|mistake| mistake.starts_with(&format!("{line}: ")) && mistake.contains(text));
+        assert!(wanted.is_some(), "{from} -> {to}: {found:#?}");
+    }
+}
+
+#[test]
+fn nodes_that_share_a_host_share_neither_disks_nor_sockets() {
+    let found = mistakes("10.0.0.2:7789", "10.0.0.1:7790");
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0].starts_with("14: data: /dev/vg/mail on 10.0.0.1 is `alpha`'s data already"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn an_even_number_of_replicas_needs_a_tiebreaker_and_an_odd_number_must_not_have_one() {
+    let without = MAIL.split("[tiebreaker]").next().expect("it has one");
+    let error = parse(without).expect_err("even").to_string();
+    assert!(error.starts_with("mail.toml:3: 2 nodes and no [tiebreaker]"), "{error}");
+    let third =
+        "[[node]]\nname = \"gamma\"\naddress = \"10.0.0.4:7789\"\ndata = \"/d\"\nmetadata = \"internal\"\n";
+    assert!(parse(&format!("{without}{third}")).is_ok());
+    let error = parse(&format!("{MAIL}{third}")).expect_err("odd").to_string();
+    assert!(error.contains("need no [tiebreaker]"), "{error}");
+}
+
+#[test]
+fn on_peer_lost_has_no_default_and_the_refusal_explains_the_choice() {
+    let mistake = one_mistake("on-peer-lost = \"quorum\"\n", "");
+    for word in ["quorum", "fence", "continue", "There is no default"] {
+        assert!(mistake.contains(word), "{mistake}");
+    }
+}
+
+#[test]
+fn broken_toml_is_reported_as_such_and_nothing_else() {
+    let found = mistakes("\"100GiB\"", "100GiB");
+    assert!(found.iter().all(|mistake| mistake.contains("this is no TOML")), "{found:#?}");
+    assert!(found[0].starts_with("2: "), "{found:#?}");
+}
+
+#[test]
+fn a_ninth_replica_is_refused() {
+    let without = MAIL.split("[[node]]").next().expect("it has one");
+    let node = |n: usize| {
+        format!("[[node]]\nname = \"n{n}\"\naddress = \"n{n}:1\"\ndata = \"/d\"\nmetadata = \"internal\"\n")
+    };
+    let nodes = |count: usize| (0..count).map(node).collect::<String>();
+    assert!(parse(&format!("{without}{}", nodes(7))).is_ok());
+    let error = parse(&format!("{without}{}", nodes(9))).expect_err("too many").to_string();
+    assert!(error.contains("9 nodes; write at most 8"), "{error}");
+}
+
+#[test]
+fn a_secret_that_others_may_read_or_that_is_short_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("secret");
+    let config =
+        parse(&MAIL.replace("/etc/twinblk/mail.secret", path.to_str().expect("text"))).expect("good");
+    let write = |text: &str, mode: u32| {
+        std::fs::write(&path, text).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("changed");
+    };
+    assert!(config.load_secret().expect_err("absent").to_string().starts_with("mail.toml:4: secret-file: "));
+    write("0123456789abcdef\n", 0o640);
+    assert!(config.load_secret().expect_err("open").to_string().contains("chmod 600"));
+    write("0123456789abcde\n", 0o600);
+    assert!(config.load_secret().expect_err("short").to_string().contains("15 bytes"));
+    write("0123456789abcdef\n", 0o600);
+    let secret = config.load_secret().expect("good");
+    assert_eq!(secret.bytes(), b"0123456789abcdef");
+    assert_eq!(format!("{secret:?}"), "Secret(..)");
+}

@@ -1,0 +1,2 @@
+//! placeholder
+pub mod state_file;
