@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use nbd_server::handshake::Negotiated;
+use nbd_server::Negotiated;
 use replicator::effect::{Answer, ExportState};
 use replicator::event::Order;
 use replicator::notice::Notice;

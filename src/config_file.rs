@@ -248,6 +248,7 @@ impl ResourceConfig {
             heartbeat: self.heartbeat,
             peer_timeout: self.peer_timeout,
             disk_timeout: self.disk_timeout,
+            digest: self.digest(),
         }
     }
 }

@@ -18,7 +18,7 @@ mod link_handshake;
 mod listen;
 mod nbd_listener;
 mod peer_link;
-mod plane_link;
+pub mod plane_link;
 mod systemd;
 pub mod tiebreaker;
 
@@ -284,13 +284,27 @@ impl Parts {
 }
 
 /// A data plane that has just been started.
-struct DataPlane {
+pub struct DataPlane {
     /// What it is told.
-    link: PlaneLink,
-    /// What it says.
-    heard: UnboundedReceiver<FromDataPlane>,
+    pub link: PlaneLink,
+    /// What it says; `Ended` comes last.
+    pub heard: UnboundedReceiver<FromDataPlane>,
     /// The identity that its metadata gives this node.
-    voter: VoterId,
+    pub voter: VoterId,
+}
+
+/// Runs the daemon of node `local` until the process is asked to stop. `start` opens the disk and starts the data
+/// plane; it is called when every socket is there.
+///
+/// # Errors
+/// A socket or the secret cannot be had, the data plane fails, or the stop is not an orderly one.
+pub fn run(
+    config: &ResourceConfig,
+    local: NodeId,
+    run_dir: &Path,
+    start: impl FnOnce() -> Result<DataPlane, RunError>,
+) -> Result<(), RunError> {
+    tokio_uring::start(async { serve(config, local, run_dir, start, asked_to_stop()?).await })
 }
 
 /// Runs the daemon until `asked`, or until it cannot go on.

@@ -38,7 +38,7 @@ use crate::promotion::membership::MembershipRecord;
 use crate::read::Reads;
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::{Revision, SuperblockKeeper};
-use crate::units::{Incarnation, Lsn, NodeId, RequestId, Tick};
+use crate::units::{Incarnation, Lsn, NodeId, RequestId, Span, Tick};
 use crate::write::Writes;
 use crate::write_back::WriteBack;
 
@@ -74,6 +74,9 @@ pub struct Restored {
     /// The mark of an earlier run in this boot, if there was one.
     pub continuity: Option<ContinuityMark>,
 }
+
+/// Time between two looks at something that is overdue.
+const OVERDUE_PAUSE: Span = Span::from_millis(1);
 
 /// What an I/O was ordered for, where the part that ordered it does not keep that itself.
 #[derive(Clone, Debug)]
@@ -336,12 +339,20 @@ impl Replica {
     /// When something becomes due by time alone.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Tick> {
+        if !self.is_started() || self.is_cutting() {
+            return self.order_deadline(); // Only the disk can move anything on.
+        }
         let heartbeat = self.peers.iter().filter_map(|peer| peer.heartbeat_due(self.config.heartbeat)).min();
-        let write_back = self.write_back.due_at(self.write_back_limit());
+        let is_writing = self.disk_fault.is_none();
+        let write_back = self.write_back.due_at(self.write_back_limit()).filter(|_| is_writing);
         let orders = self.order_deadline();
         let lease = self.reign_wakeup();
-        let flush = self.journal.flush_due_at();
-        [heartbeat, write_back, orders, lease, flush].into_iter().flatten().min()
+        let flush = self.journal.flush_due_at().filter(|_| is_writing);
+        let stuck =
+            self.journal.oldest_io().filter(|_| is_writing).map(|since| since.plus(self.config.disk_timeout));
+        let due = [heartbeat, write_back, orders, lease, flush, stuck].into_iter().flatten().min();
+        // What is overdue waits for something else; looking again every so often is enough.
+        due.map(|due| due.max(self.now.plus(OVERDUE_PAUSE)))
     }
 
     /// The newest write that has a number.

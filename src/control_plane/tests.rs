@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use replicator::effect::ExportState;
 use replicator::promotion::refusal::{RefusalCode, Refused};
@@ -27,16 +28,21 @@ struct Daemon {
     outcome: tokio::task::JoinHandle<Result<(), RunError>>,
 }
 
-/// A configuration of two nodes in `folder`, of which the first has ports that nobody has.
-fn configuration(folder: &Path) -> ResourceConfig {
+/// An address of loopback that no other test uses, in this process or in another.
+fn own_address() -> String {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let process = std::process::id();
+    let last = COUNT.fetch_add(1, Ordering::Relaxed);
+    assert!(last < 255, "a test more than there are addresses");
+    format!("127.{}.{}.{last}:7789", process / 256 % 254 + 1, process % 256)
+}
+
+/// A configuration of two nodes in `folder`, with addresses of its own.
+pub(super) fn configuration(folder: &Path) -> ResourceConfig {
     use std::os::unix::fs::PermissionsExt;
     let secret = folder.join("mail.secret");
     std::fs::write(&secret, "a secret of enough bytes").expect("written");
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).expect("set");
-    let free = || {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        listener.local_addr().expect("an address")
-    };
     let folder = folder.display();
     let text = format!(
         r#"
@@ -60,9 +66,9 @@ fn configuration(folder: &Path) -> ResourceConfig {
         address = "{}"
         state = "{folder}/mail.tiebreaker"
         "#,
-        free(),
-        free(),
-        free()
+        own_address(),
+        own_address(),
+        own_address()
     );
     ResourceConfig::parse(Path::new("mail.toml"), &text).unwrap_or_else(|problems| panic!("{problems}"))
 }

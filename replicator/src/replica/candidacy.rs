@@ -216,7 +216,7 @@ impl Replica {
 
     pub(super) fn on_vote_reply(&mut self, node: NodeId, reply: &VoteReply) {
         let Some(candidacy) = &mut self.candidacy else { return };
-        if reply.record.order() > candidacy.newest.order() && reply.vote.is_err() {
+        if reply.stage == VoteStage::Ask && reply.record.order() > candidacy.newest.order() {
             candidacy.newest = reply.record;
         }
         match &mut candidacy.stage {

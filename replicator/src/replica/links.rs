@@ -12,8 +12,8 @@ use crate::peer::message::{FarewellReason, Message, PeerState};
 use crate::state::{DiskState, Role};
 use crate::units::{GenerationId, Lsn, NodeId, Span, Tick, VoterId, bytes_u64};
 
+use super::Replica;
 use super::sending::Outbound;
-use super::{Replica, reign};
 
 /// Another voter, linked or not.
 #[derive(Debug)]
@@ -259,13 +259,13 @@ impl Replica {
         if is_sent || (is_replica && !self.may_introduce()) {
             return;
         }
+        // A voter that was away during this reign may have missed records.
+        self.send_record_to(node, effects);
         let state = Box::new(self.state_for(node, number));
         self.send(node, &Message::State(state.clone()), effects);
         if let Some(link) = &mut self.peer_mut(node).link {
             link.introduction.sent = Some(state);
         }
-        // A voter that was away during this reign may have missed records.
-        self.send_record_to(node, effects);
     }
 
     /// Whether what a state says would hold: nothing that it speaks of is in motion.
@@ -275,7 +275,7 @@ impl Replica {
             return false;
         }
         match self.role {
-            Role::Primary => self.reign.as_ref().is_none_or(reign::Reign::has_its_generation),
+            Role::Primary => self.lineage_is_durable(),
             Role::Secondary | Role::Unknown => {
                 self.journal.want_flush(self.journal.accepted());
                 self.inbound.is_some() || self.journal.is_clean() || self.disk_fault.is_some()

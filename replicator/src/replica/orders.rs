@@ -24,6 +24,12 @@ pub(super) struct Demotion {
     stage: DemotionStage,
 }
 
+impl Demotion {
+    pub(super) fn order(&self) -> Option<OrderId> {
+        self.order
+    }
+}
+
 #[derive(Debug)]
 enum DemotionStage {
     /// Writes in flight are being completed and flushed.
@@ -150,14 +156,9 @@ impl Replica {
     }
 
     fn finish_demotion(&mut self, effects: &mut Effects) {
-        let order = self.demotion.take().and_then(|demotion| demotion.order);
         let record = *self.record();
         self.send_record_to_all(&record, effects);
         self.end_reign(effects);
-        if let Some(order) = order {
-            let text = format!("{} is Secondary", self.config.resource);
-            self.answer(order, Answer::Done { text }, effects);
-        }
     }
 
     fn chosen(&self, peer: Option<NodeId>) -> Vec<NodeId> {

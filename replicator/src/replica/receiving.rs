@@ -78,13 +78,8 @@ impl Replica {
             effects.push(Effect::Notify(Notice::warning("journal-cut", text)));
             Stage::Preparing(self.cut_after(course.common, keeps))
         } else {
-            Stage::Preparing(self.superblock.change(|content| {
-                if content.disk == DurableDisk::UpToDate {
-                    content.disk = DurableDisk::Outdated;
-                }
-            }))
+            Stage::Preparing(self.superblock.change(|_| {}))
         };
-        self.set_disk(DiskState::Outdated, effects);
         self.inbound = Some(Inbound {
             from: node,
             stage,
@@ -96,6 +91,27 @@ impl Replica {
         });
         if let Some(link) = &mut self.peer_mut(node).link {
             link.replication = Replication::Target;
+        }
+        self.judge_own_disk(effects);
+    }
+
+    /// A target's disk is UpToDate while it is in the in-sync set of the Primary that it follows, else
+    /// Outdated: consistent, but newer data exists.
+    pub(super) fn judge_own_disk(&mut self, effects: &mut Effects) {
+        let Some(inbound) = &self.inbound else { return };
+        if self.disk <= DiskState::Inconsistent {
+            return;
+        }
+        let record = self.record();
+        let is_member = record.primary == Some(inbound.from)
+            && record.in_sync.incarnation_of(self.config.local) == Some(self.incarnation);
+        let (disk, durable) = match is_member {
+            true => (DiskState::UpToDate, DurableDisk::UpToDate),
+            false => (DiskState::Outdated, DurableDisk::Outdated),
+        };
+        self.set_disk(disk, effects);
+        if self.superblock.content().disk != durable {
+            self.superblock.change(|content| content.disk = durable);
         }
     }
 

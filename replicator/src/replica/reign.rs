@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::effect::{ClientEnd, Effect, Effects};
+use crate::effect::{Answer, ClientEnd, Effect, Effects};
 use crate::generation::lineage::Generation;
 use crate::notice::Notice;
 use crate::peer::message::Message;
@@ -95,6 +95,11 @@ impl Reign {
         &self.recorded.in_sync
     }
 
+    /// Whether a generation is on its way to disk: until it is there, nobody hears of it.
+    pub(super) fn is_recording_generation(&self) -> bool {
+        matches!(self.generation, OwnGeneration::Recording(_))
+    }
+
     /// Whether what is written next has a generation that is durable.
     pub(super) fn has_its_generation(&self) -> bool {
         matches!(self.generation, OwnGeneration::Current)
@@ -106,9 +111,14 @@ impl Reign {
 }
 
 impl Replica {
-    /// Whether every generation of the lineage is on disk, so that it may be announced.
+    /// Whether what is written next has a generation that is durable.
     pub(super) fn generation_is_durable(&self) -> bool {
         self.reign.as_ref().is_none_or(Reign::has_its_generation)
+    }
+
+    /// Whether every generation of the lineage is on disk, so that it may be announced.
+    pub(super) fn lineage_is_durable(&self) -> bool {
+        !self.reign.as_ref().is_some_and(Reign::is_recording_generation)
     }
 
     pub(super) fn advance_reign(&mut self, effects: &mut Effects) {
@@ -477,7 +487,10 @@ impl Replica {
         self.reads.forget();
         self.reign = None;
         self.frozen_since = None;
-        self.demotion = None;
+        if let Some(order) = self.demotion.take().and_then(|demotion| demotion.order()) {
+            let text = format!("{} is Secondary", self.config.resource);
+            self.answer(order, Answer::Done { text }, effects);
+        }
         self.set_role(Role::Secondary, effects);
         if self.disk == DiskState::UpToDate {
             self.set_disk(DiskState::Consistent, effects);

@@ -210,7 +210,7 @@ impl Replica {
         let lineage = &self.superblock.content().lineage;
         if let Some(generation) = lineage.generation_of(next)
             && generation.id != announced
-            && self.generation_is_durable()
+            && self.lineage_is_durable()
         {
             let generation = *generation;
             let up_to = lineage

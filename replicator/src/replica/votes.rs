@@ -7,7 +7,7 @@ use crate::notice::Notice;
 use crate::peer::message::{Message, VoteReply, VoteRequest, VoteStage};
 use crate::promotion::membership::{MembershipRecord, VoterList};
 use crate::promotion::voting::{self, SeenPrimary, VoterIdentity, VoterView};
-use crate::state::{DiskState, Role};
+use crate::state::Role;
 use crate::superblock_keeper::Revision;
 use crate::units::NodeId;
 
@@ -148,11 +148,7 @@ impl Replica {
         let revision = self.store_record(*record);
         let message = Message::RecordStored(Box::new(*record));
         self.after_durable.push(AfterDurable { revision, peer: node, link, message });
-        let is_member = record.in_sync.incarnation_of(self.config.local) == Some(self.incarnation);
-        let follows = self.inbound.as_ref().is_some_and(|inbound| inbound.from == node);
-        if is_member && follows && self.disk != DiskState::Inconsistent {
-            self.set_disk(DiskState::UpToDate, effects);
-        }
+        self.judge_own_disk(effects);
         if was_demoted {
             self.peer_mut(node).role = Role::Secondary;
         }
