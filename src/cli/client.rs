@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use super::exit::{Ended, Status};
 use crate::control_protocol::{
-    encode_line, socket_path, Command, EventLine, Reply, ReplyBody, Request, REPLY_BYTES_MAX,
+    Command, EventLine, REPLY_BYTES_MAX, Reply, ReplyBody, Request, encode_line, socket_path,
 };
 
 /// How long a daemon may take for an answer that needs no waiting.

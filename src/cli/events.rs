@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::mpsc;
 
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use super::args::{EventsArgs, Places};
-use super::client::{resources_with_socket, Client, ANSWER_TIMEOUT};
+use super::client::{ANSWER_TIMEOUT, Client, resources_with_socket};
 use super::exit::{Ended, Status};
 use super::report::Report;
 use crate::control_protocol::{Command, EventLine, ReplyBody};
@@ -113,11 +113,7 @@ fn lines(
         }
         EventLine::ExistsEnd => {
             *snapshots += 1;
-            if *snapshots == watched {
-                vec!["exists -".to_owned()]
-            } else {
-                Vec::new()
-            }
+            if *snapshots == watched { vec!["exists -".to_owned()] } else { Vec::new() }
         }
         EventLine::Change { report } => {
             let now = objects_of(&super::status::parse(report)?);
