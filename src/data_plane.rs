@@ -3,5 +3,10 @@
 
 pub mod backing_device;
 pub mod buffers;
+pub mod continuity;
+pub mod inflow;
+pub mod memory_budget;
+pub mod nbd_connection;
+pub mod outflow;
 pub mod ring;
 pub mod round;
