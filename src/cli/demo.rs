@@ -43,7 +43,11 @@ const SIZE_BYTES_MIN: u64 = 4 << 20;
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let size_bytes = args.size.unwrap_or(SIZE_BYTES).next_multiple_of(replicator::units::BLOCK_BYTES);
     if size_bytes < SIZE_BYTES_MIN {
-        let text = format!("--size: {} is too small; write {} or more", show_size(size_bytes), show_size(SIZE_BYTES_MIN));
+        let text = format!(
+            "--size: {} is too small; write {} or more",
+            show_size(size_bytes),
+            show_size(SIZE_BYTES_MIN)
+        );
         return Err(Ended::with(Status::Given(2), text));
     }
     let interruption = Interruption::watch()?;

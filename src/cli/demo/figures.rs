@@ -87,7 +87,9 @@ impl Figures {
         let verdict = if self.is_good() { "Nothing was lost." } else { "DATA WAS LOST." };
         let replicas = match self.different_blocks {
             0 => format!("equal ({} blocks compared)", thousands(self.compared_blocks)),
-            different => format!("{} of {} blocks differ", thousands(different), thousands(self.compared_blocks)),
+            different => {
+                format!("{} of {} blocks differ", thousands(different), thousands(self.compared_blocks))
+            }
         };
         format!(
             "\n{verdict}\n\
@@ -120,7 +122,12 @@ pub fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures for people")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures for people"
+)]
 fn per_second(count: u64, seconds: f64) -> u64 {
     (count as f64 / seconds.max(0.001)) as u64
 }

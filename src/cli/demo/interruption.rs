@@ -112,7 +112,8 @@ mod tests {
     fn an_interruption_ends_a_wait_at_once() {
         let interruption = Interruption::default();
         let waiting = interruption.clone();
-        let waiter = std::thread::spawn(move || waiting.wait_until("never", Duration::from_secs(60), || Ok(false)));
+        let waiter =
+            std::thread::spawn(move || waiting.wait_until("never", Duration::from_secs(60), || Ok(false)));
         interruption.raise();
         let error = waiter.join().expect("no panic").expect_err("interrupted");
         assert_eq!(error.to_string(), "interrupted");

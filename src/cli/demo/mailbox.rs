@@ -104,7 +104,10 @@ mod tests {
             }
             assert!(free_from <= 4096 + (1 << 20));
         }
-        assert_eq!(mailbox.newest(3).iter().map(|placed| placed.message.sequence).collect::<Vec<_>>(), [500, 499, 498]);
+        assert_eq!(
+            mailbox.newest(3).iter().map(|placed| placed.message.sequence).collect::<Vec<_>>(),
+            [500, 499, 498]
+        );
     }
 
     #[test]

@@ -87,7 +87,8 @@ impl Message {
 
 /// The number of the message that `bytes` begin with, if all of it is there.
 fn sequence_of_whole(bytes: &[u8]) -> Option<u64> {
-    let word = |at: usize| bytes.get(at..at + 4).map(|word| u32::from_le_bytes(word.try_into().expect("4 bytes")));
+    let word =
+        |at: usize| bytes.get(at..at + 4).map(|word| u32::from_le_bytes(word.try_into().expect("4 bytes")));
     let length = usize::try_from(word(12)?).ok()?;
     if bytes.get(..8)? != MAGIC || length < HEADER_BYTES {
         return None;

@@ -94,14 +94,17 @@ fn announce(pair: &Pair, announcement: Announcement) -> anyhow::Result<()> {
 
 fn restart(site: &Site, name: &str) -> String {
     match Side::BOTH.into_iter().find(|side| side.name() == name) {
-        Some(side) => format!("Start it again with `{}`", shell_words(&site.command(side, &["run", RESOURCE]))),
+        Some(side) => {
+            format!("Start it again with `{}`", shell_words(&site.command(side, &["run", RESOURCE])))
+        }
         None => format!("Start it again with `{}`", shell_words(&site.tiebreaker_command(&[]))),
     }
 }
 
 /// A command line as a shell takes it.
 fn shell_words(args: &[std::ffi::OsString]) -> String {
-    let program = std::env::current_exe().map_or_else(|_| "twinblk".into(), |path| path.display().to_string());
+    let program =
+        std::env::current_exe().map_or_else(|_| "twinblk".into(), |path| path.display().to_string());
     let plain = |word: &str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
     let quote = |word: String| if plain(&word) { word } else { format!("'{}'", word.replace('\'', r"'\''")) };
     let args = args.iter().map(|arg| arg.to_string_lossy().into_owned());

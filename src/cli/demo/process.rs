@@ -138,7 +138,11 @@ pub fn run_to_end(args: &[OsString]) -> anyhow::Result<()> {
         return Ok(());
     }
     let words: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
-    anyhow::bail!("`twinblk {}` failed: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim_end())
+    anyhow::bail!(
+        "`twinblk {}` failed: {}",
+        words.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    )
 }
 
 /// `twinblk end-with`: becomes `twinblk ARGS`, which the kernel kills when the process `parent` is gone.
@@ -148,7 +152,8 @@ pub fn run_to_end(args: &[OsString]) -> anyhow::Result<()> {
 pub fn end_with(parent: u32, args: &[OsString]) -> anyhow::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have ended before the kernel was told to watch it.
-    let is_there = rustix::process::getppid().is_some_and(|pid| u32::try_from(pid.as_raw_pid()) == Ok(parent));
+    let is_there =
+        rustix::process::getppid().is_some_and(|pid| u32::try_from(pid.as_raw_pid()) == Ok(parent));
     anyhow::ensure!(is_there, "process {parent} is not the parent of this one");
     let error = Command::new(own_executable()?).args(args).exec();
     Err(error).context("cannot become the command")

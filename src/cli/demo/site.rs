@@ -95,7 +95,9 @@ impl Site {
             text.push_str(&node);
         }
         let state = quoted(&self.folder.join("tiebreaker.vote"))?;
-        text.push_str(&format!("\n[tiebreaker]\naddress = \"127.0.0.1:{port_tiebreaker}\"\nstate = {state}\n"));
+        text.push_str(&format!(
+            "\n[tiebreaker]\naddress = \"127.0.0.1:{port_tiebreaker}\"\nstate = {state}\n"
+        ));
         Ok(text)
     }
 
@@ -135,7 +137,9 @@ impl Site {
         let mut escaped = String::new();
         for byte in path.as_os_str().as_encoded_bytes() {
             match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => escaped.push(char::from(*byte)),
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => {
+                    escaped.push(char::from(*byte))
+                }
                 other => escaped.push_str(&format!("%{other:02X}")),
             }
         }
@@ -159,7 +163,14 @@ impl Site {
     /// A command for a node, as it would be typed behind `twinblk`.
     pub fn command(&self, side: Side, command: &[&str]) -> Vec<OsString> {
         let mut all: Vec<OsString> = command.iter().map(OsString::from).collect();
-        all.extend(words(&[&"--node", &side.name(), &"--config-dir", &self.folder, &"--run-dir", &self.run_dir(side)]));
+        all.extend(words(&[
+            &"--node",
+            &side.name(),
+            &"--config-dir",
+            &self.folder,
+            &"--run-dir",
+            &self.run_dir(side),
+        ]));
         all
     }
 

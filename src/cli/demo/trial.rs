@@ -57,7 +57,9 @@ pub fn run(mut pair: Pair, plan: Plan, interruption: &Interruption) -> anyhow::R
     let mut chance = Prng::new(plan.seed);
     let region_bytes = pair.site().size_bytes() / u64::from(WRITERS);
     let regions = (0..WRITERS).map(|writer| u64::from(writer) * region_bytes);
-    let mailboxes = regions.zip(0..).map(|(start, writer)| Mailbox::new(writer, start..start + region_bytes, chance.draw()));
+    let mailboxes = regions
+        .zip(0..)
+        .map(|(start, writer)| Mailbox::new(writer, start..start + region_bytes, chance.draw()));
     let writers = Writers::start(RESOURCE, mailboxes.collect())?;
     let mut trial = Trial {
         interruption,
@@ -147,10 +149,19 @@ impl Trial<'_> {
         let all_lost: Vec<Lost> = tally.lost.iter().copied().chain(lost).collect();
         list(&all_lost);
         let figures = Self::count(&self.plan, self.pair.site().size_bytes(), writing, &tally, self.takeovers);
-        Ok((Figures { checked_messages: checked, lost_messages: bytes_u64(all_lost.len()), ..figures }, self.primary))
+        Ok((
+            Figures { checked_messages: checked, lost_messages: bytes_u64(all_lost.len()), ..figures },
+            self.primary,
+        ))
     }
 
-    fn count(plan: &Plan, size_bytes: u64, writing: Duration, tally: &Tally, takeovers: Vec<Takeover>) -> Figures {
+    fn count(
+        plan: &Plan,
+        size_bytes: u64,
+        writing: Duration,
+        tally: &Tally,
+        takeovers: Vec<Takeover>,
+    ) -> Figures {
         let longest = seconds(tally.longest_pause);
         let lease = takeovers.iter().map(|takeover| takeover.lease_seconds).fold(0.0, f64::max);
         Figures {
@@ -177,8 +188,13 @@ impl Trial<'_> {
         let until = Instant::now() + duration;
         loop {
             let tally = self.writers.tally()?;
-            self.progress.set_position(u64::try_from(self.begun.elapsed().as_millis()).expect("not that long"));
-            self.progress.set_message(format!("{} messages, {}", thousands(tally.messages), size(tally.bytes)));
+            self.progress
+                .set_position(u64::try_from(self.begun.elapsed().as_millis()).expect("not that long"));
+            self.progress.set_message(format!(
+                "{} messages, {}",
+                thousands(tally.messages),
+                size(tally.bytes)
+            ));
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
