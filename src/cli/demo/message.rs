@@ -101,7 +101,7 @@ fn sequence_of_whole(bytes: &[u8]) -> Option<u64> {
 
 /// The next message of a writer: as long as mails are, most of them short.
 pub fn draw(writer: u32, sequence: u64, chance: &mut Prng) -> Message {
-    let octave = chance.draw() % (MESSAGE_BYTES_MAX / MESSAGE_BYTES_MIN).ilog2().into();
+    let octave = chance.draw() % u64::from((MESSAGE_BYTES_MAX / MESSAGE_BYTES_MIN).ilog2());
     let shortest = MESSAGE_BYTES_MIN << octave;
     let length = shortest + chance.draw() % (shortest + 1);
     let length = u32::try_from(length).expect("at most MESSAGE_BYTES_MAX");
