@@ -173,7 +173,8 @@ impl ResourceConfig {
     /// There is no such node.
     pub fn local(&self, asked: Option<&str>) -> Result<NodeId, ConfigError> {
         let known = || self.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
-        if let Some(name) = asked {
+        // A service file may pass an empty name where there is nothing to say.
+        if let Some(name) = asked.filter(|name| !name.is_empty()) {
             let unknown = || ConfigError::UnknownNode {
                 file: self.file.clone(),
                 name: name.to_owned(),

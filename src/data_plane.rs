@@ -10,3 +10,7 @@ pub mod nbd_connection;
 pub mod outflow;
 pub mod ring;
 pub mod round;
+pub mod core;
+pub mod event_loop;
+pub mod peer_connection;
+pub mod spawn;

@@ -135,6 +135,15 @@ impl Client {
     }
 }
 
+/// No control socket at all.
+pub fn no_daemon_at_all(run_dir: &Path) -> anyhow::Error {
+    let text = format!(
+        "no daemon runs here (no socket in {})\n  action: `systemctl start twinblk@RES`, or `twinblk run RES` in the foreground",
+        run_dir.display()
+    );
+    Ended::with(Status::Configuration, text)
+}
+
 fn no_daemon(resource: &str, socket: &Path) -> anyhow::Error {
     Ended::with(
         Status::Configuration,

@@ -199,7 +199,7 @@ fn old_superblock(node: &NodeConfig) -> anyhow::Result<Option<String>> {
     match found {
         Ok(None) | Err(StartError::NoMetadata { .. }) => Ok(None),
         Ok(Some(old)) => Ok(Some(format!(
-            "{name} holds metadata of resource {} (node number {}, {}, last {})",
+            "{name} holds metadata of resource {} (node number {}, {}, disk {})",
             old.resource,
             old.node.0,
             show_size(old.volume_bytes),

@@ -8,9 +8,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use replicator::checksum::Crc32c;
+use replicator::replica::ContinuityMark;
 use replicator::units::{Incarnation, Lsn};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
+use tracing::warn;
 
 /// Names the boot of the machine.
 const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
@@ -21,16 +23,7 @@ const BOOT_ID_BYTES: usize = 36;
 /// Magic, boot id, incarnation, Lsn, checksum.
 const PAGE_BYTES: usize = 8 + BOOT_ID_BYTES + 8 + 8 + 4;
 
-/// What a run leaves for the next one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The run.
-    pub incarnation: Incarnation,
-    /// The newest write that it acknowledged as journaled.
-    pub acknowledged: Lsn,
-}
-
-/// Why no marks can be published.
+/// Why no marks can be published, nor an older one taken back.
 #[derive(Debug, Error)]
 pub enum ContinuityError {
     /// The page cannot be opened or written.
@@ -52,7 +45,9 @@ pub struct Continuity {
     file: OwnedFd,
     path: String,
     boot_id: [u8; BOOT_ID_BYTES],
-    published: Option<Mark>,
+    published: Option<ContinuityMark>,
+    /// Whether marks can be published at all.
+    is_void: bool,
 }
 
 impl Continuity {
@@ -60,7 +55,7 @@ impl Continuity {
     ///
     /// # Errors
     /// The page cannot be opened.
-    pub fn open(path: &Path) -> Result<(Self, Option<Mark>), ContinuityError> {
+    pub fn open(path: &Path) -> Result<(Self, Option<ContinuityMark>), ContinuityError> {
         let boot_id = boot_id()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let name = path.display().to_string();
@@ -71,26 +66,31 @@ impl Continuity {
             Ok(PAGE_BYTES) => decode(&page, &boot_id),
             Ok(_) | Err(_) => None,
         };
-        Ok((Self { file, path: name, boot_id, published: None }, earlier))
+        Ok((Self { file, path: name, boot_id, published: None, is_void: false }, earlier))
     }
 
-    /// Publishes a mark, if it is a new one.
+    /// Publishes a mark, if it is a new one. Where that fails, the page is emptied: the next run then has no proof,
+    /// which costs time, while an old mark would be a false proof.
     ///
     /// # Errors
-    /// The page cannot be written.
-    pub fn publish(&mut self, mark: Mark) -> Result<(), ContinuityError> {
-        if self.published == Some(mark) {
+    /// The page can be neither written nor emptied.
+    pub fn publish(&mut self, mark: ContinuityMark) -> Result<(), ContinuityError> {
+        if self.is_void || self.published == Some(mark) {
             return Ok(());
         }
         let page = encode(&mark, &self.boot_id);
-        match rustix::io::pwrite(&self.file, &page, 0) {
+        let errno = match rustix::io::pwrite(&self.file, &page, 0) {
             Ok(PAGE_BYTES) => {
                 self.published = Some(mark);
-                Ok(())
+                return Ok(());
             }
-            Ok(_) => Err(self.failure(rustix::io::Errno::NOSPC)),
-            Err(errno) => Err(self.failure(errno)),
-        }
+            Ok(_) => rustix::io::Errno::NOSPC,
+            Err(errno) => errno,
+        };
+        rustix::fs::ftruncate(&self.file, 0).map_err(|errno| self.failure(errno))?;
+        warn!("{}; after a crash this node has to catch up before it is in sync", self.failure(errno));
+        self.is_void = true;
+        Ok(())
     }
 
     fn failure(&self, errno: rustix::io::Errno) -> ContinuityError {
@@ -103,18 +103,18 @@ fn boot_id() -> Result<[u8; BOOT_ID_BYTES], ContinuityError> {
     text.first_chunk().copied().ok_or_else(|| ContinuityError::BootId(std::io::ErrorKind::InvalidData.into()))
 }
 
-fn encode(mark: &Mark, boot_id: &[u8; BOOT_ID_BYTES]) -> [u8; PAGE_BYTES] {
+fn encode(mark: &ContinuityMark, boot_id: &[u8; BOOT_ID_BYTES]) -> [u8; PAGE_BYTES] {
     let (incarnation, acknowledged) = (mark.incarnation.0.to_le_bytes(), mark.acknowledged.0.to_le_bytes());
     let content = [&MAGIC[..], boot_id, &incarnation, &acknowledged].concat();
     let sum = Crc32c::of(&content).0.to_le_bytes();
     [&content[..], &sum].concat().try_into().expect("the fields add up to a page")
 }
 
-fn decode(page: &[u8; PAGE_BYTES], boot_id: &[u8; BOOT_ID_BYTES]) -> Option<Mark> {
+fn decode(page: &[u8; PAGE_BYTES], boot_id: &[u8; BOOT_ID_BYTES]) -> Option<ContinuityMark> {
     let number = |at: usize| page[at..].first_chunk().copied().map(u64::from_le_bytes);
     let numbers_at = MAGIC.len() + BOOT_ID_BYTES;
     let mark =
-        Mark { incarnation: Incarnation(number(numbers_at)?), acknowledged: Lsn(number(numbers_at + 8)?) };
+        ContinuityMark { incarnation: Incarnation(number(numbers_at)?), acknowledged: Lsn(number(numbers_at + 8)?) };
     // Equal as a whole, so also in magic, boot id and checksum.
     (encode(&mark, boot_id) == *page).then_some(mark)
 }
@@ -123,7 +123,7 @@ fn decode(page: &[u8; PAGE_BYTES], boot_id: &[u8; BOOT_ID_BYTES]) -> Option<Mark
 mod tests {
     use super::*;
 
-    const MARK: Mark = Mark { incarnation: Incarnation(0xfeed), acknowledged: Lsn(42) };
+    const MARK: ContinuityMark = ContinuityMark { incarnation: Incarnation(0xfeed), acknowledged: Lsn(42) };
 
     #[test]
     fn the_newest_mark_of_this_boot_is_found_by_the_next_run() {
@@ -132,7 +132,7 @@ mod tests {
         let (mut continuity, earlier) = Continuity::open(&path).unwrap();
         assert_eq!(earlier, None);
         continuity.publish(MARK).unwrap();
-        let newer = Mark { acknowledged: Lsn(43), ..MARK };
+        let newer = ContinuityMark { acknowledged: Lsn(43), ..MARK };
         continuity.publish(newer).unwrap();
         drop(continuity);
         assert_eq!(Continuity::open(&path).unwrap().1, Some(newer));

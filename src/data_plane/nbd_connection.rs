@@ -133,6 +133,12 @@ impl NbdConnection {
         self.phase == Phase::Closed
     }
 
+    /// Whether replies are queued that the kernel has not taken.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        !self.is_closed() && !self.outflow.is_empty()
+    }
+
     /// Which connection a request belongs to.
     #[must_use]
     pub fn client_of(id: RequestId) -> ClientId {

@@ -4,7 +4,7 @@ use crate::config::{Config, ReplicationProtocol};
 use crate::effect::{Effect, Effects};
 use crate::event::LinkId;
 use crate::generation::compare::{Course, StopReason, SyncAction, SyncMethod, SyncRule, compare};
-use crate::layout::superblock::Superblock;
+use crate::layout::superblock::{DurableDisk, Superblock};
 use crate::notice::Notice;
 use crate::peer::codec::MessageError;
 use crate::peer::frame::{FrameStamp, ReceivedFrame};
@@ -377,8 +377,21 @@ impl Replica {
         if let Some(link) = &mut self.peer_mut(node).link {
             link.replication = Replication::Idle;
         }
-        if self.disk == DiskState::Consistent {
+        let is_no_newer_elsewhere = match self.disk {
+            DiskState::Consistent => true,
+            // Equal to a copy that nobody called outdated is as good as that copy.
+            DiskState::Outdated => self.peer(node).disk > DiskState::Outdated,
+            DiskState::Diskless
+            | DiskState::Failed
+            | DiskState::Inconsistent
+            | DiskState::DUnknown
+            | DiskState::UpToDate => false,
+        };
+        if is_no_newer_elsewhere {
             self.set_disk(DiskState::UpToDate, effects);
+            if self.superblock.content().disk == DurableDisk::Outdated {
+                self.superblock.change(|content| content.disk = DurableDisk::UpToDate);
+            }
         }
     }
 

@@ -103,8 +103,11 @@ impl Replica {
             return;
         }
         let record = self.record();
-        let is_member = record.primary == Some(inbound.from)
-            && record.in_sync.incarnation_of(self.config.local) == Some(self.incarnation);
+        // The end of a reign takes nothing from a member: whoever was in sync is.
+        let is_followed = record.primary == Some(inbound.from)
+            || (record.primary.is_none() && self.disk == DiskState::UpToDate);
+        let is_member =
+            is_followed && record.in_sync.incarnation_of(self.config.local) == Some(self.incarnation);
         let (disk, durable) = match is_member {
             true => (DiskState::UpToDate, DurableDisk::UpToDate),
             false => (DiskState::Outdated, DurableDisk::Outdated),

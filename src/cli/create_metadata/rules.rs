@@ -157,8 +157,11 @@ pub fn discarded(found: &Findings, content: Content) -> Vec<String> {
     }
     let names = found.on_data.join(", ");
     match content {
+        Content::Zeroed if found.data_exists && names.is_empty() => {
+            lines.push(format!("discarding: everything on {path}"));
+        }
         Content::Zeroed if found.data_exists => {
-            lines.push(format!("discarding: everything on {path} ({names})"))
+            lines.push(format!("discarding: everything on {path}: {names}"))
         }
         Content::New if !found.on_data.is_empty() => {
             lines.push(format!("note: {path} holds: {names}; the first sync from a peer overwrites it"));

@@ -1,0 +1,184 @@
+//! Law: a completed write survives, a flushed one survives a power cut of every node, and a read returns a
+//! write that was not overwritten before the read began. What a lost client wrote may be there or not, but once
+//! a later client has seen that it is not, it never returns.
+
+use std::collections::BTreeMap;
+
+use replicator::units::ByteRange;
+
+use crate::workload::{Ask, UNIT_BYTES, writer_of};
+
+/// A write as its client knows it.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    asked: u64,
+    /// When it was certain.
+    certain: Option<u64>,
+    /// When its client was gone.
+    lost: Option<u64>,
+    is_flushed: bool,
+}
+
+impl Known {
+    /// When it had happened, if it ever did.
+    fn latest(&self) -> u64 {
+        self.certain.or(self.lost).unwrap_or(u64::MAX)
+    }
+}
+
+/// A write to one unit.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    operation: u64,
+    is_zero: bool,
+    /// A later client has seen that it did not happen.
+    is_dead: bool,
+}
+
+/// What every unit may hold.
+#[derive(Debug)]
+pub struct Durability {
+    known: BTreeMap<u64, Known>,
+    units: BTreeMap<u64, Vec<Entry>>,
+}
+
+/// The volume as it was made.
+const ORIGIN: u64 = 0;
+
+impl Default for Durability {
+    fn default() -> Self {
+        let origin = Known { asked: 0, certain: Some(0), lost: None, is_flushed: true };
+        Self { known: BTreeMap::from([(ORIGIN, origin)]), units: BTreeMap::new() }
+    }
+}
+
+fn units_of(range: ByteRange) -> std::ops::Range<u64> {
+    range.offset / UNIT_BYTES..range.end() / UNIT_BYTES
+}
+
+impl Durability {
+    /// A write was asked for.
+    pub fn asked(&mut self, operation: u64, ask: Ask, now: u64) {
+        let Some(range) = ask.changes() else { return };
+        let is_zero = !matches!(ask, Ask::Write(..));
+        self.known
+            .insert(operation, Known { asked: now, certain: None, lost: None, is_flushed: false });
+        let origin = Entry { operation: ORIGIN, is_zero: true, is_dead: false };
+        for unit in units_of(range) {
+            let entries = self.units.entry(unit).or_insert_with(|| vec![origin]);
+            entries.push(Entry { operation, is_zero, is_dead: false });
+        }
+    }
+
+    /// A write was answered.
+    pub fn completed(&mut self, operation: u64, now: u64, is_flushed: bool) {
+        if let Some(known) = self.known.get_mut(&operation) {
+            known.certain = Some(now);
+            known.is_flushed = is_flushed;
+        }
+    }
+
+    /// The client of a write gets no answer any more, or nobody can take it over any more.
+    pub fn lost(&mut self, operation: u64, now: u64) {
+        if let Some(known) = self.known.get_mut(&operation)
+            && known.certain.is_none()
+        {
+            known.lost = Some(known.lost.map_or(now, |lost| lost.min(now)));
+        }
+    }
+
+    /// A flush that was asked for at `asked` was answered.
+    pub fn flushed(&mut self, asked: u64) {
+        for known in self.known.values_mut() {
+            known.is_flushed |= known.certain.is_some_and(|certain| certain < asked);
+        }
+    }
+
+    /// Every copy of what was not flushed may be gone: more failed than the protocol covers.
+    pub fn forget_unflushed(&mut self) {
+        for known in self.known.values_mut().filter(|known| !known.is_flushed) {
+            known.lost = known.lost.or(known.certain);
+            known.certain = None;
+        }
+    }
+
+    /// Holds the bytes that a read returned against what they may be.
+    ///
+    /// # Panics
+    /// They are something else.
+    pub fn read(&mut self, range: ByteRange, bytes: &[u8], asked: u64, now: u64) {
+        for (unit, content) in units_of(range).zip(bytes.chunks(WHOLE_UNIT)) {
+            let writer = writer_of(content, unit);
+            let Some(entries) = self.units.get_mut(&unit) else {
+                assert!(writer.is_none(), "violation: unit {unit} was never written and holds {writer:?}");
+                continue;
+            };
+            check_unit(unit, entries, &mut self.known, writer, asked, now);
+        }
+    }
+}
+
+const WHOLE_UNIT: usize = 512;
+
+fn check_unit(
+    unit: u64,
+    entries: &mut Vec<Entry>,
+    known: &mut BTreeMap<u64, Known>,
+    writer: Option<u64>,
+    asked: u64,
+    now: u64,
+) {
+    let is_overwritten = |entry: &Entry, known: &BTreeMap<u64, Known>| {
+        let latest = known[&entry.operation].latest();
+        entries.iter().any(|other| {
+            let other = &known[&other.operation];
+            other.asked > latest && other.certain.is_some_and(|certain| certain < asked)
+        })
+    };
+    let matches = |entry: &&Entry| match writer {
+        None => entry.is_zero,
+        Some(writer) => entry.operation == writer,
+    };
+    let may_be: Vec<u64> = entries
+        .iter()
+        .filter(matches)
+        .filter(|entry| !entry.is_dead && !is_overwritten(entry, known))
+        .map(|entry| entry.operation)
+        .collect();
+    if may_be.is_empty() {
+        let told: Vec<_> = entries.iter().map(|entry| (entry, &known[&entry.operation])).collect();
+        panic!(
+            "violation: unit {unit} (block {}) reads as {writer:?} at {asked}..{now}: {told:#?}",
+            unit / 8
+        );
+    }
+    if let [operation] = may_be[..] {
+        let it = known.get_mut(&operation).expect("every entry is known");
+        if it.certain.is_none() && it.lost.is_none() {
+            // Seen is as good as answered, as far as later reads go; safe from a power cut it is not.
+            it.certain = Some(now);
+        }
+        for entry in entries.iter_mut().filter(|entry| entry.operation != operation) {
+            let other = &known[&entry.operation];
+            entry.is_dead |= other.certain.is_none() && other.lost.is_some_and(|lost| lost < asked);
+        }
+    }
+    if entries.len() > 16 {
+        prune(entries, known, asked);
+    }
+}
+
+/// Drops what no read can return any more, so that long runs stay cheap. Reads take less than ten seconds,
+/// or nothing is dropped for them.
+fn prune(entries: &mut Vec<Entry>, known: &BTreeMap<u64, Known>, asked: u64) {
+    let horizon = asked.saturating_sub(60_000_000);
+    let newest = entries
+        .iter()
+        .map(|entry| &known[&entry.operation])
+        .filter(|known| known.is_flushed && known.certain.is_some_and(|certain| certain < horizon))
+        .map(|known| known.asked)
+        .max();
+    if let Some(newest) = newest {
+        entries.retain(|entry| known[&entry.operation].latest() >= newest);
+    }
+}

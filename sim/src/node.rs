@@ -1,0 +1,286 @@
+//! A machine of the world: a disk that outlives the daemon, a clock that outlives it too unless the power
+//! fails, and the daemon's replica while it runs.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use replicator::config::{Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::event::{IoId, LinkId};
+use replicator::generation::lineage::Lineage;
+use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
+use replicator::layout::bitmap_page::BitmapPage;
+use replicator::layout::superblock::{
+    DurableDisk, JournalAnchor, PeerSlot, ResourceName, Superblock, SuperblockFlags, choose_newest,
+};
+use replicator::layout::zones::Zones;
+use replicator::promotion::membership::{MembershipRecord, VoterList};
+use replicator::replica::{ContinuityMark, Replica, Restored};
+use replicator::units::{
+    BLOCK_BYTES, BlockRange, GenerationId, Incarnation, Lsn, NodeId, Span, VOTERS_MAX, VoterId,
+};
+
+use crate::random::Random;
+use crate::sim_clock::SimClock;
+use crate::sim_disk::SimDisk;
+
+/// Size of every volume.
+pub const VOLUME_BYTES: u64 = 4 << 20;
+const JOURNAL_BYTES: u64 = 16 << 20;
+
+/// An I/O that was ordered.
+#[derive(Debug)]
+pub enum IoWork {
+    /// A write to the metadata area.
+    Journal(u64, Vec<Bytes>),
+    /// Blocks of the metadata area that are safe when reported.
+    WriteThrough(Vec<(u64, Bytes)>),
+    /// A write to the data area.
+    Data(u64, Vec<Bytes>),
+    /// Zeroes in the data area.
+    Zero(BlockRange),
+    /// A read of the metadata area.
+    ReadJournal(u64, u64),
+    /// A read of the data area.
+    ReadData(BlockRange),
+    /// A flush of the metadata area that began at this mark.
+    FlushJournal(u64),
+    /// A flush of the data area that began at this mark.
+    FlushData(u64),
+    /// A question for holes.
+    FindAllocated(BlockRange),
+}
+
+/// What a disk does with I/Os, to try what a node makes of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskHealth {
+    /// It works.
+    #[default]
+    Good,
+    /// Every I/O fails.
+    Failing,
+    /// No I/O is ever reported.
+    Stuck,
+}
+
+/// A machine.
+#[derive(Debug)]
+pub struct SimNode {
+    /// What its daemon is told.
+    pub config: Config,
+    /// Random identity of its metadata.
+    pub voter: VoterId,
+    /// Its metadata area.
+    pub metadata: SimDisk,
+    /// Its data area.
+    pub data: SimDisk,
+    /// What its disk does.
+    pub health: DiskHealth,
+    /// Its replica, while the daemon runs.
+    pub replica: Option<Replica>,
+    /// How often its daemon was started.
+    pub run: u64,
+    /// What the daemon left for its next run in the same boot.
+    pub mark: Option<ContinuityMark>,
+    /// Its clock.
+    pub clock: SimClock,
+    /// I/Os that are not reported yet.
+    pub in_flight: BTreeMap<IoId, IoWork>,
+    /// Whether the end of a round is on its way.
+    pub round_ends: bool,
+    /// The next time that its daemon wakes up by itself.
+    pub wakes: Option<u64>,
+    /// Whether clients are served.
+    pub is_serving: bool,
+    /// Peers that it does not want links to.
+    pub unwanted: Vec<NodeId>,
+    /// Links that its replica knows of.
+    pub links: Vec<LinkId>,
+    ring_bytes: u64,
+}
+
+/// What all nodes of a world have in common.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Protocol between the two replicas.
+    pub protocol: ReplicationProtocol,
+    /// Length of the ring.
+    pub ring_bytes: u64,
+    /// When a journal write counts as failed.
+    pub disk_timeout: Span,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self {
+            protocol: ReplicationProtocol::C,
+            ring_bytes: JOURNAL_BYTES,
+            disk_timeout: Span::from_millis(30_000),
+        }
+    }
+}
+
+fn config(node: NodeId, options: &NodeOptions) -> Config {
+    let replica =
+        |name: &str| ReplicaConfig { name: name.to_owned(), protocol: options.protocol };
+    Config {
+        resource: "sim".to_owned(),
+        volume_bytes: VOLUME_BYTES,
+        local: node,
+        replicas: vec![replica("alpha"), replica("beta")],
+        has_tiebreaker: true,
+        on_peer_lost: OnPeerLost::Quorum,
+        heartbeat: Span::from_millis(1000),
+        peer_timeout: Span::from_millis(3000),
+        digest: 7,
+        disk_timeout: options.disk_timeout,
+    }
+}
+
+fn first_superblock(node: NodeId, voter: VoterId, disk: DurableDisk) -> Superblock {
+    let (lineage, generation) = match disk {
+        DurableDisk::UpToDate | DurableDisk::Outdated => (Lineage::zeroed(), GenerationId::ZEROED),
+        DurableDisk::Inconsistent => (Lineage::default(), GenerationId::default()),
+    };
+    let mut pins = VoterList { ids: [VoterId::default(); VOTERS_MAX] };
+    pins.ids[node.index()] = voter;
+    Superblock {
+        sequence: 0,
+        resource: ResourceName::parse("sim").expect("a legal name"),
+        node,
+        voter,
+        volume_bytes: VOLUME_BYTES,
+        max_peers: 1,
+        zones: Zones::for_volume(VOLUME_BYTES, JOURNAL_BYTES, 1).expect("legal sizes"),
+        disk,
+        flags: SuperblockFlags::default(),
+        resync: None,
+        membership: MembershipRecord::default(),
+        incarnation_recorded: Incarnation(0),
+        incarnation: Incarnation(0),
+        pins,
+        lineage,
+        peers: [PeerSlot::default(); 7],
+        journal: JournalAnchor::empty(Lsn::ZERO, generation),
+    }
+}
+
+impl SimNode {
+    /// A machine with new metadata, its daemon not running.
+    #[must_use]
+    pub fn create(node: NodeId, disk: DurableDisk, options: &NodeOptions, random: &mut Random) -> Self {
+        let voter = VoterId(random.draw() | 1);
+        let superblock = first_superblock(node, voter, disk);
+        let mut metadata = SimDisk::default();
+        let offset = superblock.zones.superblocks()[superblock.copy_index()].offset;
+        metadata.write_through(offset, &superblock.encode()[..]);
+        Self {
+            config: config(node, options),
+            voter,
+            metadata,
+            data: SimDisk::default(),
+            health: DiskHealth::Good,
+            replica: None,
+            run: 0,
+            mark: None,
+            clock: SimClock::boot(0, random.below(1 << 30)),
+            in_flight: BTreeMap::new(),
+            round_ends: false,
+            wakes: None,
+            is_serving: false,
+            unwanted: Vec::new(),
+            links: Vec::new(),
+            ring_bytes: options.ring_bytes,
+        }
+    }
+
+    /// The newest superblock on its disk.
+    #[must_use]
+    pub fn superblock(&self) -> Superblock {
+        let zones = Zones::for_volume(VOLUME_BYTES, JOURNAL_BYTES, 1).expect("legal sizes").superblocks();
+        let copy = |at: usize| self.metadata.read(zones[at].offset, BLOCK_BYTES);
+        choose_newest(&copy(0), &copy(1)).expect("one copy is always whole").0
+    }
+
+    fn recover(&self, superblock: &Superblock) -> RecoveryPlan {
+        let ring_start = superblock.zones.journal().offset;
+        let (voter, anchor) = (superblock.voter, &superblock.journal);
+        let mut scan = RecoveryScan::over(self.ring_bytes, voter, anchor, &superblock.lineage);
+        while let Some(read) = scan.next_read() {
+            scan.on_bytes(self.metadata.read(ring_start + read.ring_offset, read.length));
+        }
+        scan.finish()
+    }
+
+    fn bitmap_pages(&self, superblock: &Superblock) -> Vec<BitmapPage> {
+        let mut pages = Vec::new();
+        for slot in superblock.peers.iter().filter(|slot| slot.has_dirty_bits) {
+            let zone = superblock.zones.bitmap(slot.bitmap_slot).expect("every slot has a zone");
+            for page in 0..zone.length / BLOCK_BYTES {
+                let block = self.metadata.read(zone.offset + page * BLOCK_BYTES, BLOCK_BYTES);
+                if block.iter().any(|byte| *byte != 0) {
+                    pages.push(BitmapPage::parse(&block, slot.bitmap_slot, page).expect("a whole page"));
+                }
+            }
+        }
+        pages
+    }
+
+    /// Starts the daemon at world time `now`. Returns what recovery made of the journal.
+    pub fn start(&mut self, now: u64, seed: u64) -> replicator::journal::recovery_case::RecoveryCase {
+        assert!(self.replica.is_none(), "it runs already");
+        let superblock = self.superblock();
+        let recovery = self.recover(&superblock);
+        let verdict = recovery.verdict;
+        let bitmap_pages = self.bitmap_pages(&superblock);
+        let started = self.clock.read(now);
+        let continuity = self.mark;
+        let restored = Restored { superblock, recovery, bitmap_pages, seed, started, continuity };
+        self.replica = Some(Replica::restore(self.config.clone(), restored));
+        self.run += 1;
+        self.round_ends = false;
+        self.wakes = None;
+        self.unwanted.clear();
+        verdict
+    }
+
+    /// The daemon dies. Parts of what it had in flight reach the disk; what was reported stays.
+    pub fn kill(&mut self, random: &mut Random) {
+        self.replica = None;
+        self.is_serving = false;
+        self.links.clear();
+        for (_, work) in std::mem::take(&mut self.in_flight) {
+            match work {
+                IoWork::Journal(offset, pieces) => {
+                    self.metadata.write_partly(offset, pieces.iter().map(|piece| &piece[..]), random);
+                }
+                IoWork::WriteThrough(blocks) => {
+                    for (offset, bytes) in blocks {
+                        self.metadata.write_partly(offset, [&bytes[..]], random);
+                    }
+                }
+                IoWork::Data(offset, pieces) => {
+                    self.data.write_partly(offset, pieces.iter().map(|piece| &piece[..]), random);
+                }
+                IoWork::Zero(range) => {
+                    if random.chance(50) {
+                        self.data.zero(range);
+                    }
+                }
+                IoWork::ReadJournal(..)
+                | IoWork::ReadData(_)
+                | IoWork::FlushJournal(_)
+                | IoWork::FlushData(_)
+                | IoWork::FindAllocated(_) => {}
+            }
+        }
+    }
+
+    /// The power fails and comes back at `now`.
+    pub fn cut_power(&mut self, now: u64, random: &mut Random) {
+        self.kill(random);
+        self.metadata.cut_power(random);
+        self.data.cut_power(random);
+        self.mark = None;
+        self.clock = SimClock::boot(now, random.below(1 << 30));
+    }
+}

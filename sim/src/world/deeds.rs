@@ -1,0 +1,306 @@
+//! What scripts, operators, clients and fate do to the world.
+
+use replicator::effect::Answer;
+use replicator::event::{ConnectedClients, Durability, Event, Order, OrderId};
+use replicator::journal::recovery_case::RecoveryCase;
+use replicator::promotion::refusal::Refused;
+use replicator::promotion::tiebreaker::TiebreakerEvent;
+use replicator::state::{DiskState, ReplicationState, Role};
+use replicator::status_report::StatusReport;
+use replicator::units::{ByteRange, NodeId, RequestId, Span};
+
+use super::{ALPHA, BETA, Happening, MS, TIE, World};
+use crate::checker::convergence;
+use crate::node::DiskHealth;
+use crate::workload::{Ask, Operation};
+
+impl World {
+    /// Starts a node's daemon.
+    ///
+    /// # Panics
+    /// Recovery calls its journal corrupt, which no fault of this world makes it.
+    pub fn start(&mut self, node: NodeId) {
+        self.say(|| format!("-- {node} starts"));
+        let seed = self.random.draw();
+        let verdict = self.nodes[node.index()].start(self.now, seed);
+        assert_ne!(verdict, RecoveryCase::Corrupt, "violation: a journal is corrupt that nobody damaged");
+        self.marks[node.index()].restart();
+        self.spins[node.index()] = 0;
+        self.tell(node, Event::TimePassed);
+    }
+
+    /// Starts the tiebreaker's daemon.
+    pub fn start_tiebreaker(&mut self) {
+        self.say(|| "-- the tiebreaker starts".to_owned());
+        self.tiebreaker.start();
+        let run = self.tiebreaker.run;
+        self.tell_tiebreaker(TiebreakerEvent::Started);
+        self.at(self.now + 100 * MS, Happening::TiebreakerWakes { run });
+    }
+
+    /// Kills a node's daemon (SIGKILL).
+    pub fn kill(&mut self, node: NodeId) {
+        self.say(|| format!("-- {node} is killed"));
+        self.lose_clients(node);
+        self.forget_links(node, true);
+        self.nodes[node.index()].kill(&mut self.random);
+    }
+
+    /// Cuts a node's power.
+    pub fn cut_power(&mut self, node: NodeId) {
+        self.say(|| format!("-- {node} loses power"));
+        if !self.holds_everything(other(node)) {
+            self.durability.forget_unflushed();
+        }
+        self.lose_clients(node);
+        self.forget_links(node, false);
+        self.nodes[node.index()].cut_power(self.now, &mut self.random);
+    }
+
+    /// Kills the tiebreaker's daemon.
+    pub fn kill_tiebreaker(&mut self) {
+        self.say(|| "-- the tiebreaker is killed".to_owned());
+        self.forget_links(TIE, true);
+        let reached = self.random.index(3);
+        self.tiebreaker.kill(reached);
+    }
+
+    /// Whether a node is a member of the newest in-sync set in the run that is recorded there, or a later one
+    /// of the same boot: then every completed write is in its journal.
+    fn holds_everything(&self, node: NodeId) -> bool {
+        let on_disk = self.nodes.each_ref().map(|node| node.superblock().membership);
+        let tiebreaker = self.tiebreaker.running.as_ref().map(|tiebreaker| *tiebreaker.record());
+        let newest = on_disk.into_iter().chain(tiebreaker).max_by_key(replicator::promotion::membership::MembershipRecord::order);
+        let recorded = newest.and_then(|record| record.in_sync.incarnation_of(node));
+        let superblock = self.nodes[node.index()].superblock();
+        let mark = self.nodes[node.index()].mark;
+        recorded.is_some_and(|recorded| {
+            mark.is_some_and(|mark| mark.incarnation == recorded)
+                || (mark.is_some() && superblock.incarnation_recorded == recorded)
+        })
+    }
+
+    /// What a node's disk does from now on.
+    pub fn set_health(&mut self, node: NodeId, health: DiskHealth) {
+        self.say(|| format!("-- the disk of {node} is {health:?}"));
+        self.nodes[node.index()].health = health;
+    }
+
+    /// Gives an order.
+    pub fn order(&mut self, node: NodeId, what: Order) -> OrderId {
+        self.orders += 1;
+        let order = OrderId(self.orders);
+        self.say(|| format!("-- order {} to {node}: {what:?}", order.0));
+        self.tell(node, Event::OperatorAsked { order, what });
+        order
+    }
+
+    /// Gives an order and waits for the answer.
+    ///
+    /// # Errors
+    /// It was refused.
+    ///
+    /// # Panics
+    /// There is no answer within a minute.
+    pub fn ask_operator(&mut self, node: NodeId, what: Order) -> Result<String, Refused> {
+        let order = self.order(node, what);
+        let is_answered = self.run_until(Span::from_millis(60_000), |world| world.answers.contains_key(&order));
+        assert!(is_answered, "violation: {node} does not answer order {}", order.0);
+        match self.answers[&order].clone() {
+            Answer::Done { text } => Ok(text),
+            Answer::Refused(refused) => Err(refused),
+        }
+    }
+
+    /// Promotes a node, waiting at most `wait` milliseconds for leases and voters.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub fn promote(&mut self, node: NodeId, wait: u64) -> Result<String, Refused> {
+        let answer = self.ask_operator(node, Order::Promote { wait: Span::from_millis(wait) });
+        if answer.is_ok() {
+            self.note_promotion(node);
+        }
+        answer
+    }
+
+    /// What clients of the other node still wait for either happened before or never does.
+    pub fn note_promotion(&mut self, node: NodeId) {
+        let now = self.now;
+        let waiting = self.operations.iter().filter(|(_, operation)| operation.node != node && operation.is_waiting());
+        for (id, _) in waiting {
+            self.durability.lost(*id, now);
+        }
+    }
+
+    /// Demotes a node that has no clients.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub fn demote(&mut self, node: NodeId) -> Result<String, Refused> {
+        self.ask_operator(node, Order::Demote { clients: ConnectedClients::Refuse })
+    }
+
+    /// A client asks a node for something.
+    pub fn ask(&mut self, node: NodeId, ask: Ask) -> u64 {
+        let id = u64::try_from(self.operations.len()).expect("64 bits") + 1;
+        let now = self.now;
+        let operation = Operation { node, ask, asked_at: now, answered_at: None, has_failed: false, lost_at: None };
+        self.operations.insert(id, operation);
+        self.durability.asked(id, ask, now);
+        self.tell(node, Event::RequestReceived { id: RequestId(id), request: ask.request(id) });
+        id
+    }
+
+    /// How many requests wait at a node.
+    #[must_use]
+    pub fn waiting(&self, node: NodeId) -> u64 {
+        let waiting = self.operations.values().rev().take(200);
+        let count = waiting.filter(|operation| operation.node == node && operation.is_waiting()).count();
+        u64::try_from(count).expect("64 bits")
+    }
+
+    /// A client writes `length` bytes at `offset`.
+    pub fn write(&mut self, node: NodeId, offset: u64, length: u64) -> u64 {
+        self.ask(node, Ask::Write(ByteRange::new(offset, length), Durability::Complete))
+    }
+
+    /// Whether a request was answered without an error.
+    #[must_use]
+    pub fn is_done(&self, operation: u64) -> bool {
+        let operation = &self.operations[&operation];
+        operation.answered_at.is_some() && !operation.has_failed
+    }
+
+    /// Waits until a request is answered; says whether it was within `patience` milliseconds.
+    pub fn wait_for(&mut self, operation: u64, patience: u64) -> bool {
+        self.run_until(Span::from_millis(patience), |world| world.is_done(operation))
+    }
+
+    /// Writes and waits.
+    ///
+    /// # Panics
+    /// There is no answer within ten seconds.
+    pub fn write_now(&mut self, node: NodeId, offset: u64, length: u64) {
+        let write = self.write(node, offset, length);
+        let is_answered = self.wait_for(write, 10_000);
+        assert!(is_answered, "violation: a write to {node} is not answered\n{}", self.summaries());
+    }
+
+    /// Asks for something and waits.
+    ///
+    /// # Panics
+    /// There is no answer within ten seconds.
+    pub fn ask_now(&mut self, node: NodeId, ask: Ask) {
+        let id = self.ask(node, ask);
+        assert!(self.wait_for(id, 10_000), "violation: {ask:?} to {node} is not answered");
+    }
+
+    /// A node's role; Unknown while its daemon does not run.
+    #[must_use]
+    pub fn role(&self, node: NodeId) -> Role {
+        if self.nodes[node.index()].replica.is_some() { self.status(node).role } else { Role::Unknown }
+    }
+
+    /// A node's disk; unknown while its daemon does not run.
+    #[must_use]
+    pub fn disk(&self, node: NodeId) -> DiskState {
+        match &self.nodes[node.index()].replica {
+            Some(_) => self.status(node).devices[0].disk_state,
+            None => DiskState::DUnknown,
+        }
+    }
+
+    /// The most telling parts of both statuses.
+    #[must_use]
+    pub fn summaries(&self) -> String {
+        let running = [ALPHA, BETA].into_iter().filter(|node| self.nodes[node.index()].replica.is_some());
+        running.map(|node| summary(&self.status(node))).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether both run, are Established and UpToDate.
+    #[must_use]
+    pub fn is_in_sync(&self) -> bool {
+        [ALPHA, BETA].into_iter().all(|node| {
+            self.nodes[node.index()].replica.is_some() && self.disk(node) == DiskState::UpToDate && {
+                let status = self.status(node);
+                status.connections[0].peer_devices[0].replication_state == ReplicationState::Established
+            }
+        })
+    }
+
+    /// Whether both are in sync, nothing is in flight, and everything is in both data areas.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let marks = |node| self.status(node).lsn;
+        self.is_in_sync()
+            && marks(ALPHA).assigned == marks(BETA).assigned
+            && [ALPHA, BETA].into_iter().all(|node| marks(node).written_back == marks(node).assigned)
+    }
+
+    /// Waits until both are in sync and idle, then holds them against each other.
+    ///
+    /// # Panics
+    /// They do not come to that within a minute, or differ.
+    pub fn assert_converges(&mut self) {
+        let is_idle = self.run_until(Span::from_millis(60_000), Self::is_idle);
+        if !is_idle {
+            panic!("violation: no agreement within a minute\n{}", self.summaries());
+        }
+        convergence::assert_equal(&self.nodes[0], &self.nodes[1]);
+    }
+
+    /// Reads the whole volume from a Primary and holds it against what was acknowledged.
+    ///
+    /// # Panics
+    /// A part is not answered, or is not what it must be.
+    pub fn read_everything(&mut self, node: NodeId) {
+        let piece = 1 << 20;
+        for offset in (0..crate::node::VOLUME_BYTES).step_by(piece) {
+            let length = u64::try_from(piece).expect("64 bits");
+            self.ask_now(node, Ask::Read(ByteRange::new(offset, length)));
+        }
+    }
+
+    /// Whether a node gave a notice of this name.
+    #[must_use]
+    pub fn has_noticed(&self, node: NodeId, name: &str) -> bool {
+        self.notices.iter().any(|(from, notice, _)| *from == node && *notice == name)
+    }
+}
+
+/// The other replica.
+#[must_use]
+pub fn other(node: NodeId) -> NodeId {
+    if node == ALPHA { BETA } else { ALPHA }
+}
+
+/// The most telling parts of a status, in a few lines.
+#[must_use]
+pub fn summary(status: &StatusReport) -> String {
+    let (connection, marks) = (&status.connections[0], &status.lsn);
+    let peer = &connection.peer_devices[0];
+    format!(
+        "{} {} {} {:?}/{:?} peer {} rule {:?} reason {:?}\n  {marks:?}\n  acknowledged {} flushed {} behind {} KiB congested {} bits {}\n  term {} version {} in sync {:?} ring {:?} waiting {} io {} frozen {:?}",
+        status.node_name,
+        status.role,
+        status.devices[0].disk_state,
+        connection.connection_state,
+        peer.replication_state,
+        peer.peer_disk_state,
+        connection.rule,
+        connection.reason,
+        peer.acknowledged,
+        peer.flushed,
+        peer.out_of_sync,
+        connection.congested,
+        peer.has_dirty_bits,
+        status.term,
+        status.record_version,
+        status.in_sync.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(),
+        status.journal,
+        status.devices[0].upper_pending,
+        status.devices[0].lower_pending,
+        status.frozen,
+    )
+}

@@ -1,0 +1,224 @@
+//! Carries out effects: I/O with a delay, frames, answers. A batch is shuffled, except what goes to one link.
+
+use bytes::Bytes;
+use replicator::effect::{Completion, Effect, Effects, ExportState};
+use replicator::event::{AllocatedExtent, Durability, Event, IoId};
+use replicator::promotion::tiebreaker::{TiebreakerEffect, TiebreakerEvent};
+use replicator::units::{BLOCK_BYTES, BlockRange, ByteRange, NodeId, RequestId};
+
+use super::{Happening, World};
+use crate::node::{DiskHealth, IoWork};
+use crate::sim_network::{Item, over_the_wire};
+use crate::workload::Ask;
+
+impl World {
+    pub(super) fn execute(&mut self, node: NodeId, effects: &mut Effects) {
+        let (ordered, mut free): (Vec<_>, Vec<_>) = effects.drain().partition(|effect| {
+            matches!(effect, Effect::SendToPeer { .. } | Effect::DropPeer { .. } | Effect::SetDialing { .. })
+        });
+        self.random.shuffle(&mut free);
+        let links_first = self.random.chance(50);
+        let (first, second) = if links_first { (ordered, free) } else { (free, ordered) };
+        for effect in first.into_iter().chain(second) {
+            self.carry_out(node, effect);
+        }
+    }
+
+    fn carry_out(&mut self, node: NodeId, effect: Effect) {
+        match effect {
+            Effect::WriteJournal { io, offset, descriptor, payloads } => {
+                let pieces = std::iter::once(Bytes::from(descriptor)).chain(payloads).collect();
+                self.start_io(node, io, IoWork::Journal(offset, pieces));
+            }
+            Effect::FlushJournal { io } => {
+                let mark = self.nodes[node.index()].metadata.flush_mark();
+                self.start_io(node, io, IoWork::FlushJournal(mark));
+            }
+            Effect::ReadJournal { io, offset, length } => {
+                self.start_io(node, io, IoWork::ReadJournal(offset, length));
+            }
+            Effect::WriteSuperblock { io, offset, bytes } => {
+                self.start_io(node, io, IoWork::WriteThrough(vec![(offset, bytes.into())]));
+            }
+            Effect::WriteBitmapPages { io, pages } => {
+                let pages = pages.into_iter().map(|(offset, bytes)| (offset, bytes.into())).collect();
+                self.start_io(node, io, IoWork::WriteThrough(pages));
+            }
+            Effect::WriteData { io, range, pieces } => {
+                self.start_io(node, io, IoWork::Data(range.byte_offset(), pieces));
+            }
+            Effect::ZeroData { io, range, method: _ } => self.start_io(node, io, IoWork::Zero(range)),
+            Effect::ReadData { io, range } => self.start_io(node, io, IoWork::ReadData(range)),
+            Effect::FlushData { io } => {
+                let mark = self.nodes[node.index()].data.flush_mark();
+                self.start_io(node, io, IoWork::FlushData(mark));
+            }
+            Effect::FindAllocated { io, range } => self.start_io(node, io, IoWork::FindAllocated(range)),
+            Effect::SendToPeer { peer, link, frame } => {
+                let frame = over_the_wire(&frame);
+                let Some(held) = self.network.links.get_mut(&link) else { return };
+                let end = held.end_of(node);
+                if !held.ends[end].is_open {
+                    return;
+                }
+                held.ends[end].frames_sent += 1;
+                let frames = held.ends[end].frames_sent;
+                self.send_item(node, link, Item::Frame(frame));
+                let soon = self.now + self.random.below(50);
+                self.tell_at(soon, node, Event::FramesSent { peer, link, frames });
+            }
+            Effect::DropPeer { peer: _, link } => self.close(node, link),
+            Effect::SetDialing { peer, wanted } => {
+                let machine = &mut self.nodes[node.index()];
+                machine.unwanted.retain(|other| *other != peer);
+                if !wanted {
+                    machine.unwanted.push(peer);
+                }
+            }
+            Effect::CompleteRequest { id, outcome } => self.complete(node, id, outcome),
+            Effect::SetExport { export } => {
+                self.nodes[node.index()].is_serving = export == ExportState::Serving;
+            }
+            Effect::DropClients { how: _ } => self.lose_clients(node),
+            Effect::AnswerOperator { order, answer } => {
+                self.say(|| format!("{node} answers order {}: {answer:?}", order.0));
+                self.answers.insert(order, answer);
+            }
+            Effect::Notify(notice) => {
+                self.say(|| format!("{node} {}: {}", notice.name, notice.text));
+                self.notices.push((node, notice.name, notice.text));
+            }
+        }
+    }
+
+    pub(super) fn tell_at(&mut self, time: u64, node: NodeId, event: Event) {
+        let run = self.nodes[node.index()].run;
+        self.at(time, Happening::Tell { node, run, event: Box::new(event) });
+    }
+
+    fn start_io(&mut self, node: NodeId, io: IoId, work: IoWork) {
+        let done = self.now + self.delay(self.delays.io);
+        let machine = &mut self.nodes[node.index()];
+        machine.in_flight.insert(io, work);
+        if machine.health != DiskHealth::Stuck {
+            let run = machine.run;
+            self.at(done, Happening::IoDone { node, run, io });
+        }
+    }
+
+    /// An I/O takes effect and is reported.
+    pub(super) fn finish_io(&mut self, node: NodeId, io: IoId) {
+        let machine = &mut self.nodes[node.index()];
+        let event = match machine.health {
+            DiskHealth::Stuck => return,
+            DiskHealth::Failing => {
+                machine.in_flight.remove(&io);
+                Event::IoFailed { io, errno: 5 }
+            }
+            DiskHealth::Good => {
+                let Some(work) = machine.in_flight.remove(&io) else { return };
+                machine.finish(io, work)
+            }
+        };
+        self.tell(node, event);
+    }
+
+    fn complete(&mut self, node: NodeId, id: RequestId, outcome: Completion) {
+        let now = self.now;
+        let operation = self.operations.get_mut(&id.0).expect("clients know what they asked for");
+        assert!(operation.answered_at.is_none(), "violation: request {} is answered twice", id.0);
+        assert_eq!(operation.node, node, "an answer comes from the node that was asked");
+        if operation.lost_at.is_some() {
+            return; // Its connection is gone.
+        }
+        operation.answered_at = Some(now);
+        let (ask, asked_at) = (operation.ask, operation.asked_at);
+        if let Completion::Failed(_) = outcome {
+            operation.has_failed = true;
+            self.durability.lost(id.0, now);
+            return;
+        }
+        match (ask, outcome) {
+            (Ask::Read(range), Completion::Bytes(bytes)) => {
+                self.durability.read(range, &bytes.concat(), asked_at, now);
+            }
+            (Ask::Flush, Completion::Done) => self.durability.flushed(asked_at),
+            (Ask::Write(..) | Ask::Trim(..) | Ask::Zeroes(..), Completion::Done) => {
+                self.durability.completed(id.0, now, ask.durability() == Durability::Flushed);
+            }
+            (ask, outcome) => panic!("violation: {ask:?} was answered with {outcome:?}"),
+        }
+    }
+
+    /// Every client of a node loses its connection.
+    pub(super) fn lose_clients(&mut self, node: NodeId) {
+        let now = self.now;
+        for (id, operation) in &mut self.operations {
+            if operation.node == node && operation.is_waiting() {
+                operation.lost_at = Some(now);
+                self.durability.lost(*id, now);
+            }
+        }
+    }
+
+    pub(super) fn tell_tiebreaker(&mut self, event: TiebreakerEvent) {
+        let Some(running) = &mut self.tiebreaker.running else { return };
+        let mut effects = Vec::new();
+        // Its clock is the world's, a little on: a tick of zero would stand for none.
+        running.handle(replicator::units::Tick(self.now + 1_000_000), event, &mut effects);
+        for effect in effects {
+            match effect {
+                TiebreakerEffect::StoreRecord { page } => {
+                    self.tiebreaker.storing = Some(page);
+                    let (run, done) = (self.tiebreaker.run, self.now + self.delay(self.delays.io * 4));
+                    self.at(done, Happening::Stored { run });
+                }
+                TiebreakerEffect::Send { peer: _, link, frame } => {
+                    self.send_item(self.tiebreaker.id, link, Item::Frame(over_the_wire(&frame)));
+                }
+                TiebreakerEffect::DropLink { peer, link, reason } => {
+                    self.say(|| format!("tiebreaker drops {peer}: {reason}"));
+                    self.close(self.tiebreaker.id, link);
+                }
+            }
+        }
+    }
+}
+
+impl crate::node::SimNode {
+    /// Carries out an I/O on a disk that works; returns the report.
+    fn finish(&mut self, io: IoId, work: IoWork) -> Event {
+        match work {
+            IoWork::Journal(offset, pieces) => {
+                self.metadata.write(offset, pieces.iter().map(|piece| &piece[..]));
+            }
+            IoWork::WriteThrough(blocks) => {
+                for (offset, bytes) in blocks {
+                    self.metadata.write_through(offset, &bytes);
+                }
+            }
+            IoWork::Data(offset, pieces) => self.data.write(offset, pieces.iter().map(|piece| &piece[..])),
+            IoWork::Zero(range) => self.data.zero(range),
+            IoWork::FlushJournal(mark) => self.metadata.flush(mark),
+            IoWork::FlushData(mark) => self.data.flush(mark),
+            IoWork::ReadJournal(offset, length) => {
+                return Event::BytesRead { io, bytes: self.metadata.read(offset, length) };
+            }
+            IoWork::ReadData(range) => {
+                return Event::BytesRead { io, bytes: self.data.read(range.byte_offset(), range.bytes()) };
+            }
+            IoWork::FindAllocated(range) => {
+                return Event::AllocationFound { io, extents: self.extents(range) };
+            }
+        }
+        Event::IoCompleted { io }
+    }
+
+    fn extents(&self, range: BlockRange) -> Vec<AllocatedExtent> {
+        let extent = |block: u64| AllocatedExtent {
+            range: ByteRange::new(block * BLOCK_BYTES, BLOCK_BYTES),
+            is_hole: self.data.is_hole(block),
+        };
+        (range.first..range.end()).map(extent).collect()
+    }
+}
