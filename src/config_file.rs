@@ -16,7 +16,7 @@ use replicator::config::{Config, OnPeerLost, ReplicaConfig, ReplicationProtocol}
 use replicator::units::{NodeId, Span};
 
 pub use problem::{ConfigProblems, Problem};
-pub use secret::{Secret, SecretError};
+pub use secret::SecretError;
 pub use values::HostPort;
 
 /// A resource as its file describes it.

@@ -2,6 +2,9 @@
 //! `status --json`. The transcripts (`tests/cli/*.md`) are run as they stand; after a wanted change
 //! `TRYCMD=overwrite cargo test --test cli` writes them anew.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use replicator::config::ReplicationProtocol;
 use replicator::generation::lineage::Generation;
 use replicator::promotion::membership::Member;
@@ -130,6 +133,7 @@ fn connection() -> ConnectionReport {
             received: 1,
             sent: 2,
             out_of_sync: 3,
+            caught_up: 2,
             pending: 4,
             unacked: 5,
             percent_in_sync: 99.5,
@@ -227,6 +231,7 @@ fn the_transcripts_with_disks_are_true() {
         );
         std::fs::write(folder.path().join(format!("{resource}.toml")), text).expect("written");
     }
+    make_pair(folder.path());
     let transcripts = trycmd::TestCases::new();
     transcripts
         .env("TWINBLK_CONFIG_DIR", path)
@@ -235,4 +240,23 @@ fn the_transcripts_with_disks_are_true() {
         .insert_var("[DIR]", path.to_owned())
         .expect("a legal name");
     transcripts.case("tests/cli/disks/*.md").run();
+}
+
+/// Two nodes with a tiebreaker and a secret, so that the tiebreaker can be made.
+fn make_pair(folder: &Path) {
+    let path = folder.display();
+    let mut text = format!(
+        "resource = \"pair\"\nsize = \"8MiB\"\non-peer-lost = \"quorum\"\nsecret-file = \"{path}/secret\"\n\
+         [tiebreaker]\naddress = \"127.0.0.1:7793\"\nstate = \"{path}/pair.vote\"\n"
+    );
+    for (name, port) in [("alpha", 7791), ("beta", 7792)] {
+        text += &format!(
+            "[[node]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\ndata = \"{path}/{name}.data\"\n\
+             metadata = \"internal\"\nnbd = {{ unix = \"{path}/{name}.nbd\" }}\n"
+        );
+    }
+    std::fs::write(folder.join("pair.toml"), text).expect("written");
+    let secret = folder.join("secret");
+    std::fs::write(&secret, "sixteen bytes or more\n").expect("written");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).expect("changed");
 }
