@@ -113,8 +113,10 @@ fn encode(mark: &ContinuityMark, boot_id: &[u8; BOOT_ID_BYTES]) -> [u8; PAGE_BYT
 fn decode(page: &[u8; PAGE_BYTES], boot_id: &[u8; BOOT_ID_BYTES]) -> Option<ContinuityMark> {
     let number = |at: usize| page[at..].first_chunk().copied().map(u64::from_le_bytes);
     let numbers_at = MAGIC.len() + BOOT_ID_BYTES;
-    let mark =
-        ContinuityMark { incarnation: Incarnation(number(numbers_at)?), acknowledged: Lsn(number(numbers_at + 8)?) };
+    let mark = ContinuityMark {
+        incarnation: Incarnation(number(numbers_at)?),
+        acknowledged: Lsn(number(numbers_at + 8)?),
+    };
     // Equal as a whole, so also in magic, boot id and checksum.
     (encode(&mark, boot_id) == *page).then_some(mark)
 }

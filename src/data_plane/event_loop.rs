@@ -245,7 +245,9 @@ impl<C: Core> EventLoop<C> {
     fn take_commands(&mut self, now: Tick) -> Result<(), LoopError> {
         loop {
             match self.parts.from_control.try_recv() {
-                Ok(ToDataPlane::NbdClient { socket, negotiated }) => self.add_client(socket, &negotiated, now),
+                Ok(ToDataPlane::NbdClient { socket, negotiated }) => {
+                    self.add_client(socket, &negotiated, now)
+                }
                 Ok(ToDataPlane::PeerLink { peer, socket, voter }) => self.add_link(peer, socket, voter),
                 Ok(ToDataPlane::PeerUnreachable { peer, reason }) => {
                     self.round.events.push_back(Event::PeerUnreachable { peer, reason });

@@ -71,15 +71,21 @@ impl<C: Core> EventLoop<C> {
                 disks.write_journal(round, io, offset, &descriptor, payloads);
             }
             Effect::FlushJournal { io } => disks.flush(round, io, Disk::Metadata),
-            Effect::ReadJournal { io, offset, length } => disks.read(round, io, Disk::Metadata, offset, length),
-            Effect::WriteSuperblock { io, offset, bytes } => disks.write_pages(round, io, &[(offset, &bytes)]),
+            Effect::ReadJournal { io, offset, length } => {
+                disks.read(round, io, Disk::Metadata, offset, length)
+            }
+            Effect::WriteSuperblock { io, offset, bytes } => {
+                disks.write_pages(round, io, &[(offset, &bytes)])
+            }
             Effect::WriteBitmapPages { io, pages } => {
                 let pages: Vec<_> = pages.iter().map(|(offset, bytes)| (*offset, bytes.as_slice())).collect();
                 disks.write_pages(round, io, &pages);
             }
             Effect::WriteData { io, range, pieces } => disks.write_data(round, io, range, pieces),
             Effect::ZeroData { io, range, method } => disks.zero_data(round, io, range, method),
-            Effect::ReadData { io, range } => disks.read(round, io, Disk::Data, range.byte_offset(), range.bytes()),
+            Effect::ReadData { io, range } => {
+                disks.read(round, io, Disk::Data, range.byte_offset(), range.bytes())
+            }
             Effect::FlushData { io } => disks.flush(round, io, Disk::Data),
             Effect::FindAllocated { io, range } => disks.find_allocated(round, io, range),
             Effect::SendToPeer { .. }

@@ -77,7 +77,9 @@ fn frames_of_every_size_arrive_in_order_with_aligned_payload() {
     }
     writer.join().unwrap();
     for ((number, (body_bytes, blocks)), event) in (1_u8..).zip(sizes).zip(events) {
-        let Event::FrameReceived { peer: NodeId(1), link: LinkId(5), frame } = event else { panic!("{event:?}") };
+        let Event::FrameReceived { peer: NodeId(1), link: LinkId(5), frame } = event else {
+            panic!("{event:?}")
+        };
         assert_eq!(frame.stamp.clock, Tick(u64::from(number)));
         assert_eq!((frame.body.len(), frame.payload.len()), (body_bytes, blocks * 4096));
         assert!(blocks == 0 || is_aligned(&frame.payload));
@@ -88,7 +90,8 @@ fn frames_of_every_size_arrive_in_order_with_aligned_payload() {
 #[test]
 fn frames_leave_in_order_and_are_counted_when_the_kernel_has_them_whole() {
     let mut bench = Bench::new();
-    let frames: Vec<OutboundFrame> = (1..=40).map(|number| frame(number, 50, usize::from(number) * 4)).collect();
+    let frames: Vec<OutboundFrame> =
+        (1..=40).map(|number| frame(number, 50, usize::from(number) * 4)).collect();
     let wanted: Vec<u8> = frames.iter().flat_map(on_the_wire).collect();
     let length = wanted.len();
     let mut peer = bench.peer.try_clone().unwrap();
@@ -103,7 +106,9 @@ fn frames_leave_in_order_and_are_counted_when_the_kernel_has_them_whole() {
     let mut sent = 0;
     while sent < 40 {
         for event in bench.turn() {
-            let Event::FramesSent { peer: NodeId(1), link: LinkId(5), frames } = event else { panic!("{event:?}") };
+            let Event::FramesSent { peer: NodeId(1), link: LinkId(5), frames } = event else {
+                panic!("{event:?}")
+            };
             assert!(frames > sent);
             sent = frames;
         }
@@ -120,7 +125,9 @@ fn bytes_that_are_no_frame_end_the_link_once() {
         bench.peer.write_all(&bytes).unwrap();
         let events = bench.turn();
         let reason = LinkLoss::BadFrame;
-        assert!(matches!(&events[..], [Event::PeerLost { link: LinkId(5), reason: found, .. }] if *found == reason));
+        assert!(
+            matches!(&events[..], [Event::PeerLost { link: LinkId(5), reason: found, .. }] if *found == reason)
+        );
         assert!(bench.connection.is_over());
         bench.connection.end(&mut bench.round, LinkLoss::Dropped);
         bench.connection.push(frame(1, 1, 1));
