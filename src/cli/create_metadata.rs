@@ -61,7 +61,7 @@ pub fn run(places: &Places, args: &CreateMetadataArgs) -> anyhow::Result<()> {
 }
 
 /// The node's disks in the words of the data plane.
-pub fn disk_paths(node: &NodeConfig) -> DiskPaths {
+pub(super) fn disk_paths(node: &NodeConfig) -> DiskPaths {
     let metadata = match &node.metadata {
         MetadataPlace::Internal => start::MetadataPlace::Internal,
         MetadataPlace::Separate(path) => start::MetadataPlace::Own(path.clone()),

@@ -205,6 +205,14 @@ impl Cluster {
         self.expect(replica, &["promote", RESOURCE, "--wait", "60s"]);
     }
 
+    /// Makes a replica Primary whose peer has just been killed, and perhaps is not missed yet.
+    pub fn take_over(&mut self, replica: Voter) {
+        self.wait_until("the loss of the peer is noticed", SOON, |cluster| {
+            cluster.value(replica, "/connections/0/connection-state").is_some_and(|state| state != "Connected")
+        });
+        self.promote(replica);
+    }
+
     /// What a replica says of itself; nothing while it cannot be asked.
     pub fn status(&self, replica: Voter) -> Option<Value> {
         let output = self.run(replica, &["status", RESOURCE, "--json"]);

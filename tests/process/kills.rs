@@ -73,7 +73,7 @@ fn nothing_acknowledged_is_lost_whoever_is_killed_whenever() {
             writers.withdraw();
             cluster.kill(victim);
             primary = primary.other();
-            cluster.promote(primary);
+            cluster.take_over(primary);
             writers.offer(&cluster.nbd_socket(primary));
         } else {
             cluster.kill(victim);

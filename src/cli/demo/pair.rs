@@ -121,6 +121,16 @@ impl Pair {
         Ok(begun.elapsed())
     }
 
+    /// Waits until a replica has noticed that the other one is gone: before, it refuses to take over.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait_until_alone(&mut self, side: Side) -> anyhow::Result<()> {
+        self.wait_for(side, "notices the loss of its peer", START_LIMIT, |status| {
+            Some(status.pointer("/connections/0/connection-state")? != "Connected")
+        })
+    }
+
     /// Makes a replica Secondary.
     ///
     /// # Errors
@@ -211,9 +221,13 @@ impl Pair {
             last = status(&run_dir);
             Ok(last.as_ref().is_some_and(|status| is_as_wanted(status) == Some(true)))
         });
-        waited.with_context(|| {
+        waited.map_err(|error| {
+            if interruption.has_come() {
+                return error;
+            }
             let said = last.map_or_else(|| "no status".to_owned(), |status| format!("{status:#}"));
-            format!("{said}\n{}\n{}", self.log_end(side), self.log_end(side.other()))
+            let logs = format!("{}\n{}", self.log_end(side), self.log_end(side.other()));
+            error.context(format!("{said}\n{logs}")).context("the demo failed")
         })
     }
 

@@ -112,6 +112,7 @@ impl Trial<'_> {
             thousands(tally.messages),
             size(tally.bytes)
         ));
+        self.pair.wait_until_alone(heir)?;
         takeover.lease_seconds = seconds(self.pair.promote(heir)?);
         takeover.promotion_seconds = seconds(killed.elapsed());
         self.primary = heir;
