@@ -44,6 +44,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::run(&places, &args),
         Command::Tiebreaker(args) => tiebreaker::run(&places, &args),
         Command::Demo(args) => demo::run(&args),
+        Command::EndWith { parent, args } => demo::end_with(parent, &args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "twinblk", &mut std::io::stdout());
             Ok(())

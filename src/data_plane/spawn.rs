@@ -84,7 +84,7 @@ impl DataPlane {
         let mut disks = OpenDisks::open(&settings.disks)?;
         let found = disks.read(&settings.config)?;
         let (continuity, earlier) = Continuity::open(&settings.continuity_page)?;
-        let seed = getrandom::u64().map_err(|error| SpawnError::Resources(error.into()))?;
+        let seed = getrandom::u64().map_err(|error| SpawnError::Resources(std::io::Error::other(error)))?;
         let voter = found.superblock.voter;
         let restored = Restored {
             superblock: found.superblock,
