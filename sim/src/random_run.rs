@@ -179,7 +179,11 @@ fn agree(world: &mut World) {
             }
             world.run_for(Span::from_millis(2000));
         }
-        assert!(primaries(world).is_some(), "violation: nobody can be promoted: {refusals:#?}\n{}", world.summaries());
+        assert!(
+            primaries(world).is_some(),
+            "violation: nobody can be promoted: {refusals:#?}\n{}",
+            world.summaries()
+        );
     }
     let primary = primaries(world).expect("it was just found");
     let is_quiet = world.run_until(Span::from_millis(60_000), |world| {
