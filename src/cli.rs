@@ -5,6 +5,7 @@
 
 pub mod args;
 mod client;
+mod create_metadata;
 mod demo;
 mod events;
 pub mod exit;
@@ -29,7 +30,7 @@ use crate::config_file::ResourceConfig;
 pub fn run(line: CommandLine) -> anyhow::Result<()> {
     let CommandLine { places, command } = line;
     match command {
-        Command::CreateMetadata(_) => anyhow::bail!("later"),
+        Command::CreateMetadata(args) => create_metadata::run(&places, &args),
         Command::Run(args) => run::run(&places, &args),
         Command::Status(args) => status::run(&places, &args),
         Command::Role(args) => status::role(&places, &args),
@@ -43,6 +44,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::run(&places, &args),
         Command::Tiebreaker(args) => tiebreaker::run(&places, &args),
         Command::Demo(args) => demo::run(&args),
+        Command::EndWith { parent, args } => demo::end_with(parent, &args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "twinblk", &mut std::io::stdout());
             Ok(())

@@ -16,7 +16,7 @@ use replicator::config::{Config, OnPeerLost, ReplicaConfig, ReplicationProtocol}
 use replicator::units::{NodeId, Span};
 
 pub use problem::{ConfigProblems, Problem};
-pub use secret::{Secret, SecretError};
+pub use secret::SecretError;
 pub use values::HostPort;
 
 /// A resource as its file describes it.
@@ -173,7 +173,8 @@ impl ResourceConfig {
     /// There is no such node.
     pub fn local(&self, asked: Option<&str>) -> Result<NodeId, ConfigError> {
         let known = || self.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
-        if let Some(name) = asked {
+        // A service file may pass an empty name where there is nothing to say.
+        if let Some(name) = asked.filter(|name| !name.is_empty()) {
             let unknown = || ConfigError::UnknownNode {
                 file: self.file.clone(),
                 name: name.to_owned(),
@@ -248,6 +249,7 @@ impl ResourceConfig {
             heartbeat: self.heartbeat,
             peer_timeout: self.peer_timeout,
             disk_timeout: self.disk_timeout,
+            digest: self.digest(),
         }
     }
 }

@@ -3,5 +3,14 @@
 
 pub mod backing_device;
 pub mod buffers;
+pub mod continuity;
+pub mod core;
+pub mod event_loop;
+pub mod inflow;
+pub mod memory_budget;
+pub mod nbd_connection;
+pub mod outflow;
+pub mod peer_connection;
 pub mod ring;
 pub mod round;
+pub mod spawn;

@@ -1,8 +1,10 @@
 //! twinblk: a replicated block device in user space. Parses the command line, dispatches, and turns the
 //! outcome into an exit status; everything else is elsewhere.
 
+mod border;
 mod cli;
 mod config_file;
+mod control_plane;
 mod control_protocol;
 mod data_plane;
 

@@ -80,6 +80,15 @@ pub enum Command {
     Tiebreaker(TiebreakerArgs),
     /// Try twinblk: two replicas on this machine, a crash, and a check that no message is lost
     Demo(DemoArgs),
+    /// Be `twinblk ARGS`, and end when the process that started this one ends
+    #[command(hide = true)]
+    EndWith {
+        /// Number of that process
+        parent: u32,
+        /// What to be
+        #[arg(last = true, required = true)]
+        args: Vec<std::ffi::OsString>,
+    },
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -251,11 +260,11 @@ pub struct DemoArgs {
     /// Leave disks and logs behind
     #[arg(long)]
     pub keep: bool,
-    /// The figures as JSON
+    /// The figures as JSON; with --serve, where everything is
     #[arg(long)]
     pub json: bool,
     /// A playground instead: serve the disk until interrupted
-    #[arg(long, conflicts_with_all = ["seconds", "kills", "seed", "json"])]
+    #[arg(long, conflicts_with_all = ["seconds", "kills", "seed"])]
     pub serve: bool,
     /// Where the playground listens for NBD clients
     #[arg(long, value_name = "PATH", requires = "serve")]

@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use super::exit::{Ended, Status};
 use crate::control_protocol::{
-    encode_line, socket_path, Command, EventLine, Reply, ReplyBody, Request, REPLY_BYTES_MAX,
+    Command, EventLine, REPLY_BYTES_MAX, Reply, ReplyBody, Request, encode_line, socket_path,
 };
 
 /// How long a daemon may take for an answer that needs no waiting.
@@ -133,6 +133,15 @@ impl Client {
     fn silent(&self, what: &str) -> String {
         format!("{}: the daemon behind {} {what}", self.resource, self.socket.display())
     }
+}
+
+/// No control socket at all.
+pub fn no_daemon_at_all(run_dir: &Path) -> anyhow::Error {
+    let text = format!(
+        "no daemon runs here (no socket in {})\n  action: `systemctl start twinblk@RES`, or `twinblk run RES` in the foreground",
+        run_dir.display()
+    );
+    Ended::with(Status::Configuration, text)
 }
 
 fn no_daemon(resource: &str, socket: &Path) -> anyhow::Error {

@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::mpsc;
 
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use super::args::{EventsArgs, Places};
-use super::client::{resources_with_socket, Client, ANSWER_TIMEOUT};
-use super::exit::{Ended, Status};
+use super::client::{ANSWER_TIMEOUT, Client, no_daemon_at_all, resources_with_socket};
 use super::report::Report;
 use crate::control_protocol::{Command, EventLine, ReplyBody};
 
@@ -29,8 +28,7 @@ pub fn run(places: &Places, args: &EventsArgs) -> anyhow::Result<()> {
     let resources =
         args.resource.clone().map_or_else(|| resources_with_socket(&places.run_dir), |one| vec![one]);
     if resources.is_empty() {
-        let text = format!("no daemon runs here (no socket in {})", places.run_dir.display());
-        return Err(Ended::with(Status::Configuration, text));
+        return Err(no_daemon_at_all(&places.run_dir));
     }
     let (sender, receiver) = mpsc::sync_channel(LINES_MAX);
     for resource in &resources {
@@ -113,11 +111,7 @@ fn lines(
         }
         EventLine::ExistsEnd => {
             *snapshots += 1;
-            if *snapshots == watched {
-                vec!["exists -".to_owned()]
-            } else {
-                Vec::new()
-            }
+            if *snapshots == watched { vec!["exists -".to_owned()] } else { Vec::new() }
         }
         EventLine::Change { report } => {
             let now = objects_of(&super::status::parse(report)?);

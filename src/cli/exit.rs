@@ -77,11 +77,7 @@ fn status_of(error: &anyhow::Error) -> Status {
     }
     let is_configuration =
         error.is::<ConfigError>() || error.is::<ConfigProblems>() || error.is::<SecretError>();
-    if is_configuration {
-        Status::Configuration
-    } else {
-        Status::Failed
-    }
+    if is_configuration { Status::Configuration } else { Status::Failed }
 }
 
 #[cfg(test)]

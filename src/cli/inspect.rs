@@ -3,7 +3,7 @@
 //! Rule: opens read-only and changes nothing. While a daemon uses the disk its word counts, not ours: then
 //! inspection is refused, because a journal that moves cannot be summed up.
 
-mod show;
+pub mod show;
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -14,14 +14,14 @@ use anyhow::Context;
 use bytes::Bytes;
 use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
 use replicator::layout::locator::Locator;
-use replicator::layout::superblock::{choose_newest, Superblock, SuperblockError};
+use replicator::layout::superblock::{Superblock, SuperblockError, choose_newest};
 use replicator::layout::zones::{SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET};
-use replicator::units::{bytes_usize, BLOCK_SIZE};
+use replicator::units::{BLOCK_SIZE, bytes_usize};
 use rustix::fs::FlockOperation;
 
 use super::args::{InspectArgs, Places};
 use super::exit::{Ended, Status};
-use crate::config_file::values::{check_resource_name, BadValue};
+use crate::config_file::values::{BadValue, check_resource_name};
 use crate::config_file::{MetadataPlace, ResourceConfig};
 
 /// Metadata as it was found.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use replicator::units::Span;
 
 use super::args::{DemoteArgs, PeerArgs, Places, PromoteArgs, WaitConnectArgs, WaitSyncArgs};
-use super::client::{Client, ANSWER_TIMEOUT};
+use super::client::{ANSWER_TIMEOUT, Client};
 use crate::control_protocol::{Command, ReplyBody};
 
 /// How much longer than the daemon the client waits, so that the daemon's own answer comes first.

@@ -21,11 +21,7 @@ impl Colour {
     /// As it suits standard output.
     pub fn for_stdout() -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if std::io::stdout().is_terminal() && !refused {
-            Self::Ansi
-        } else {
-            Self::Plain
-        }
+        if std::io::stdout().is_terminal() && !refused { Self::Ansi } else { Self::Plain }
     }
 
     /// The word of a state, coloured by how good it is.

@@ -3,9 +3,18 @@
 //! Rule: configuration, identity and secret are checked before a socket or a disk is opened. What runs then
 //! is the control plane's business.
 
+use std::path::Path;
+
+use replicator::units::NodeId;
+use tokio::sync::mpsc;
+
 use super::args::{Places, RunArgs};
+use super::create_metadata::disk_paths;
 use super::logging;
 use crate::config_file::ResourceConfig;
+use crate::control_plane::plane_link::PlaneLink;
+use crate::control_plane::{self, DataPlane, RunError};
+use crate::data_plane::spawn::{self, Settings};
 
 /// `twinblk run`
 pub fn run(places: &Places, args: &RunArgs) -> anyhow::Result<()> {
@@ -16,5 +25,20 @@ pub fn run(places: &Places, args: &RunArgs) -> anyhow::Result<()> {
     super::warn(&config);
     let node = &config.node(local).name;
     tracing::info!(resource = %config.resource, node = %node, "starting {} on {node}", config.resource);
-    anyhow::bail!("running a resource is not there yet")
+    control_plane::run(&config, local, &places.run_dir, || start(&config, local, &places.run_dir))?;
+    Ok(())
+}
+
+/// Opens the disks and starts the data plane.
+fn start(config: &ResourceConfig, local: NodeId, run_dir: &Path) -> Result<DataPlane, RunError> {
+    let settings = Settings {
+        config: config.to_core(local),
+        disks: disk_paths(config.node(local)),
+        continuity_page: run_dir.join(format!("{}.run", config.resource)),
+    };
+    let (to_control, heard) = mpsc::unbounded_channel();
+    let plane = spawn::DataPlane::spawn(settings, to_control).map_err(|error| RunError::DataPlane(error.to_string()))?;
+    let teller = plane.teller();
+    let link = PlaneLink::new(move |what| teller.tell(what));
+    Ok(DataPlane { link, heard, voter: plane.voter() })
 }

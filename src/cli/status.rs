@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use super::args::{Places, ResourceArgs, StatusArgs};
-use super::client::{resources_with_socket, Client};
+use super::client::{Client, no_daemon_at_all, resources_with_socket};
 use super::exit::{Ended, Status};
 use super::render::{self, Colour};
 use super::report::Report;
@@ -17,11 +17,7 @@ pub fn run(places: &Places, args: &StatusArgs) -> anyhow::Result<()> {
     match &args.resource {
         Some(resource) => {
             let report = snapshot(&places.run_dir, resource)?;
-            if args.json {
-                print_json(&report)
-            } else {
-                print_for_people(report)
-            }
+            if args.json { print_json(&report) } else { print_for_people(report) }
         }
         None => all(&places.run_dir, args.json),
     }
@@ -53,14 +49,9 @@ fn all(run_dir: &Path, json: bool) -> anyhow::Result<()> {
         }
     }
     if resources.is_empty() {
-        let text = format!("no daemon runs here (no socket in {})\n  action: `systemctl start twinblk@RES`, or `twinblk run RES` in the foreground", run_dir.display());
-        return Err(Ended::with(Status::Configuration, text));
+        return Err(no_daemon_at_all(run_dir));
     }
-    if silent.is_empty() {
-        Ok(())
-    } else {
-        Err(Ended::with(Status::Configuration, silent.join("\n")))
-    }
+    if silent.is_empty() { Ok(()) } else { Err(Ended::with(Status::Configuration, silent.join("\n"))) }
 }
 
 fn snapshot(run_dir: &Path, resource: &str) -> anyhow::Result<Value> {

@@ -7,6 +7,7 @@ use super::args::{Places, TiebreakerArgs};
 use super::exit::{Ended, Status};
 use super::logging;
 use crate::config_file::{ResourceConfig, TiebreakerConfig};
+use crate::control_plane;
 
 /// `twinblk tiebreaker`
 pub fn run(places: &Places, args: &TiebreakerArgs) -> anyhow::Result<()> {
@@ -32,10 +33,11 @@ pub fn run(places: &Places, args: &TiebreakerArgs) -> anyhow::Result<()> {
     }
     logging::start(args.log_format);
     super::warn(&config);
-    anyhow::bail!("running a tiebreaker is not there yet")
+    control_plane::tiebreaker::run_tiebreaker(&config, &tiebreaker.state)?;
+    Ok(())
 }
 
-fn init(_config: &ResourceConfig, tiebreaker: &TiebreakerConfig) -> anyhow::Result<()> {
+fn init(config: &ResourceConfig, tiebreaker: &TiebreakerConfig) -> anyhow::Result<()> {
     if tiebreaker.state.exists() {
         let text = format!(
             "{} exists already: it holds the promises of this tiebreaker and is never replaced\n  action: start it with `twinblk tiebreaker`",
@@ -43,5 +45,7 @@ fn init(_config: &ResourceConfig, tiebreaker: &TiebreakerConfig) -> anyhow::Resu
         );
         return Err(Ended::with(Status::Refused, text));
     }
-    anyhow::bail!("making the state file of a tiebreaker is not there yet")
+    let voter = control_plane::tiebreaker::init(config, &tiebreaker.state)?;
+    println!("{}: tiebreaker of {}, voter {voter}", tiebreaker.state.display(), config.resource);
+    Ok(())
 }

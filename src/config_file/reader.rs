@@ -5,7 +5,7 @@ mod checks;
 use std::path::{Path, PathBuf};
 
 use replicator::config::{OnPeerLost, ReplicationProtocol};
-use replicator::units::{NodeId, Span, BLOCK_BYTES, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
+use replicator::units::{BLOCK_BYTES, NodeId, REPLICAS_MAX, Span, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
 use toml::de::DeTable;
 
 use super::problem::{ConfigProblems, Problems};
@@ -78,7 +78,7 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: &Problems) -> Op
     let peer_timeout = read_timeout(&root, "peer-timeout", PEER_TIMEOUT);
     let disk_timeout = read_timeout(&root, "disk-timeout", DISK_TIMEOUT);
     let default_nbd = read_nbd(&root, resource.as_deref());
-    let nodes = read_nodes(&root, default_nbd.as_ref());
+    let nodes = read_nodes(&root, default_nbd.as_ref(), size_bytes);
     let links = read_links(&root, &nodes);
     let tiebreaker = read_tiebreaker(&root);
     checks::timeouts(&root, heartbeat, peer_timeout);
@@ -138,8 +138,7 @@ fn read_size(root: &Section<'_>) -> Option<u64> {
 }
 
 fn read_on_peer_lost(root: &Section<'_>) -> Option<OnPeerLost> {
-    const CHOICE: &str =
-        "write on-peer-lost = \"quorum\": a node goes on after the loss of a peer once a majority \
+    const CHOICE: &str = "write on-peer-lost = \"quorum\": a node goes on after the loss of a peer once a majority \
          of the voters has recorded it (two nodes need a [tiebreaker]). There is no default, because the \
          choice decides what can be lost: \"fence\" waits until a command proves that the peer is silent, \
          \"continue\" goes on at once and risks two histories; both are not supported yet";
@@ -188,13 +187,8 @@ fn read_nbd(section: &Section<'_>, resource: Option<&str>) -> Option<NbdConfig> 
     let nbd = section.section("nbd", "nbd", "nbd = { unix = \"/run/twinblk/RES.nbd\" }", &NBD_KEYS)?;
     let socket = |text: &str| {
         let too_long = || BadValue::new("the path of a socket has at most 107 bytes", "write a shorter one");
-        values::parse_path(text).and_then(|path| {
-            if text.len() <= SOCKET_PATH_BYTES_MAX {
-                Ok(path)
-            } else {
-                Err(too_long())
-            }
-        })
+        values::parse_path(text)
+            .and_then(|path| if text.len() <= SOCKET_PATH_BYTES_MAX { Ok(path) } else { Err(too_long()) })
     };
     let unix = nbd.parsed("unix", socket).map(|field| field.value);
     let tcp = nbd.parsed("tcp", HostPort::parse).map(|field| field.value);
@@ -208,7 +202,11 @@ fn read_nbd(section: &Section<'_>, resource: Option<&str>) -> Option<NbdConfig> 
     Some(NbdConfig { unix, tcp })
 }
 
-fn read_nodes(root: &Section<'_>, default_nbd: Option<&NbdConfig>) -> Vec<ReadNode> {
+fn read_nodes(
+    root: &Section<'_>,
+    default_nbd: Option<&NbdConfig>,
+    volume_bytes: Option<u64>,
+) -> Vec<ReadNode> {
     let sections = root.sections("node", "[[node]]", &NODE_KEYS);
     if sections.is_empty() && !root.has("node") {
         root.problems().add(
@@ -222,10 +220,15 @@ fn read_nodes(root: &Section<'_>, default_nbd: Option<&NbdConfig>) -> Vec<ReadNo
         root.problems().add(first_too_many.line, wrong, format_args!("write at most {REPLICAS_MAX}"));
     }
     let peers = u8::try_from(sections.len().saturating_sub(1)).unwrap_or(u8::MAX);
-    sections.iter().map(|section| read_node(section, default_nbd, peers)).collect()
+    sections.iter().map(|section| read_node(section, default_nbd, peers, volume_bytes)).collect()
 }
 
-fn read_node(section: &Section<'_>, default_nbd: Option<&NbdConfig>, peers: u8) -> ReadNode {
+fn read_node(
+    section: &Section<'_>,
+    default_nbd: Option<&NbdConfig>,
+    peers: u8,
+    volume_bytes: Option<u64>,
+) -> ReadNode {
     section.require("name", "name = \"HOST\", the name of the host");
     section.require("address", "address = \"HOST:PORT\", where it listens for its peers");
     section.require("data", "data = \"/dev/…\", or the path of a file");
@@ -241,10 +244,8 @@ fn read_node(section: &Section<'_>, default_nbd: Option<&NbdConfig>, peers: u8) 
         path => values::parse_path(path).map(MetadataPlace::Separate),
     });
     let journal = section.size("journal-size");
-    if let Some(size) = journal.as_ref().filter(|size| !size.value.is_multiple_of(BLOCK_BYTES)) {
-        let instead = size.value / BLOCK_BYTES * BLOCK_BYTES;
-        let wrong = format!("journal-size: {} is no multiple of 4096", values::show_size(size.value));
-        section.problems().add(size.line, wrong, format_args!("write {instead}"));
+    if let (Some(journal), Some(volume_bytes)) = (&journal, volume_bytes) {
+        checks::journal_size(section, journal, volume_bytes);
     }
     let nbd = if section.has("nbd") { read_nbd(section, None) } else { default_nbd.cloned() };
     let is_whole = name.is_some() && address.is_some() && data.is_some() && metadata.is_some();

@@ -61,7 +61,9 @@ impl ResourceConfig {
             instead,
         };
         let make = || {
-            format!("make one with `head -c 32 /dev/urandom | base64 | install -m 600 /dev/stdin {path}` and copy it to every voter")
+            format!(
+                "make one with `head -c 32 /dev/urandom | base64 | install -m 600 /dev/stdin {path}` and copy it to every voter"
+            )
         };
         let unreadable = |error: std::io::Error| refuse(format!("cannot be read ({error})"), make());
         let file = std::fs::File::open(&self.secret_file).map_err(unreadable)?;

@@ -2,8 +2,8 @@
 //!
 //! Rule: a reader never stops at a mistake; it reports it and gives `None`.
 
-use toml::de::{DeTable, DeValue};
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::problem::Problems;
 use super::values::BadValue;

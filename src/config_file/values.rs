@@ -118,7 +118,9 @@ pub fn check_resource_name(name: &str) -> Result<(), BadValue> {
     }
     Err(BadValue::new(
         format!("`{name}` is no name of a resource"),
-        format!("write at most {NAME_BYTES_MAX} of a-z, 0-9, _ and -, a letter or digit first, for example \"mail\""),
+        format!(
+            "write at most {NAME_BYTES_MAX} of a-z, 0-9, _ and -, a letter or digit first, for example \"mail\""
+        ),
     ))
 }
 

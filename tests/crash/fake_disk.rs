@@ -33,6 +33,11 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0
     }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        (self.next() >> 16) % end
+    }
 }
 
 impl FakeDisk {

@@ -3,7 +3,7 @@
 use replicator::journal::recovery_case::RecoveryCase;
 use replicator::units::Lsn;
 
-use crate::fake_disk::SECTOR;
+use crate::fake_disk::{Random, SECTOR};
 use crate::node::{Action, Node, RING, check, recover};
 
 use Action::{Append, Cut, Flush, Reopen, Trim};
@@ -76,6 +76,22 @@ fn a_second_power_cut_after_the_first_finds_the_same_laws() {
         seconds += again.cut_power_everywhere(4096, 4, |_, _| {});
     });
     assert!(seconds > 2000, "{seconds} images");
+}
+
+/// Lives of a node, each of which ends in a power cut: the discarded batches of all of them lie in the ring.
+#[test]
+fn many_lives_of_one_ring_never_mix() {
+    for seed in 1..=300 {
+        println!("seed {seed}");
+        let mut random = Random(seed << 32 | 0x5eed);
+        let mut node = Node::create(random.below(RING / 4096) * 4096);
+        for _ in 0..6 {
+            for _ in 0..random.below(14) {
+                node.act_at_random(&mut random);
+            }
+            node = node.after_a_power_cut(&mut random);
+        }
+    }
 }
 
 fn history_fits(image: &[u8], history: &[replicator::record::Record]) -> bool {

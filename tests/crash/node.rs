@@ -166,6 +166,38 @@ impl Node {
         }
     }
 
+    /// Does something that is legal now.
+    pub fn act_at_random(&mut self, random: &mut Random) {
+        let unwritten = self.ring.head_lsn().since(self.superblock.journal.data_flushed);
+        match random.below(16) {
+            0..=7 => {
+                let (records, blocks) = (1 + random.below(6), random.below(4));
+                if self.ring.fits(1 + records * blocks) { self.append(records, blocks) } else { self.trim() }
+            }
+            8..=9 => self.flush(),
+            10..=11 => self.trim(),
+            12..=14 => self.cut(random.below(unwritten + 1)),
+            _ => self.reopen(),
+        }
+    }
+
+    /// The node after a power cut at some operation, with some of what was not flushed.
+    pub fn after_a_power_cut(&self, random: &mut Random) -> Self {
+        let cut = usize::try_from(random.below(u64::try_from(self.laws.len()).unwrap())).unwrap();
+        let mut images = Vec::new();
+        self.disk.images(cut, 4096, 1, random, |image| images.push(image));
+        let chosen = usize::try_from(random.below(u64::try_from(images.len()).unwrap())).unwrap();
+        let (image, law) = (images.swap_remove(chosen), &self.laws[cut]);
+        check(&image, law);
+        let (_, plan) = recover(&image);
+        let recovered = read_all(&image, &plan.ring);
+        let end = usize::try_from(plan.end.0).unwrap();
+        let continues =
+            |history: &&Vec<Record>| history.get(..end).is_some_and(|history| history.ends_with(&recovered));
+        let history = law.histories.iter().find(continues).expect("check() found it").clone();
+        Self::start(image, history, self.fill)
+    }
+
     pub fn append(&mut self, records: u64, blocks: u64) {
         let records: Vec<Record> =
             (1..=records).map(|at| self.record(self.ring.head_lsn().plus(at), blocks)).collect();

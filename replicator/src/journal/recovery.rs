@@ -12,13 +12,13 @@ use super::recovery_case::{Evidence, Found, RecoveryCase, classify};
 use super::ring::Ring;
 use super::walk::{Chunk, Step, Walked, Walker};
 use crate::generation::lineage::Lineage;
-use crate::layout::journal_batch::{BATCH_MAGIC, BatchError, BatchHeader, parse_descriptor};
+use crate::layout::journal_batch::{BATCH_BYTES_MAX, BATCH_MAGIC, BatchError, BatchHeader, parse_descriptor};
 use crate::layout::superblock::{JournalAnchor, Superblock};
 use crate::record::Record;
 use crate::units::{BLOCK_BYTES, GenerationId, Lsn, VoterId, bytes_u64};
 
 /// Bytes of one read: twice the largest batch, so that a batch on the edge of two reads costs little.
-pub const RECOVERY_READ_BYTES: u64 = 8 << 20;
+pub const RECOVERY_READ_BYTES: u64 = 2 * BATCH_BYTES_MAX;
 
 /// What recovery found.
 #[derive(Debug)]
@@ -36,7 +36,8 @@ pub struct RecoveryPlan {
     /// The ring behind `end`, in a new session. Before the first append the journal is flushed (so that what
     /// was found stays) and then a superblock with [`Ring::anchor`] is made durable.
     pub ring: Ring,
-    /// Which case ended the journal. [`RecoveryCase::Corrupt`] makes the disk Inconsistent.
+    /// Which case ended the journal. [`RecoveryCase::Corrupt`] makes the disk Inconsistent, in the very superblock
+    /// that begins the new session: that superblock is the last that knows of the loss.
     pub verdict: RecoveryCase,
 }
 

@@ -142,7 +142,7 @@ impl Ring {
         self.head_lsn
     }
 
-    /// Generation of the last record appended.
+    /// Generation of the last record appended; of the tail if the ring is empty.
     #[must_use]
     pub fn head_generation(&self) -> GenerationId {
         self.head_generation
@@ -342,6 +342,7 @@ impl Ring {
                 "the batch of a record that may be newest is known"
             );
             (self.head, self.head_crc) = (self.tail.position, self.tail.predecessor);
+            self.head_generation = self.tail.generation;
         }
         self.head_lsn = last;
         self.begin_session(session);

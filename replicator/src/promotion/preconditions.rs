@@ -18,6 +18,9 @@ pub struct Preconditions {
     pub catches_up_from: Option<String>,
 }
 
+/// Name of the row that a living Primary elsewhere makes true. It may be dead without this node knowing yet.
+pub const PEER_IS_PRIMARY: &str = "peer-is-primary";
+
 /// The first row that forbids the promotion, if one does.
 ///
 /// # Errors
@@ -78,7 +81,7 @@ pub fn check(on: &Preconditions) -> Result<(), Refused> {
     match &on.primary {
         Some(primary) => row(
             RefusalCode::StateChange,
-            "peer-is-primary",
+            PEER_IS_PRIMARY,
             format!("{primary} is Primary"),
             "demote it first",
         ),

@@ -17,7 +17,7 @@ use crate::peer::message::{Message, VoteReply, VoteRequest, VoteStage};
 use crate::peer::message_type::MessageType;
 use crate::promotion::membership::MembershipRecord;
 use crate::promotion::tiebreaker_file::TiebreakerState;
-use crate::promotion::voting::{Reign, SeenPrimary, VoterIdentity, VoterView, may_grant, may_store};
+use crate::promotion::voting::{Reign, SeenPrimary, VoterView, may_grant, may_store};
 use crate::state::{DiskState, Role};
 use crate::units::{BLOCK_SIZE, Incarnation, Lsn, NodeId, REPLICAS_MAX, Span, Term, Tick, VoterId};
 
@@ -420,8 +420,7 @@ impl Tiebreaker {
         update: &MembershipRecord,
         effects: &mut Vec<TiebreakerEffect>,
     ) {
-        let identity = VoterIdentity { node: self.durable.node, voter: self.durable.voter };
-        match may_store(&self.durable.record, identity, update, peer) {
+        match may_store(&self.durable.record, &self.durable.known, update, peer) {
             Ok(()) => {
                 let stored = Message::RecordStored(Box::new(*update));
                 self.store_record(*update, peer, stored, effects);
@@ -436,7 +435,6 @@ impl Tiebreaker {
         VoterView {
             record,
             node: self.durable.node,
-            voter: self.durable.voter,
             position: None,
             incarnation: Incarnation(0),
             continues: None,

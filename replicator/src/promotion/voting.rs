@@ -10,7 +10,7 @@ mod tests;
 use crate::generation::lineage::Position;
 use crate::peer::message::{Basis, Denial, VoteRequest};
 use crate::promotion::membership::{MembershipRecord, VoterList};
-use crate::units::{Incarnation, Lsn, NodeId, Span, Term, Tick, VoterId};
+use crate::units::{Incarnation, Lsn, NodeId, Span, Term, Tick};
 
 /// Whether a reign may still last, as far as a voter was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,6 @@ pub struct VoterView<'a> {
     pub record: &'a MembershipRecord,
     /// Its number.
     pub node: NodeId,
-    /// Its random identity.
-    pub voter: VoterId,
     /// Where its data stands, flushed; nothing on a tiebreaker.
     pub position: Option<Position>,
     /// This run of its daemon; zero on a tiebreaker.
@@ -120,10 +118,14 @@ pub fn may_grant(view: &VoterView<'_>, request: &VoteRequest) -> Result<(), Deni
 fn other_voters(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
     let asked = &request.record.voters;
     let counted = asked.ids.iter().enumerate().all(|(at, id)| (id.0 != 0) == (at < view.voters));
-    let known = view.known.ids.iter().zip(asked.ids).all(|(known, id)| known.0 == 0 || *known == id);
+    let known = fits(&view.known, asked);
     let recorded = view.record.is_empty() || view.record.voters == *asked;
-    let is_one = asked.ids.get(view.node.index()) == Some(&view.voter);
-    (!(counted && known && recorded && is_one)).then_some(Denial::OtherVoters)
+    (!(counted && known && recorded)).then_some(Denial::OtherVoters)
+}
+
+/// Whether nobody is listed under another identity than the one known.
+fn fits(known: &VoterList, listed: &VoterList) -> bool {
+    known.ids.iter().zip(listed.ids).all(|(known, listed)| known.0 == 0 || *known == listed)
 }
 
 /// Whoever failed to reach a healthy Primary must not depose it.
@@ -223,27 +225,18 @@ pub enum StoreDenial {
     },
 }
 
-/// A voter as the voters' records name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VoterIdentity {
-    /// Its number.
-    pub node: NodeId,
-    /// Its random identity.
-    pub voter: VoterId,
-}
-
-/// Whether a voter with the record `own` stores `update`, which `from` sent outside of a vote.
+/// Whether a voter with the record `own`, which knows itself and others as `known`, stores `update`, which
+/// `from` sent outside of a vote.
 ///
 /// # Errors
 /// The reason against it.
 pub fn may_store(
     own: &MembershipRecord,
-    identity: VoterIdentity,
+    known: &VoterList,
     update: &MembershipRecord,
     from: NodeId,
 ) -> Result<(), StoreDenial> {
-    let is_one = update.voters.ids.get(identity.node.index()) == Some(&identity.voter);
-    if !is_one || !(own.is_empty() || own.voters == update.voters) {
+    if !fits(known, &update.voters) || !(own.is_empty() || own.voters == update.voters) {
         return Err(StoreDenial::OtherVoters);
     }
     if update.order() <= own.order() {

@@ -39,6 +39,8 @@ pub(super) struct Candidacy {
 
 #[derive(Debug)]
 enum Stage {
+    /// A peer was Primary when last heard of: it is refused to a living one, and a dead one is found out.
+    Looking { since: Tick },
     /// The journal is being flushed, so that this node's position is what it says.
     Flushing,
     /// The voters were asked whether they would.
@@ -60,18 +62,33 @@ impl Replica {
             self.answer(order, Answer::Done { text }, effects);
             return;
         }
-        if let Err(refused) = self.may_try_promotion() {
-            self.answer(order, Answer::Refused(refused), effects);
-            return;
-        }
+        let stage = match self.may_try_promotion() {
+            Ok(()) => Stage::Flushing,
+            Err(refused) if refused.name == preconditions::PEER_IS_PRIMARY => {
+                Stage::Looking { since: self.now }
+            }
+            Err(refused) => {
+                self.answer(order, Answer::Refused(refused), effects);
+                return;
+            }
+        };
         self.candidacy = Some(Candidacy {
             order,
             deadline: self.now.plus(wait),
-            stage: Stage::Flushing,
+            stage,
             newest: *self.record(),
             last_refusal: None,
             since: self.now,
         });
+    }
+
+    /// Whether the linked Primary has not yet shown, since this moment, that it lives.
+    fn primary_may_be_gone(&self, since: Tick, deadline: Tick, refused: &Refused) -> bool {
+        let is_alive =
+            |peer: &super::links::Peer| peer.role == Role::Primary && peer.last_heard > Some(since);
+        refused.name == preconditions::PEER_IS_PRIMARY
+            && self.now < deadline
+            && !self.peers.iter().any(is_alive)
     }
 
     /// The table of preconditions, on what this node knows now.
@@ -93,7 +110,7 @@ impl Replica {
     /// Whether a record or generation of a candidacy is on its way to disk.
     pub(super) fn candidacy_is_storing(&self) -> bool {
         self.candidacy.as_ref().is_some_and(|candidacy| match candidacy.stage {
-            Stage::Flushing | Stage::Asking { .. } | Stage::Resting { .. } => false,
+            Stage::Looking { .. } | Stage::Flushing | Stage::Asking { .. } | Stage::Resting { .. } => false,
             Stage::Storing { .. } | Stage::Taking { .. } | Stage::Recording { .. } => true,
         })
     }
@@ -102,7 +119,9 @@ impl Replica {
         self.candidacy.as_ref().map(|candidacy| match candidacy.stage {
             Stage::Resting { until } => until.min(candidacy.deadline),
             Stage::Asking { since, .. } | Stage::Taking { since, .. } => since.plus(ROUND_PATIENCE),
-            Stage::Flushing | Stage::Storing { .. } | Stage::Recording { .. } => candidacy.deadline,
+            Stage::Looking { .. } | Stage::Flushing | Stage::Storing { .. } | Stage::Recording { .. } => {
+                candidacy.deadline
+            }
         })
     }
 
@@ -112,6 +131,16 @@ impl Replica {
         }
         let Some(mut candidacy) = self.candidacy.take() else { return };
         let next = match candidacy.stage {
+            Stage::Looking { since } => match self.may_try_promotion() {
+                Ok(()) => Some(Stage::Flushing),
+                Err(refused) if self.primary_may_be_gone(since, candidacy.deadline, &refused) => {
+                    Some(Stage::Looking { since })
+                }
+                Err(refused) => {
+                    candidacy.last_refusal = Some(refused);
+                    None
+                }
+            },
             Stage::Flushing => self.begin_round(&candidacy, effects),
             Stage::Resting { until } if self.now < until => Some(Stage::Resting { until }),
             Stage::Resting { .. } => self.begin_round(&candidacy, effects),
@@ -234,7 +263,8 @@ impl Replica {
                     granted.push(node);
                 }
             }
-            Stage::Flushing
+            Stage::Looking { .. }
+            | Stage::Flushing
             | Stage::Asking { .. }
             | Stage::Resting { .. }
             | Stage::Storing { .. }

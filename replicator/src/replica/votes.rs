@@ -6,7 +6,7 @@ use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
 use crate::peer::message::{Message, VoteReply, VoteRequest, VoteStage};
 use crate::promotion::membership::{MembershipRecord, VoterList};
-use crate::promotion::voting::{self, SeenPrimary, VoterIdentity, VoterView};
+use crate::promotion::voting::{self, SeenPrimary, VoterView};
 use crate::state::Role;
 use crate::superblock_keeper::Revision;
 use crate::units::NodeId;
@@ -32,7 +32,6 @@ impl Replica {
         VoterView {
             record: &content.membership,
             node: self.config.local,
-            voter: content.voter,
             position: Some(content.lineage.position(self.journal.flushed())),
             incarnation: self.incarnation,
             continues: self.continues,
@@ -134,8 +133,7 @@ impl Replica {
         record: &MembershipRecord,
         effects: &mut Effects,
     ) {
-        let identity = VoterIdentity { node: self.config.local, voter: self.superblock.content().voter };
-        if voting::may_store(self.record(), identity, record, node).is_err() {
+        if voting::may_store(self.record(), &self.voter_list(), record, node).is_err() {
             let current = Box::new(*self.record());
             // Equal is fine: the Primary only wants to know.
             self.send(node, &Message::RecordStored(current), effects);

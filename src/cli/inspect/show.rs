@@ -8,7 +8,7 @@ use replicator::layout::superblock::{DurableDisk, PeerSlot, Superblock, Superblo
 use replicator::layout::zones::{Zone, ZoneKind, ZoneState};
 use replicator::promotion::membership::VoterList;
 use replicator::units::{Term, VoterId};
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use super::Found;
 use crate::config_file::values::show_size;
@@ -229,11 +229,7 @@ fn record_lines(superblock: &Superblock) -> Vec<String> {
 fn voters_text(list: &VoterList) -> String {
     let known = list.ids.iter().enumerate().filter(|(_, id)| **id != VoterId::default());
     let known: Vec<String> = known.map(|(node, id)| format!("{node}={id}")).collect();
-    if known.is_empty() {
-        "none".to_owned()
-    } else {
-        known.join(" ")
-    }
+    if known.is_empty() { "none".to_owned() } else { known.join(" ") }
 }
 
 fn peer_lines(superblock: &Superblock) -> Vec<String> {

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use replicator::config::{OnPeerLost, ReplicationProtocol};
-use replicator::units::Span;
+use replicator::layout::zones::{self, JOURNAL_BYTES_MAX};
+use replicator::units::{BLOCK_BYTES, Span};
 
 use super::ReadNode;
 use crate::config_file::problem::Problems;
 use crate::config_file::section::{Field, Section};
+use crate::config_file::values::show_size;
 use crate::config_file::{LinkConfig, MetadataPlace, TiebreakerConfig};
 
 /// A lost heartbeat must not already be a lost peer.
@@ -39,6 +41,24 @@ pub fn number_of_voters(root: &Section<'_>, replicas: usize, on_peer_lost: Optio
             wrong,
             "leave it out: it would only make halves possible",
         );
+    }
+}
+
+/// A journal is neither tiny nor larger than the format knows.
+pub fn journal_size(section: &Section<'_>, journal: &Field<u64>, volume_bytes: u64) {
+    let min = zones::journal_bytes_min(volume_bytes);
+    let shown = show_size(journal.value);
+    if !(min..=JOURNAL_BYTES_MAX).contains(&journal.value) {
+        let wrong =
+            format!("journal-size: {shown} is out of range for a volume of {}", show_size(volume_bytes));
+        let default = show_size(zones::journal_bytes_default(volume_bytes));
+        let (min, max) = (show_size(min), show_size(JOURNAL_BYTES_MAX));
+        let instead = format!("write {min} to {max}, or leave it out for {default}");
+        section.problems().add(journal.line, wrong, instead);
+    } else if !journal.value.is_multiple_of(BLOCK_BYTES) {
+        let instead = journal.value / BLOCK_BYTES * BLOCK_BYTES;
+        let wrong = format!("journal-size: {shown} is no multiple of 4096");
+        section.problems().add(journal.line, wrong, format_args!("write {instead}"));
     }
 }
 

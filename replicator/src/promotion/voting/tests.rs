@@ -4,7 +4,7 @@
 use super::*;
 use crate::peer::message::VoteStage;
 use crate::promotion::membership::InSyncSet;
-use crate::units::GenerationId;
+use crate::units::{GenerationId, VoterId};
 
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
@@ -41,7 +41,6 @@ fn tiebreaker(record: &MembershipRecord) -> VoterView<'_> {
     VoterView {
         record,
         node: T,
-        voter: VoterId(102),
         position: None,
         incarnation: Incarnation(0),
         continues: None,
@@ -59,7 +58,7 @@ fn tiebreaker(record: &MembershipRecord) -> VoterView<'_> {
 /// Replica A in the run that the record names, with everything up to 100.
 fn replica_a(record: &MembershipRecord) -> VoterView<'_> {
     let position = Some(position(100));
-    VoterView { node: A, voter: VoterId(100), position, incarnation: A_RUN, ..tiebreaker(record) }
+    VoterView { node: A, position, incarnation: A_RUN, ..tiebreaker(record) }
 }
 
 /// B, a member with everything up to 100, asks for term 6.
@@ -102,7 +101,9 @@ fn other_voters_are_refused_wherever_they_differ() {
     let fresh = tiebreaker(&empty);
     assert!(!denied(&fresh, |_| ()));
     assert!(denied(&fresh, |request| request.record.voters.ids[0] = VoterId(999)), "not the one met");
-    assert!(denied(&VoterView { voter: VoterId(9), known: VoterList::default(), ..fresh }, |_| ()));
+    let mut itself = VoterList::default();
+    itself.ids[2] = VoterId(9);
+    assert!(denied(&VoterView { known: itself, ..fresh }, |_| ()), "listed as another than it is");
 }
 
 #[test]
@@ -253,13 +254,13 @@ fn the_lease_is_not_waited_for_where_the_reign_is_known_to_be_over() {
 
 #[test]
 fn a_late_proposal_never_replaces_the_record_that_followed_it() {
-    let identity = VoterIdentity { node: T, voter: VoterId(102) };
+    let known = &voters();
     let with_b = MembershipRecord { version: 4, ..record(5, Some(A), both()) };
     let without_b = MembershipRecord { version: 5, ..record(5, Some(A), InSyncSet::of(A, A_RUN)) };
-    assert_eq!(may_store(&with_b, identity, &without_b, A), Ok(()));
+    assert_eq!(may_store(&with_b, known, &without_b, A), Ok(()));
     let denial = StoreDenial::OlderRecord { term: term(5), version: 5 };
-    assert_eq!(may_store(&without_b, identity, &with_b, A), Err(denial));
-    assert_eq!(may_store(&without_b, identity, &without_b, A), Err(denial));
+    assert_eq!(may_store(&without_b, known, &with_b, A), Err(denial));
+    assert_eq!(may_store(&without_b, known, &without_b, A), Err(denial));
     // B, still believing to be in the set, gets no vote from who knows better.
     let denied = may_grant(&tiebreaker(&without_b), &request());
     assert_eq!(denied, Err(Denial::NotAMember { term: term(5) }));
@@ -279,7 +280,7 @@ fn a_restart_proves_nothing_to_a_voter() {
     let denial = Err(Denial::NotAMember { term: term(5) });
     assert_eq!(may_grant(&tiebreaker(&record), &restarted), denial);
     // Nor while the member that holds 91 to 100 lives.
-    let b = VoterView { node: B, voter: VoterId(101), incarnation: B_RUN, ..replica_a(&record) };
+    let b = VoterView { node: B, incarnation: B_RUN, ..replica_a(&record) };
     let reported = VoteRequest { basis: Basis::AllReported, ..restarted };
     assert_eq!(may_grant(&b, &reported), Err(Denial::MemberLives { member: B }));
 }
@@ -290,18 +291,17 @@ fn a_reinstalled_tiebreaker_promotes_no_stale_replica() {
     let voter = VoterId(555);
     let mut known = VoterList::default();
     known.ids[2] = voter;
-    let reinstalled = VoterView { voter, known, ..tiebreaker(&empty) };
+    let reinstalled = VoterView { known, ..tiebreaker(&empty) };
     assert_eq!(may_grant(&reinstalled, &request()), Err(Denial::OtherVoters));
     let mut adapted = request();
     adapted.record.voters.ids[2] = voter;
     assert_eq!(may_grant(&reinstalled, &adapted), Err(Denial::EmptyRecord));
     // The replica that remembers refuses the new identity in the list.
     let stale = record(5, Some(A), both());
-    let b = VoterView { node: B, voter: VoterId(101), incarnation: B_RUN, ..replica_a(&stale) };
+    let b = VoterView { node: B, incarnation: B_RUN, ..replica_a(&stale) };
     assert_eq!(may_grant(&b, &adapted), Err(Denial::OtherVoters));
     // And it is no place to record anything.
-    let identity = VoterIdentity { node: T, voter };
-    assert_eq!(may_store(&empty, identity, &stale, A), Err(StoreDenial::OtherVoters));
+    assert_eq!(may_store(&empty, &known, &stale, A), Err(StoreDenial::OtherVoters));
 }
 
 #[test]
@@ -309,7 +309,6 @@ fn a_voter_that_restarts_in_a_partition_waits_like_any_other() {
     let record = record(5, Some(A), both());
     let b = VoterView {
         node: B,
-        voter: VoterId(101),
         incarnation: Incarnation(51),
         continues: Some(B_RUN),
         started: Tick(59_999_000),
@@ -332,28 +331,28 @@ fn a_candidacy_without_a_chance_changes_nothing() {
 
 #[test]
 fn within_a_reign_only_its_primary_changes_the_record() {
-    let identity = VoterIdentity { node: T, voter: VoterId(102) };
+    let known = &voters();
     let own = record(5, Some(A), both());
     let update = MembershipRecord { version: 4, ..own };
     let denial = |from, number| Err(StoreDenial::NotThePrimary { from, term: term(number) });
-    assert_eq!(may_store(&own, identity, &update, A), Ok(()));
-    assert_eq!(may_store(&own, identity, &update, B), denial(B, 5));
+    assert_eq!(may_store(&own, known, &update, A), Ok(()));
+    assert_eq!(may_store(&own, known, &update, B), denial(B, 5));
     let usurped = MembershipRecord { primary: Some(B), ..update };
-    assert_eq!(may_store(&own, identity, &usurped, B), denial(B, 5));
+    assert_eq!(may_store(&own, known, &usurped, B), denial(B, 5));
     let next = record(6, Some(B), both());
-    assert_eq!(may_store(&own, identity, &next, B), Ok(()));
-    assert_eq!(may_store(&own, identity, &next, A), denial(A, 6));
+    assert_eq!(may_store(&own, known, &next, B), Ok(()));
+    assert_eq!(may_store(&own, known, &next, A), denial(A, 6));
     assert_eq!(
-        may_store(&next, identity, &update, A),
+        may_store(&next, known, &update, A),
         Err(StoreDenial::OlderRecord { term: term(6), version: 3 })
     );
     let ended = MembershipRecord { primary: None, version: 5, ..own };
-    assert_eq!(may_store(&own, identity, &ended, A), Ok(()));
-    assert_eq!(may_store(&ended, identity, &MembershipRecord { version: 6, ..own }, A), denial(A, 5));
+    assert_eq!(may_store(&own, known, &ended, A), Ok(()));
+    assert_eq!(may_store(&ended, known, &MembershipRecord { version: 6, ..own }, A), denial(A, 5));
     let missed = record(6, None, InSyncSet::of(B, B_RUN));
-    assert_eq!(may_store(&own, identity, &missed, B), Ok(()));
-    assert_eq!(may_store(&own, identity, &missed, A), denial(A, 6));
-    assert_eq!(may_store(&MembershipRecord::default(), identity, &own, A), Ok(()));
+    assert_eq!(may_store(&own, known, &missed, B), Ok(()));
+    assert_eq!(may_store(&own, known, &missed, A), denial(A, 6));
+    assert_eq!(may_store(&MembershipRecord::default(), known, &own, A), Ok(()));
 }
 
 /// The rules once more, in the order of the prose and not of the table.
@@ -432,12 +431,10 @@ fn views(records: &[MembershipRecord]) -> Vec<VoterView<'_>> {
                 for reign in [Reign::MayLast, Reign::Over] {
                     for heard in [None, Some(Tick(55_000_000))] {
                         let position = (node != T).then(|| position(100));
-                        let voter = voters().ids[node.index()];
                         let last_primary_frame = heard;
                         let base = tiebreaker(record);
                         views.push(VoterView {
                             node,
-                            voter,
                             position,
                             incarnation,
                             continues,

@@ -1,0 +1,122 @@
+//! Metadata made from a configuration, in a temporary folder.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::config_file::file_of;
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    places: Places,
+}
+
+impl Fixture {
+    fn new(metadata: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().display();
+        let metadata = metadata.replace("DIR", &path.to_string());
+        let text = format!(
+            "resource = \"mail\"\nsize = \"1MiB\"\non-peer-lost = \"quorum\"\nsecret-file = \"{path}/secret\"\n[[node]]\nname = \"alpha\"\naddress = \"127.0.0.1:7789\"\ndata = \"{path}/data\"\nmetadata = \"{metadata}\"\n"
+        );
+        std::fs::write(file_of(folder.path(), "mail"), text).expect("written");
+        let places = Places {
+            config_dir: folder.path().to_owned(),
+            run_dir: folder.path().to_owned(),
+            node: Some("alpha".to_owned()),
+        };
+        Self { folder, places }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn create(&self, content: Content, force: Force) -> Result<(), (u8, String)> {
+        let args = CreateMetadataArgs {
+            resource: "mail".to_owned(),
+            uptodate: content == Content::Adopted,
+            uptodate_zeroed: content == Content::Zeroed,
+            force: force == Force::Given,
+        };
+        let status =
+            |error: &anyhow::Error| error.downcast_ref::<Ended>().map_or(1, |ended| ended.status.number());
+        run(&self.places, &args).map_err(|error| (status(&error), error.to_string()))
+    }
+
+    fn superblock(&self) -> Superblock {
+        let config = ResourceConfig::load(self.folder.path(), "mail").expect("good");
+        let mut disks = OpenDisks::open(&disk_paths(&config.nodes[0])).expect("disks");
+        disks.find_area("mail").expect("an area");
+        disks.read_superblock().expect("readable").expect("there")
+    }
+}
+
+#[test]
+fn a_fresh_node_is_inconsistent_and_a_zeroed_one_up_to_date() {
+    for (content, disk, lineage) in [
+        (Content::New, DurableDisk::Inconsistent, Lineage::default()),
+        (Content::Zeroed, DurableDisk::UpToDate, Lineage::zeroed()),
+    ] {
+        for metadata in ["internal", "DIR/meta"] {
+            let fixture = Fixture::new(metadata);
+            fixture.create(content, Force::NotGiven).expect("made");
+            let superblock = fixture.superblock();
+            assert_eq!(superblock.disk, disk);
+            assert_eq!(superblock.lineage, lineage);
+            assert_ne!(superblock.voter, VoterId::default());
+        }
+    }
+}
+
+#[test]
+fn what_exists_is_discarded_only_by_force_and_untouched_by_a_refusal() {
+    let fixture = Fixture::new("DIR/meta");
+    fixture.create(Content::Zeroed, Force::NotGiven).expect("made");
+    let before = std::fs::read(fixture.path("meta")).expect("read");
+    let (status, text) = fixture.create(Content::New, Force::NotGiven).expect_err("refused");
+    assert_eq!(status, 11);
+    assert!(text.contains("metadata of resource mail") && text.contains("--force"), "{text}");
+    assert!(std::fs::read(fixture.path("meta")).expect("read") == before, "a refusal changes nothing");
+    fixture.create(Content::New, Force::Given).expect("by force");
+    assert_eq!(fixture.superblock().disk, DurableDisk::Inconsistent);
+}
+
+#[test]
+fn adopted_content_stays_as_it_is_under_a_name_of_its_own() {
+    let fixture = Fixture::new("DIR/meta");
+    assert_eq!(fixture.create(Content::Adopted, Force::Given).expect_err("nothing there").0, 11);
+    std::fs::write(fixture.path("data"), vec![7; 1 << 20]).expect("written");
+    fixture.create(Content::Adopted, Force::NotGiven).expect("made");
+    assert!(std::fs::read(fixture.path("data")).expect("read").iter().all(|byte| *byte == 7));
+    let newest = fixture.superblock().lineage.newest_id();
+    assert!(newest != GenerationId::ZEROED && newest != GenerationId::default());
+}
+
+#[test]
+fn a_file_system_is_not_zeroed_without_force() {
+    let fixture = Fixture::new("DIR/meta");
+    let mut content = vec![0; 1 << 20];
+    content[..4].copy_from_slice(b"XFSB");
+    std::fs::write(fixture.path("data"), &content).expect("written");
+    let (status, text) = fixture.create(Content::Zeroed, Force::NotGiven).expect_err("refused");
+    assert_eq!(status, 11);
+    assert!(text.contains("XFS"), "{text}");
+    assert!(!fixture.path("meta").exists(), "a refusal makes no file");
+    fixture.create(Content::Zeroed, Force::Given).expect("by force");
+    assert!(std::fs::read(fixture.path("data")).expect("read").iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_disk_in_use_and_a_missing_folder_are_refused_before_anything_is_made() {
+    let fixture = Fixture::new("DIR/meta");
+    std::fs::write(fixture.path("data"), vec![0; 1 << 20]).expect("written");
+    let user = Device::open(&fixture.path("data")).expect("open");
+    let (status, text) = fixture.create(Content::New, Force::Given).expect_err("in use");
+    assert_eq!(status, 11, "{text}");
+    drop(user);
+    assert!(!fixture.path("meta").exists());
+    let nowhere = Fixture::new("DIR/none/meta");
+    let (status, text) = nowhere.create(Content::New, Force::Given).expect_err("no folder");
+    assert_eq!(status, 10, "{text}");
+    assert!(!nowhere.path("data").exists());
+}

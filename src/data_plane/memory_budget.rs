@@ -1,0 +1,94 @@
+//! How many bytes of requests and replies clients may keep in this node's memory, all together. First come, first
+//! served: while somebody waits, only small requests of connections that have nothing in flight pass.
+
+use std::collections::VecDeque;
+
+use crate::data_plane::round::ClientId;
+
+/// Most bytes in flight over all connections.
+pub const ALL_CLIENTS_BYTES_MAX: u64 = 128 << 20;
+/// Most bytes in flight of one connection.
+pub const CLIENT_BYTES_MAX: u64 = 64 << 20;
+/// A request of up to this size is always admitted to a connection that has nothing in flight, so that a crowd of
+/// large requests never stops small ones.
+const SMALL_REQUEST_BYTES: u64 = 1 << 20;
+
+/// The budget.
+#[derive(Debug, Default)]
+pub struct MemoryBudget {
+    used: u64,
+    waiting: VecDeque<ClientId>,
+}
+
+impl MemoryBudget {
+    /// Takes `bytes` for a connection that holds `held` already. If there is no room, the connection waits in line
+    /// and asks again when it is [`MemoryBudget::next_in_line`].
+    pub fn try_reserve(&mut self, client: ClientId, held: u64, bytes: u64) -> bool {
+        let is_small_and_first = held == 0 && bytes <= SMALL_REQUEST_BYTES;
+        let fits_client = held == 0 || held + bytes <= CLIENT_BYTES_MAX;
+        let is_next = self.waiting.front().is_none_or(|first| *first == client);
+        let fits_all = is_next && (self.used == 0 || self.used + bytes <= ALL_CLIENTS_BYTES_MAX);
+        if bytes == 0 || fits_client && (is_small_and_first || fits_all) {
+            self.leave_line(client);
+            self.used += bytes;
+            return true;
+        }
+        // A connection over its own bound waits for its own replies, not for others.
+        if fits_client && !self.waiting.contains(&client) {
+            self.waiting.push_back(client);
+        }
+        false
+    }
+
+    /// Gives bytes back.
+    pub fn release(&mut self, bytes: u64) {
+        assert!(bytes <= self.used, "{bytes} bytes are released, {} are held", self.used);
+        self.used -= bytes;
+    }
+
+    /// Who asks again when there is room.
+    #[must_use]
+    pub fn next_in_line(&self) -> Option<ClientId> {
+        self.waiting.front().copied()
+    }
+
+    /// Forgets that a connection waits.
+    pub fn leave_line(&mut self, client: ClientId) {
+        self.waiting.retain(|waiting| *waiting != client);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn one_connection_is_bounded_and_leaves_room_for_others() {
+        let mut budget = MemoryBudget::default();
+        assert!(budget.try_reserve(ClientId(1), 0, 32 * MIB));
+        assert!(budget.try_reserve(ClientId(1), 32 * MIB, 32 * MIB));
+        assert!(!budget.try_reserve(ClientId(1), 64 * MIB, 1));
+        assert_eq!(budget.next_in_line(), None);
+        assert!(budget.try_reserve(ClientId(2), 0, 32 * MIB));
+    }
+
+    #[test]
+    fn whoever_waits_is_served_in_order_and_small_requests_pass() {
+        let mut budget = MemoryBudget::default();
+        for client in 1..=4 {
+            assert!(budget.try_reserve(ClientId(client), 0, 32 * MIB));
+        }
+        assert!(!budget.try_reserve(ClientId(5), 0, 32 * MIB));
+        assert!(!budget.try_reserve(ClientId(6), 0, 2 * MIB));
+        assert!(budget.try_reserve(ClientId(7), 0, MIB));
+        budget.release(33 * MIB);
+        assert!(!budget.try_reserve(ClientId(6), 0, 2 * MIB), "the line is kept");
+        assert_eq!(budget.next_in_line(), Some(ClientId(5)));
+        assert!(budget.try_reserve(ClientId(5), 0, 32 * MIB));
+        assert_eq!(budget.next_in_line(), Some(ClientId(6)));
+        budget.leave_line(ClientId(6));
+        assert_eq!(budget.next_in_line(), None);
+    }
+}

@@ -1,0 +1,262 @@
+//! The command line from outside: transcripts that are manual and test at once, and the published shape of
+//! `status --json`. The transcripts (`tests/cli/*.md`) are run as they stand; after a wanted change
+//! `TRYCMD=overwrite cargo test --test cli` writes them anew.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use replicator::config::ReplicationProtocol;
+use replicator::generation::lineage::Generation;
+use replicator::promotion::membership::Member;
+use replicator::state::{ConnectionState, DiskState, ReplicationState, Role};
+use replicator::status_report::{
+    Advice, CanPromote, ConnectionReport, DeviceReport, FrozenReport, InSyncReport, JournalReport, LsnReport,
+    PeerDeviceReport, StatusReport, TiebreakerReport,
+};
+use replicator::units::{GenerationId, Incarnation, Lsn, NodeId, Term};
+use serde_json::Value;
+
+const SCHEMA: &str = include_str!("../docs/status.schema.json");
+
+/// The keys of DRBD's `status --json`, outermost level, that programs rely on.
+const DRBD_KEYS: [&str; 12] = [
+    "name",
+    "node-id",
+    "role",
+    "suspended",
+    "suspended-user",
+    "suspended-no-data",
+    "suspended-fencing",
+    "suspended-quorum",
+    "force-io-failures",
+    "write-ordering",
+    "devices",
+    "connections",
+];
+
+/// The keys that twinblk adds.
+const OWN_KEYS: [&str; 8] =
+    ["schema", "term", "lineage", "lsn", "in-sync", "frozen", "can-promote", "journal"];
+
+/// A report in which everything that may be absent is there.
+fn populated() -> StatusReport {
+    let term = Term { number: 3, taker: u64::MAX };
+    StatusReport {
+        schema: 1,
+        name: "mail".to_owned(),
+        node_id: NodeId(0),
+        node_name: "alpha".to_owned(),
+        role: Role::Primary,
+        suspended: true,
+        suspended_user: false,
+        suspended_no_data: false,
+        suspended_fencing: false,
+        suspended_quorum: true,
+        force_io_failures: false,
+        write_ordering: "flush",
+        devices: vec![device()],
+        connections: vec![connection()],
+        tiebreaker: Some(TiebreakerReport {
+            connection_state: ConnectionState::Connecting,
+            reason: Some("connection refused".to_owned()),
+        }),
+        term,
+        record_version: 7,
+        record_primary: Some("alpha".to_owned()),
+        in_sync: vec![InSyncReport {
+            name: "alpha".to_owned(),
+            member: Member { node: NodeId(0), incarnation: Incarnation(5) },
+        }],
+        lineage: vec![Generation { id: GenerationId::ZEROED, term, granted: true, first_lsn: Lsn(1) }],
+        lsn: LsnReport {
+            assigned: Lsn(9),
+            journaled: Lsn(9),
+            durable: Lsn(8),
+            complete: Lsn(8),
+            stable: Lsn(7),
+            written_back: Lsn(6),
+            oldest_kept: Lsn(1),
+        },
+        frozen: Some(FrozenReport {
+            reason: "beta does not answer".to_owned(),
+            since_ms: 120,
+            ends_by: "a majority answers".to_owned(),
+        }),
+        can_promote: CanPromote { yes: false, because: "this node is Primary".to_owned() },
+        journal: JournalReport { size: 1 << 30, used: 4096 },
+        advice: vec![Advice {
+            state: "frozen",
+            status: "All I/O waits.".to_owned(),
+            action: "Bring up beta or the tiebreaker.".to_owned(),
+            see: "docs/operating/failover.md",
+        }],
+    }
+}
+
+fn device() -> DeviceReport {
+    DeviceReport {
+        volume: 0,
+        disk_state: DiskState::UpToDate,
+        client: false,
+        open: true,
+        clients: 1,
+        quorum: false,
+        size: 1 << 20,
+        read: 1,
+        written: 2,
+        al_writes: 3,
+        bm_writes: 4,
+        upper_pending: 5,
+        lower_pending: 6,
+    }
+}
+
+fn connection() -> ConnectionReport {
+    ConnectionReport {
+        peer_node_id: NodeId(1),
+        name: "beta".to_owned(),
+        connection_state: ConnectionState::StandAlone,
+        congested: false,
+        peer_role: Role::Unknown,
+        tls: false,
+        ap_in_flight: 0,
+        rs_in_flight: 0,
+        protocol: ReplicationProtocol::C,
+        reason: Some("no common generation".to_owned()),
+        rule: Some("Unrelated".to_owned()),
+        peer_devices: vec![PeerDeviceReport {
+            volume: 0,
+            replication_state: ReplicationState::Off,
+            peer_disk_state: DiskState::DUnknown,
+            peer_client: false,
+            resync_suspended: "no",
+            received: 1,
+            sent: 2,
+            out_of_sync: 3,
+            caught_up: 2,
+            pending: 4,
+            unacked: 5,
+            percent_in_sync: 99.5,
+            acknowledged: Lsn(8),
+            flushed: Lsn(7),
+            has_dirty_bits: true,
+        }],
+    }
+}
+
+/// What the schema has against a report.
+fn complaints(report: &Value) -> Vec<String> {
+    let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
+    let validator = jsonschema::draft202012::new(&schema).expect("the schema is one");
+    validator.iter_errors(report).map(|error| format!("{}: {error}", error.instance_path())).collect()
+}
+
+fn value(report: &StatusReport) -> Value {
+    serde_json::to_value(report).expect("a report has only string keys")
+}
+
+/// Every object schema within `schema`.
+fn objects(schema: &Value) -> Vec<&Value> {
+    let inner = match schema {
+        Value::Object(map) => map.values().flat_map(objects).collect(),
+        Value::Array(list) => list.iter().flat_map(objects).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
+    };
+    let own = schema.get("type").is_some_and(|kind| kind == "object").then_some(schema);
+    own.into_iter().chain(inner).collect()
+}
+
+#[test]
+fn a_full_report_and_a_sparse_one_keep_to_the_schema() {
+    let full = populated();
+    assert_eq!(complaints(&value(&full)), [""; 0]);
+    let sparse = StatusReport {
+        tiebreaker: None,
+        frozen: None,
+        record_primary: None,
+        connections: Vec::new(),
+        in_sync: Vec::new(),
+        lineage: Vec::new(),
+        advice: Vec::new(),
+        ..full
+    };
+    assert_eq!(complaints(&value(&sparse)), [""; 0]);
+}
+
+#[test]
+fn a_key_that_the_schema_does_not_know_is_a_complaint() {
+    let mut report = value(&populated());
+    report["devices"][0]["colour"] = Value::from("red");
+    assert!(!complaints(&report).is_empty());
+    report = value(&populated());
+    report.as_object_mut().expect("an object").remove("role");
+    assert!(!complaints(&report).is_empty());
+}
+
+#[test]
+fn every_object_of_the_schema_is_closed_and_demands_all_of_its_keys() {
+    let schema: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
+    let objects = objects(&schema);
+    assert!(objects.len() > 10, "only {} objects found", objects.len());
+    for object in objects {
+        assert_eq!(object["additionalProperties"], false, "{object:#}");
+        let required = object["required"].as_array().expect("a list").len();
+        let known = object["properties"].as_object().expect("a table").len();
+        assert_eq!(required, known, "{object:#}");
+    }
+}
+
+#[test]
+fn the_keys_that_programs_rely_on_are_there() {
+    let report = value(&populated());
+    for key in DRBD_KEYS.iter().chain(&OWN_KEYS) {
+        assert!(report.get(key).is_some(), "{key}");
+    }
+}
+
+#[test]
+fn the_transcripts_are_true() {
+    trycmd::TestCases::new().env("NO_COLOR", "1").env("COLUMNS", "100").case("tests/cli/*.md").run();
+}
+
+#[test]
+fn the_transcripts_with_disks_are_true() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("a path in UTF-8");
+    for resource in ["mail", "new"] {
+        let text = format!(
+            "resource = \"{resource}\"\nsize = \"8MiB\"\non-peer-lost = \"quorum\"\nsecret-file = \"{path}/secret\"\n\
+             [[node]]\nname = \"alpha\"\naddress = \"127.0.0.1:7789\"\ndata = \"{path}/{resource}.data\"\n\
+             metadata = \"{path}/{resource}.meta\"\n"
+        );
+        std::fs::write(folder.path().join(format!("{resource}.toml")), text).expect("written");
+    }
+    make_pair(folder.path());
+    let transcripts = trycmd::TestCases::new();
+    transcripts
+        .env("TWINBLK_CONFIG_DIR", path)
+        .env("TWINBLK_RUN_DIR", path)
+        .env("TWINBLK_NODE", "alpha")
+        .insert_var("[DIR]", path.to_owned())
+        .expect("a legal name");
+    transcripts.case("tests/cli/disks/*.md").run();
+}
+
+/// Two nodes with a tiebreaker and a secret, so that the tiebreaker can be made.
+fn make_pair(folder: &Path) {
+    let path = folder.display();
+    let mut text = format!(
+        "resource = \"pair\"\nsize = \"8MiB\"\non-peer-lost = \"quorum\"\nsecret-file = \"{path}/secret\"\n\
+         [tiebreaker]\naddress = \"127.0.0.1:7793\"\nstate = \"{path}/pair.vote\"\n"
+    );
+    for (name, port) in [("alpha", 7791), ("beta", 7792)] {
+        text += &format!(
+            "[[node]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\ndata = \"{path}/{name}.data\"\n\
+             metadata = \"internal\"\nnbd = {{ unix = \"{path}/{name}.nbd\" }}\n"
+        );
+    }
+    std::fs::write(folder.join("pair.toml"), text).expect("written");
+    let secret = folder.join("secret");
+    std::fs::write(&secret, "sixteen bytes or more\n").expect("written");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).expect("changed");
+}

@@ -1,0 +1,49 @@
+//! The files of a test's resource.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::{Cluster, RESOURCE, Settings, Voter};
+
+/// The configuration, with `SECRET` in the place of the secret's path.
+pub fn configuration(cluster: &Cluster, settings: &Settings) -> String {
+    let Settings { size, heartbeat, peer_timeout } = settings;
+    let mut text = format!(
+        "resource = \"{RESOURCE}\"\nsize = \"{size}\"\non-peer-lost = \"quorum\"\nsecret-file = SECRET\n\
+         heartbeat = \"{heartbeat}\"\npeer-timeout = \"{peer_timeout}\"\n"
+    );
+    for replica in Voter::REPLICAS {
+        text.push_str(&format!(
+            "\n[[node]]\nname = \"{}\"\naddress = \"127.0.0.1:{}\"\ndata = {}\nmetadata = {}\nnbd = {{ unix = {} }}\n",
+            replica.name(),
+            cluster.port(replica),
+            quoted(&cluster.data(replica)),
+            quoted(&cluster.metadata(replica)),
+            quoted(&cluster.nbd_socket(replica)),
+        ));
+    }
+    let state = quoted(&cluster.run_dir(Voter::Tiebreaker).join("vote"));
+    let port = cluster.port(Voter::Tiebreaker);
+    text.push_str(&format!("\n[tiebreaker]\naddress = \"127.0.0.1:{port}\"\nstate = {state}\n"));
+    text
+}
+
+/// A path as a string in a configuration file.
+pub fn quoted(path: &Path) -> String {
+    format!("{:?}", path.to_str().expect("temporary folders have plain names"))
+}
+
+/// Writes a file that only its owner may read.
+pub fn write_for_owner(path: &Path, text: &str) {
+    let mut file =
+        std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path).expect("made");
+    file.write_all(text.as_bytes()).expect("written");
+}
+
+/// Three ports on loopback that nobody uses at the moment.
+pub fn free_ports() -> [u16; 3] {
+    let held = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
+    held.map(|listener| listener.local_addr().expect("bound").port())
+}

@@ -1,0 +1,41 @@
+//! Foreign programs: whether they are there, and running them.
+
+use std::process::{Command, Output, Stdio};
+
+/// Whether a tool is installed. Says so if not, and fails where skipping is not allowed.
+pub fn is_there(tool: &str) -> bool {
+    let asked = if tool == "nbdsh" { vec!["-c", "import nbd"] } else { vec!["--version"] };
+    let status = Command::new(tool).args(asked).stdin(Stdio::null()).output().map(|output| output.status);
+    if status.is_ok_and(|status| status.success()) {
+        return true;
+    }
+    let must_run = std::env::var_os("TWINBLK_TESTS_MUST_RUN").is_some_and(|value| value == "1");
+    assert!(!must_run, "{tool} is missing or broken, and nothing may be skipped (TWINBLK_TESTS_MUST_RUN=1)");
+    println!("SKIPPED: {tool} is not installed");
+    false
+}
+
+/// Runs a tool to its end.
+pub fn run(tool: &str, args: &[&str]) -> Output {
+    let mut command = Command::new("timeout");
+    command.arg("120").arg(tool).args(args).stdin(Stdio::null());
+    command.output().expect("timeout is part of every Debian")
+}
+
+/// Runs a tool that must succeed; gives what it says.
+pub fn expect(tool: &str, args: &[&str]) -> String {
+    let output = run(tool, args);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{tool} {args:?}: {}\n{said}\n{complained}", output.status);
+    said
+}
+
+/// Runs a tool that must fail; gives what it complains of.
+pub fn expect_failure(tool: &str, args: &[&str]) -> String {
+    let output = run(tool, args);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success(), "{tool} {args:?} succeeded: {said}");
+    assert_ne!(output.status.code(), Some(124), "{tool} {args:?} hung");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

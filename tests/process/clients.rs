@@ -1,0 +1,83 @@
+//! What clients see when roles change, and what bad clients cannot do to others.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::harness::{Cluster, RESOURCE, SOON, Settings, Voter};
+use crate::volume::Volume;
+
+/// NBD's number for "the server is shutting down".
+const ESHUTDOWN: u32 = 108;
+
+/// A client in the transmission phase, byte by byte, because the usual one hides error numbers.
+fn raw_client(cluster: &Cluster, replica: Voter) -> UnixStream {
+    let mut stream = UnixStream::connect(cluster.nbd_socket(replica)).expect("it listens");
+    stream.set_read_timeout(Some(SOON)).expect("set");
+    nbd::client::handshake(&mut stream, RESOURCE.as_bytes()).expect("it serves");
+    stream
+}
+
+fn ask_to_read(stream: &mut UnixStream) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    request.extend(0x2560_9513_u32.to_be_bytes());
+    request.extend([0; 4]); // no flags, READ
+    request.extend(77_u64.to_be_bytes());
+    request.extend(0_u64.to_be_bytes());
+    request.extend(512_u32.to_be_bytes());
+    stream.write_all(&request)
+}
+
+#[test]
+fn a_client_of_a_node_that_is_demoted_by_force_hears_that_it_shuts_down_or_the_end_of_the_connection() {
+    let cluster = Cluster::start(&Settings::default());
+    cluster.promote(Voter::A);
+    let mut stream = raw_client(&cluster, Voter::A);
+    let refused = cluster.run(Voter::A, &["demote", RESOURCE]);
+    assert_eq!(refused.status.code(), Some(11), "a client is connected");
+    cluster.expect(Voter::A, &["demote", RESOURCE, "--force"]);
+    // The end may come first; an answer that comes is this error and no other.
+    let _ = ask_to_read(&mut stream);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    if let Some(error) = answer.get(4..8) {
+        assert_eq!(u32::from_be_bytes(error.try_into().expect("4 bytes")), ESHUTDOWN, "{answer:02x?}");
+    }
+    assert!(matches!(answer.len(), 0 | 16), "{answer:02x?}");
+    assert!(Volume::connect(&cluster.nbd_socket(Voter::A), RESOURCE).is_err(), "a Secondary serves nobody");
+}
+
+#[test]
+fn half_open_and_silent_clients_hurt_nobody() {
+    let cluster = Cluster::start(&Settings::default());
+    cluster.promote(Voter::A);
+    let socket = cluster.nbd_socket(Voter::A);
+    // Some never speak, some stop in the middle of a word, some never read their answers.
+    let silent: Vec<UnixStream> = (0..20).map(|_| UnixStream::connect(&socket).expect("it listens")).collect();
+    let mut broken: Vec<UnixStream> = (0..5).map(|_| UnixStream::connect(&socket).expect("it listens")).collect();
+    for stream in &mut broken {
+        stream.write_all(&[0, 0, 0]).expect("sent");
+        stream.shutdown(std::net::Shutdown::Write).expect("half open");
+    }
+    let mut deaf = raw_client(&cluster, Voter::A);
+    deaf.set_write_timeout(Some(Duration::from_millis(50))).expect("set");
+    while ask_to_read(&mut deaf).is_ok() {}
+    let mut volume = Volume::connect(&socket, RESOURCE).expect("served beside them");
+    for block in 0..64 {
+        volume.write_and_flush(block * 4096, &[1; 4096]).expect("written beside them");
+    }
+    drop((silent, broken, deaf));
+}
+
+#[test]
+fn clients_on_several_connections_see_each_others_flushed_writes() {
+    let cluster = Cluster::start(&Settings::default());
+    cluster.promote(Voter::A);
+    let connect = || Volume::connect(&cluster.nbd_socket(Voter::A), RESOURCE).expect("served");
+    let (mut one, mut other) = (connect(), connect());
+    for round in 0..50_u8 {
+        let offset = u64::from(round) * 1111;
+        one.write_and_flush(offset, &[round + 1; 3000]).expect("written");
+        assert_eq!(other.read(offset, 3000).expect("readable"), vec![round + 1; 3000]);
+    }
+}

@@ -1,0 +1,24 @@
+//! Real daemons on loopback: killed at random moments, stopped in order, misconfigured on purpose.
+//!
+//! `TWINBLK_PROCESS_ROUNDS` says how many processes `nothing_acknowledged_is_lost…` kills (8), `TWINBLK_PROCESS_SEED`
+//! repeats a run of it.
+
+#[path = "../common/harness.rs"]
+mod harness;
+#[path = "../../src/cli/demo/mailbox.rs"]
+#[allow(dead_code, reason = "a part of the demo")]
+mod mailbox;
+#[path = "../../src/cli/demo/message.rs"]
+#[allow(dead_code, reason = "a part of the demo")]
+mod message;
+#[path = "../../src/cli/demo/volume.rs"]
+#[allow(dead_code, reason = "a part of the demo")]
+mod volume;
+#[path = "../../src/cli/demo/writers.rs"]
+#[allow(dead_code, reason = "a part of the demo")]
+mod writers;
+
+mod clients;
+mod kills;
+mod refusals;
+mod stops;

@@ -1,0 +1,38 @@
+//! Orderly ends.
+
+use crate::harness::{Cluster, RESOURCE, Settings, Voter};
+use crate::volume::Volume;
+
+#[test]
+fn sigterm_ends_every_process_cleanly_and_a_restart_needs_no_catch_up() {
+    let mut cluster = Cluster::start(&Settings::default());
+    cluster.promote(Voter::A);
+    let mut volume = Volume::connect(&cluster.nbd_socket(Voter::A), RESOURCE).expect("the Primary serves");
+    volume.write_and_flush(1000, b"before the end").expect("written");
+    drop(volume);
+    for voter in Voter::ALL {
+        let status = cluster.stop(voter);
+        assert!(status.success(), "{} ended with {status}", voter.name());
+    }
+    for voter in Voter::ALL {
+        cluster.start_process(voter);
+    }
+    cluster.wait_until_linked();
+    cluster.promote(Voter::B);
+    let mut volume = Volume::connect(&cluster.nbd_socket(Voter::B), RESOURCE).expect("the Primary serves");
+    assert_eq!(volume.read(1000, 14).expect("readable"), b"before the end");
+    cluster.wait_until_synced(Voter::B);
+}
+
+#[test]
+fn a_primary_that_stops_in_order_hands_over_without_waiting_for_its_lease() {
+    let settings = Settings { heartbeat: "1s", peer_timeout: "10s", ..Settings::default() };
+    let mut cluster = Cluster::start(&settings);
+    cluster.promote(Voter::A);
+    cluster.wait_until_synced(Voter::A);
+    assert!(cluster.stop(Voter::A).success());
+    let begun = std::time::Instant::now();
+    cluster.promote(Voter::B);
+    let took = begun.elapsed();
+    assert!(took.as_secs() < 10, "the promotion took {took:?}: it waited for a lease that had been given back");
+}
