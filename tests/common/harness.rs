@@ -5,6 +5,7 @@
 //! processes that were started here are ended, by their handle.
 #![allow(dead_code, reason = "each test program uses its own part of the harness")]
 
+#[path = "harness/files.rs"]
 pub mod files;
 
 use std::fs::File;

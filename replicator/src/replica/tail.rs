@@ -12,6 +12,7 @@ use crate::layout::bitmap_page::BitmapPage;
 use crate::layout::journal_batch::BATCH_BYTES_MAX;
 use crate::notice::Notice;
 use crate::record::Record;
+use crate::state::Role;
 use crate::superblock_keeper::Revision;
 use crate::units::{BLOCK_BYTES, BlockRange, Lsn, NodeId};
 
@@ -50,7 +51,9 @@ impl Replica {
 
     pub(super) fn advance_tail(&mut self, effects: &mut Effects) {
         let is_ready = self.is_started() && self.disk_fault.is_none() && !self.is_cutting();
-        if self.tail_move.is_some() || !is_ready || !self.room_is_short() {
+        // Whoever takes in nothing needs no room: a node that has just started leaves nobody behind.
+        let takes_in = self.role == Role::Primary || self.inbound.is_some();
+        if self.tail_move.is_some() || !is_ready || !takes_in || !self.room_is_short() {
             return;
         }
         let ring = self.journal.ring();

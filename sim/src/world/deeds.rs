@@ -154,6 +154,7 @@ impl World {
             Operation { node, ask, asked_at: now, answered_at: None, has_failed: false, lost_at: None };
         self.operations.insert(id, operation);
         self.durability.asked(id, ask, now);
+        self.say(|| format!("{node} is asked {id}: {ask:?}"));
         self.tell(node, Event::RequestReceived { id: RequestId(id), request: ask.request(id) });
         id
     }
