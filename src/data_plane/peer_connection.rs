@@ -78,7 +78,7 @@ impl PeerConnection {
     }
 
     /// Whether it has ended and is only to be forgotten.
-    #[must_use]
+    #[cfg(test)]
     pub fn is_over(&self) -> bool {
         self.is_over
     }
