@@ -112,7 +112,9 @@ impl World {
         let event = match machine.health {
             DiskHealth::Stuck => return,
             DiskHealth::Failing => {
-                machine.in_flight.remove(&io);
+                if machine.in_flight.remove(&io).is_none() {
+                    return;
+                }
                 Event::IoFailed { io, errno: 5 }
             }
             DiskHealth::Good => {
