@@ -79,7 +79,7 @@ impl PeerConnection {
 
     /// Whether it has ended and is only to be forgotten.
     #[cfg(test)]
-    pub fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.is_over
     }
 

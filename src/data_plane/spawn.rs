@@ -120,8 +120,9 @@ impl DataPlane {
                 drop(to_control.send(FromDataPlane::Ended { error }));
             }
         };
-        // The thread is not waited for: its last word is `Ended`.
-        std::thread::Builder::new().name("data-plane".into()).spawn(body).map_err(SpawnError::Resources)?;
+        // Nobody joins the thread: when `Ended` is heard, its disks are closed.
+        let thread = std::thread::Builder::new().name("data-plane".into()).spawn(body);
+        thread.map_err(SpawnError::Resources)?;
         started.recv().expect("the thread says whether it could start")?;
         Ok(Self { sender, counter, voter })
     }

@@ -87,8 +87,12 @@ fn metadata_is_found_again_wherever_it_lies() {
         assert_eq!(found.superblock, Superblock { sequence: 2, ..superblock() });
         assert_eq!(found.recovery.end, Lsn::ZERO);
         assert!(found.bitmap_pages.is_empty());
-        let head = disks.metadata.read_at(disks.metadata_offset, 1 << 20).unwrap();
-        assert_eq!(signatures(&head, &[]), ["twinblk metadata"]);
+        let (bytes, length) = (disks.metadata.bytes, 1 << 20);
+        let head = disks.metadata.read_at(disks.metadata_offset, length).unwrap();
+        let tail = disks.metadata.read_at(bytes - bytes_u64(length), length).unwrap();
+        for (head, tail) in [(&head[..], &[][..]), (&[], &tail)] {
+            assert_eq!(signatures(head, tail), ["twinblk metadata"]);
+        }
     }
 }
 
