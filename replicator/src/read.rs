@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::effect::{Completion, Effect, Effects};
 use crate::event::{AllocatedExtent, IoId};
-use crate::units::{BLOCK_BYTES, ByteRange, Lsn, RequestId, bytes_usize, index_range};
+use crate::units::{BLOCK_BYTES, BlockRange, ByteRange, Lsn, RequestId, bytes_usize, index_range};
 use crate::write_back::extent_map::Piece;
 use crate::write_back::{ContentBytes, WriteBack};
 
@@ -63,13 +63,26 @@ impl Reads {
             return;
         }
         let parked = std::mem::take(&mut self.parked);
-        for read in parked {
+        for mut read in parked {
+            if read.until <= complete {
+                // Writes that were accepted since the read arrived may still come to nothing.
+                let blocks = read.range.covering_blocks();
+                let newest = blocks.and_then(|blocks| write_back.newest_overlapping(blocks));
+                read.until = newest.unwrap_or(Lsn::ZERO);
+            }
             if read.until <= complete {
                 self.start(read, write_back, next_io, effects);
             } else {
                 self.parked.push(read);
             }
         }
+    }
+
+    /// Whether a read of some of these blocks waits. New writes to them wait behind it, so that it ends.
+    #[must_use]
+    pub fn wait_for(&self, blocks: BlockRange) -> bool {
+        let ranges = self.parked.iter().filter_map(|read| read.range.covering_blocks());
+        ranges.into_iter().any(|range| range.overlaps(blocks))
     }
 
     fn start(
@@ -266,7 +279,7 @@ pub fn pending_block(write_back: &WriteBack, block: u64) -> Option<Bytes> {
 mod tests {
     use super::*;
     use crate::record::{Record, RecordKind};
-    use crate::units::{BlockRange, Tick, bytes_u64};
+    use crate::units::{Tick, bytes_u64};
 
     #[test]
     fn a_read_takes_each_block_from_where_its_newest_bytes_are() {
@@ -298,5 +311,22 @@ mod tests {
         expected.extend([5; 712]);
         assert_eq!(bytes.concat(), expected);
         assert_eq!(bytes_u64(bytes.concat().len()), 9000);
+    }
+
+    #[test]
+    fn a_read_that_waited_does_not_see_what_was_accepted_meanwhile_and_is_not_complete() {
+        let write = |lsn| Record::write(Lsn(lsn), BlockRange::new(0, 1), vec![7; 4096].into());
+        let mut write_back = WriteBack::new(Lsn(0));
+        write_back.accept(write(1), Tick(0));
+        let (mut reads, mut effects) = (Reads::default(), Effects::default());
+        reads.arrive(RequestId(9), ByteRange::new(0, 4096), Lsn(1));
+        assert!(reads.wait_for(BlockRange::new(0, 8)));
+        write_back.accept(write(2), Tick(0));
+        reads.advance(Lsn(1), &write_back, &mut || IoId(1), &mut effects);
+        reads.answer(&mut effects);
+        assert!(effects.is_empty(), "record 2 is not complete");
+        reads.advance(Lsn(2), &write_back, &mut || IoId(1), &mut effects);
+        reads.answer(&mut effects);
+        assert!(!effects.is_empty());
     }
 }

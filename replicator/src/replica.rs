@@ -290,7 +290,7 @@ impl Replica {
         self.advance_tail(effects);
         self.report_progress(effects);
         self.send_heartbeats(effects);
-        self.superblock.advance(&mut || self.numbers.next(), effects);
+        self.superblock.advance(self.now, &mut || self.numbers.next(), effects);
         self.answer_waits(effects);
         self.update_export(effects);
         self.check_invariants();
@@ -339,8 +339,10 @@ impl Replica {
     /// When something becomes due by time alone.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Tick> {
+        let stuck = self.oldest_metadata_io().map(|since| since.plus(self.config.disk_timeout));
         if !self.is_started() || self.is_cutting() {
-            return self.order_deadline(); // Only the disk can move anything on.
+            // Only the disk can move anything on.
+            return [self.order_deadline(), stuck].into_iter().flatten().min();
         }
         let heartbeat = self.peers.iter().filter_map(|peer| peer.heartbeat_due(self.config.heartbeat)).min();
         let is_writing = self.disk_fault.is_none();
@@ -348,11 +350,15 @@ impl Replica {
         let orders = self.order_deadline();
         let lease = self.reign_wakeup();
         let flush = self.journal.flush_due_at().filter(|_| is_writing);
-        let stuck =
-            self.journal.oldest_io().filter(|_| is_writing).map(|since| since.plus(self.config.disk_timeout));
         let due = [heartbeat, write_back, orders, lease, flush, stuck].into_iter().flatten().min();
         // What is overdue waits for something else; looking again every so often is enough.
         due.map(|due| due.max(self.now.plus(OVERDUE_PAUSE)))
+    }
+
+    /// When the oldest write or flush of the metadata area in flight was ordered, if the disk still counts.
+    fn oldest_metadata_io(&self) -> Option<Tick> {
+        let oldest = self.journal.oldest_io().into_iter().chain(self.superblock.oldest_io()).min();
+        oldest.filter(|_| self.disk_fault.is_none())
     }
 
     /// The newest write that has a number.

@@ -179,9 +179,12 @@ fn agree(world: &mut World) {
             }
             world.run_for(Span::from_millis(2000));
         }
+        if primaries(world).is_none() && has_filled_a_ring(world) {
+            return;
+        }
         assert!(
             primaries(world).is_some(),
-            "violation: nobody can be promoted: {refusals:#?}\n{}",
+            "violation: nobody can be promoted: {refusals:?}\n{}",
             world.summaries()
         );
     }
@@ -190,8 +193,7 @@ fn agree(world: &mut World) {
         world.operations.values().all(|operation| !operation.is_waiting())
     });
     assert!(is_quiet, "violation: clients wait for ever\n{}", world.summaries());
-    if world.notices.iter().any(|(_, name, _)| *name == "journal-full") {
-        // More was written than the ring holds: catching up by records is over, and nobody promised more.
+    if has_filled_a_ring(world) {
         world.read_everything(primary);
         return;
     }
@@ -199,4 +201,10 @@ fn agree(world: &mut World) {
     world.read_everything(primary);
     world.write_now(primary, 0, 4096);
     world.assert_converges();
+}
+
+/// Whether more was written than a ring holds while a replica was away: catching up by records is over then,
+/// and nobody promised more.
+fn has_filled_a_ring(world: &World) -> bool {
+    world.notices.iter().any(|(_, name, _)| *name == "journal-full")
 }

@@ -244,9 +244,15 @@ impl Replica {
     }
 
     pub(super) fn on_vote_reply(&mut self, node: NodeId, reply: &VoteReply) {
+        let shown = (reply.stage == VoteStage::Ask || reply.vote.is_err()).then_some(reply.record);
+        if self.candidacy.is_some()
+            && let Some(record) = shown
+        {
+            self.learn_record(&record);
+        }
         let Some(candidacy) = &mut self.candidacy else { return };
-        if reply.stage == VoteStage::Ask && reply.record.order() > candidacy.newest.order() {
-            candidacy.newest = reply.record;
+        if let Some(record) = shown.filter(|record| record.order() > candidacy.newest.order()) {
+            candidacy.newest = record;
         }
         match &mut candidacy.stage {
             Stage::Asking { request, replies, .. } if request.round == reply.round => {
@@ -264,6 +270,18 @@ impl Replica {
             | Stage::Storing { .. }
             | Stage::Taking { .. }
             | Stage::Recording { .. } => {}
+        }
+    }
+
+    /// Stores a record that a voter showed: a candidate votes for itself by the newest one that there is, even
+    /// if its Primary could not tell everybody any more.
+    fn learn_record(&mut self, record: &MembershipRecord) {
+        let own_voter = self.superblock.content().voter;
+        let is_voter = record.voters.ids.get(self.config.local.index()) == Some(&own_voter);
+        let same_voters = self.record().is_empty() || self.record().voters == record.voters;
+        let is_free = !self.candidacy_is_storing() && self.role != Role::Primary;
+        if is_voter && same_voters && is_free && record.order() > self.record().order() {
+            self.store_record(*record);
         }
     }
 

@@ -49,11 +49,11 @@ impl Replica {
     pub(super) fn admit_requests(&mut self, effects: &mut Effects) {
         while self.may_admit() {
             let Some(request) = self.writes.next_waiting() else { return };
-            let touched = touched_blocks(request);
-            if touched
-                .is_some_and(|blocks| self.writes.edits().iter().any(|edit| edit.blocks().overlaps(blocks)))
-            {
-                return; // A ragged write to these blocks is still being merged.
+            if let Some(blocks) = touched_blocks(request) {
+                let is_edited = self.writes.edits().iter().any(|edit| edit.blocks().overlaps(blocks));
+                if is_edited || self.reads.wait_for(blocks) {
+                    return; // A ragged write is still being merged, or a read came first.
+                }
             }
             let (id, request) = self.writes.take_waiting().expect("it was just looked at");
             self.admit(id, request, effects);

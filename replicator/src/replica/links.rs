@@ -402,8 +402,9 @@ impl Replica {
     }
 
     fn start_source(&mut self, node: NodeId, course: Course) {
+        let now = self.now;
         if let Some(link) = &mut self.peer_mut(node).link {
-            link.replication = Replication::Source(Box::new(Outbound::new(course)));
+            link.replication = Replication::Source(Box::new(Outbound::new(course, now)));
         }
     }
 
@@ -560,9 +561,7 @@ impl Replica {
         for (node, reason) in lost {
             self.drop_link(node, &reason, effects);
         }
-        if self.disk_fault.is_none()
-            && self.journal.oldest_io().is_some_and(|since| now >= since.plus(self.config.disk_timeout))
-        {
+        if self.oldest_metadata_io().is_some_and(|since| now >= since.plus(self.config.disk_timeout)) {
             let reason =
                 format!("a journal write or flush has not finished for {}", self.config.disk_timeout);
             self.fail_disk(reason, effects);

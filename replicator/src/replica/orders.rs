@@ -25,6 +25,11 @@ pub(super) struct Demotion {
 }
 
 impl Demotion {
+    /// Whether the last record of the reign is on its way to disk: nothing may follow it.
+    pub(super) fn is_recording(&self) -> bool {
+        matches!(self.stage, DemotionStage::Recording(_))
+    }
+
     pub(super) fn order(&self) -> Option<OrderId> {
         self.order
     }

@@ -296,6 +296,8 @@ impl Replica {
             (told.received, told.journaled, told.flushed)
                 != (progress.received, progress.journaled, progress.flushed)
                 || told.window_bytes.abs_diff(window_bytes) >= WINDOW_NEWS_BYTES
+                // A source that has next to no room waits for any.
+                || (told.window_bytes < WINDOW_NEWS_BYTES && window_bytes > 2 * told.window_bytes)
         });
         if is_news {
             inbound.reported = Some(progress);

@@ -14,6 +14,7 @@ use crate::units::{GenerationId, Incarnation, Lsn, NodeId, Span, Term, Tick, VOT
 
 use super::Replica;
 use super::links::Peer;
+use super::orders::Demotion;
 use super::sending::Outbound;
 
 /// How long completions may be held back for a peer that is entering the in-sync set.
@@ -133,7 +134,8 @@ impl Replica {
     }
 
     pub(super) fn advance_reign(&mut self, effects: &mut Effects) {
-        if self.reign.is_none() || self.role != Role::Primary {
+        let is_ending = self.demotion.as_ref().is_some_and(Demotion::is_recording);
+        if self.reign.is_none() || self.role != Role::Primary || is_ending {
             return;
         }
         self.count_stored(effects);

@@ -40,7 +40,7 @@ pub(super) struct Outbound {
     reader: Option<CatchUpReader>,
     flush_asked: Lsn,
     stable_told: Lsn,
-    /// Since when something is sent and no progress was reported.
+    /// Since when the target owes its position, or progress with what was sent.
     waiting_since: Option<Tick>,
     caught_up_bytes: u64,
 }
@@ -55,7 +55,7 @@ struct CatchUpReader {
 }
 
 impl Outbound {
-    pub(super) fn new(course: Course) -> Self {
+    pub(super) fn new(course: Course, now: Tick) -> Self {
         Self {
             next: None,
             announced: course.common,
@@ -67,7 +67,7 @@ impl Outbound {
             reader: None,
             flush_asked: Lsn::ZERO,
             stable_told: Lsn::ZERO,
-            waiting_since: None,
+            waiting_since: Some(now),
             caught_up_bytes: 0,
         }
     }

@@ -12,6 +12,7 @@ use crate::layout::bitmap_page::BitmapPage;
 use crate::layout::journal_batch::BATCH_BYTES_MAX;
 use crate::notice::Notice;
 use crate::record::Record;
+use crate::state::Role;
 use crate::superblock_keeper::Revision;
 use crate::units::{BLOCK_BYTES, BlockRange, Lsn, NodeId};
 
@@ -50,7 +51,9 @@ impl Replica {
 
     pub(super) fn advance_tail(&mut self, effects: &mut Effects) {
         let is_ready = self.is_started() && self.disk_fault.is_none() && !self.is_cutting();
-        if self.tail_move.is_some() || !is_ready || !self.room_is_short() {
+        // Whoever takes in nothing needs no room: a node that has just started leaves nobody behind.
+        let takes_in = self.role == Role::Primary || self.inbound.is_some();
+        if self.tail_move.is_some() || !is_ready || !takes_in || !self.room_is_short() {
             return;
         }
         let ring = self.journal.ring();
@@ -164,6 +167,13 @@ impl Replica {
             return;
         };
         let (behind, mut pages) = (std::mem::take(behind), std::mem::take(pages));
+        for (node, _, _) in &behind {
+            if !self.peer(*node).has_dirty_bits {
+                let name = self.name_of(*node);
+                let text = format!("the journal is full: {name} can no longer catch up by records");
+                effects.push(Effect::Notify(Notice::warning("journal-full", text)));
+            }
+        }
         pages.sort_unstable();
         pages.dedup();
         let zones = &self.superblock.content().zones;
@@ -181,8 +191,6 @@ impl Replica {
         let io = self.numbers.next();
         self.purposes.insert(io, IoPurpose::TailBitmap);
         effects.push(Effect::WriteBitmapPages { io, pages: writes });
-        let text = "the journal is full: from here on, some replicas cannot catch up by records".to_owned();
-        effects.push(Effect::Notify(Notice::warning("journal-full", text)));
     }
 
     pub(super) fn on_tail_bitmap_durable(&mut self) {

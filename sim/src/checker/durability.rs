@@ -146,10 +146,10 @@ fn check_unit(
         .collect();
     if may_be.is_empty() {
         let told: Vec<_> = entries.iter().map(|entry| (entry, &known[&entry.operation])).collect();
-        panic!(
-            "violation: unit {unit} (block {}) reads as {writer:?} at {asked}..{now}: {told:#?}",
-            unit / 8
-        );
+        for line in &told {
+            eprintln!("  {line:?}");
+        }
+        panic!("violation: unit {unit} (block {}) reads as {writer:?} at {asked}..{now}", unit / 8);
     }
     if let [operation] = may_be[..] {
         let it = known.get_mut(&operation).expect("every entry is known");
@@ -157,9 +157,12 @@ fn check_unit(
             // Seen is as good as answered, as far as later reads go; safe from a power cut it is not.
             it.certain = Some(now);
         }
+        let seen_asked = it.asked;
         for entry in entries.iter_mut().filter(|entry| entry.operation != operation) {
             let other = &known[&entry.operation];
-            if other.certain.is_none() && other.lost.is_some_and(|lost| lost < asked) {
+            // What was asked for later may lie on top of it; what was asked for before it would lie below.
+            let is_denied = other.lost.is_some_and(|lost| lost < asked && seen_asked <= lost);
+            if other.certain.is_none() && is_denied {
                 entry.dead.get_or_insert(now);
             }
         }

@@ -86,7 +86,12 @@ impl World {
     /// What a node's disk does from now on.
     pub fn set_health(&mut self, node: NodeId, health: DiskHealth) {
         self.say(|| format!("-- the disk of {node} is {health:?}"));
-        self.nodes[node.index()].health = health;
+        let machine = &mut self.nodes[node.index()];
+        machine.health = health;
+        let (run, late) = (machine.run, machine.in_flight.keys().copied().collect::<Vec<_>>());
+        for io in late {
+            self.at(self.now, Happening::IoDone { node, run, io });
+        }
     }
 
     /// Gives an order.
@@ -154,6 +159,7 @@ impl World {
             Operation { node, ask, asked_at: now, answered_at: None, has_failed: false, lost_at: None };
         self.operations.insert(id, operation);
         self.durability.asked(id, ask, now);
+        self.say(|| format!("{node} is asked {id}: {ask:?}"));
         self.tell(node, Event::RequestReceived { id: RequestId(id), request: ask.request(id) });
         id
     }

@@ -112,7 +112,9 @@ impl World {
         let event = match machine.health {
             DiskHealth::Stuck => return,
             DiskHealth::Failing => {
-                machine.in_flight.remove(&io);
+                if machine.in_flight.remove(&io).is_none() {
+                    return;
+                }
                 Event::IoFailed { io, errno: 5 }
             }
             DiskHealth::Good => {
@@ -132,6 +134,8 @@ impl World {
             return; // Its connection is gone.
         }
         operation.answered_at = Some(now);
+        self.say(|| format!("{node} answers {}", id.0));
+        let operation = self.operations.get_mut(&id.0).expect("it was just there");
         let (ask, asked_at) = (operation.ask, operation.asked_at);
         if let Completion::Failed(_) = outcome {
             operation.has_failed = true;

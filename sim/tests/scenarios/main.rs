@@ -1,3 +1,41 @@
 //! Scripted scenarios: one law of the product each, in a world where everything else is left to chance.
 
+mod catch_up;
+mod disks;
+mod failover;
+mod journal;
 mod promote;
+mod protocol_abc;
+mod quorum;
+
+use replicator::config::ReplicationProtocol;
+use replicator::units::Span;
+use sim::node::NodeOptions;
+use sim::world::{ALPHA, World, WorldOptions};
+
+/// A world with alpha as Primary, both in sync.
+fn promoted(seed: u64) -> World {
+    promoted_with(seed, WorldOptions::default())
+}
+
+/// The same with other options.
+fn promoted_with(seed: u64, options: WorldOptions) -> World {
+    let mut world = World::started(seed, options);
+    world.promote(ALPHA, 0).expect("nothing stands against it");
+    assert!(world.run_until(Span::from_millis(5000), World::is_in_sync), "{}", world.summaries());
+    world
+}
+
+fn with_protocol(protocol: ReplicationProtocol) -> WorldOptions {
+    WorldOptions { node: NodeOptions { protocol, ..NodeOptions::default() }, ..WorldOptions::default() }
+}
+
+/// Carries the world on for some milliseconds.
+fn pass(world: &mut World, milliseconds: u64) {
+    world.run_for(Span::from_millis(milliseconds));
+}
+
+/// Names of the members of the in-sync set as a node has stored it.
+fn in_sync(world: &World, node: replicator::units::NodeId) -> Vec<String> {
+    world.status(node).in_sync.into_iter().map(|member| member.name).collect()
+}

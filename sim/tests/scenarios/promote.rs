@@ -1,26 +1,30 @@
 //! Who may be Primary, and how it is handed over.
 
+use replicator::event::{ConnectedClients, Order};
 use replicator::layout::superblock::DurableDisk;
 use replicator::state::{DiskState, Role};
-use replicator::units::Span;
 use sim::world::{ALPHA, BETA, World, WorldOptions};
 
-/// A world with alpha as Primary, in sync.
-fn promoted(seed: u64) -> World {
-    let mut world = World::started(seed, WorldOptions::default());
-    world.promote(ALPHA, 0).expect("nothing stands against it");
-    world
-}
+use crate::{pass, promoted};
 
 #[test]
 fn the_first_promotion_of_two_zeroed_nodes_needs_no_force_and_copies_nothing() {
     for seed in 0..10 {
         let mut world = promoted(seed);
         assert_eq!(world.role(ALPHA), Role::Primary);
-        assert_eq!(world.disk(ALPHA), DiskState::UpToDate);
         world.assert_converges();
         assert_eq!(world.status(ALPHA).connections[0].peer_devices[0].caught_up, 0);
     }
+}
+
+#[test]
+fn the_first_promotion_waits_for_every_voter() {
+    let mut world = World::started(1, WorldOptions::default());
+    world.kill_tiebreaker();
+    pass(&mut world, 100);
+    assert!(world.promote(ALPHA, 1000).is_err());
+    world.start_tiebreaker();
+    world.promote(ALPHA, 5000).expect("all are there");
 }
 
 #[test]
@@ -33,8 +37,8 @@ fn an_inconsistent_disk_is_not_promoted() {
 #[test]
 fn a_second_primary_is_refused_while_the_first_is_linked() {
     let mut world = promoted(2);
-    world.assert_converges();
     assert_eq!(world.promote(BETA, 1000).expect_err("one is enough").name, "peer-is-primary");
+    assert_eq!(world.role(ALPHA), Role::Primary);
 }
 
 #[test]
@@ -47,10 +51,28 @@ fn the_role_is_handed_over_back_and_forth_with_writes_in_between() {
                 world.write_now(from, at * 8192 + round * 512, 4096);
             }
             world.demote(from).expect("no client is connected");
-            world.run_for(Span::from_millis(50));
+            pass(&mut world, 50);
             world.promote(to, 2000).expect("it is in sync");
             world.read_everything(to);
         }
+        world.assert_converges();
+    }
+}
+
+#[test]
+fn a_forced_demotion_in_the_middle_of_writes_leaves_equal_replicas() {
+    for seed in 0..10 {
+        let mut world = promoted(seed);
+        for at in 0..30 {
+            world.write(ALPHA, at * 4096, 4096);
+        }
+        world
+            .ask_operator(ALPHA, Order::Demote { clients: ConnectedClients::Disconnect })
+            .expect("force is enough");
+        pass(&mut world, 100);
+        assert_eq!(world.disk(BETA), DiskState::UpToDate);
+        world.promote(BETA, 2000).expect("it is in sync");
+        world.read_everything(BETA);
         world.assert_converges();
     }
 }

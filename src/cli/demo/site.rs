@@ -105,7 +105,7 @@ impl Site {
     /// Bytes of each journal: as large as the volume within bounds, because what a node misses while it is dead must
     /// fit in.
     pub fn journal_bytes(&self) -> u64 {
-        self.size_bytes.next_multiple_of(1 << 20).clamp(64 << 20, 1 << 30)
+        self.size_bytes.next_multiple_of(1 << 20).clamp(512 << 20, 1 << 30)
     }
 
     /// The folder with the configuration.

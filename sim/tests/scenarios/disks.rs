@@ -1,0 +1,55 @@
+//! Disks that fail or hang.
+
+use replicator::state::DiskState;
+use replicator::units::Span;
+use sim::node::{DiskHealth, NodeOptions};
+use sim::world::{ALPHA, BETA, World, WorldOptions};
+
+use crate::{in_sync, pass, promoted, promoted_with};
+
+#[test]
+fn a_secondary_whose_disk_fails_leaves_the_set_and_io_goes_on() {
+    let mut world = promoted(1);
+    world.set_health(BETA, DiskHealth::Failing);
+    let write = world.write(ALPHA, 0, 4096);
+    assert!(world.wait_for(write, 5000), "{}", world.summaries());
+    assert_eq!(in_sync(&world, ALPHA), ["alpha"]);
+    assert_eq!(world.disk(BETA), DiskState::Failed);
+    world.read_everything(ALPHA);
+}
+
+#[test]
+fn a_primary_whose_disk_fails_freezes_and_names_it() {
+    let mut world = promoted(2);
+    world.set_health(ALPHA, DiskHealth::Failing);
+    let write = world.write(ALPHA, 0, 4096);
+    pass(&mut world, 5000);
+    assert!(!world.is_done(write));
+    assert_eq!(world.disk(ALPHA), DiskState::Failed);
+    let frozen = world.status(ALPHA).frozen.expect("all I/O waits");
+    assert!(frozen.reason.contains("disk failed"), "{}", frozen.reason);
+}
+
+fn impatient(seed: u64) -> World {
+    let node = NodeOptions { disk_timeout: Span::from_millis(5000), ..NodeOptions::default() };
+    promoted_with(seed, WorldOptions { node, ..WorldOptions::default() })
+}
+
+#[test]
+fn a_journal_write_that_is_overdue_counts_as_failed_on_the_primary() {
+    let mut world = impatient(3);
+    world.set_health(ALPHA, DiskHealth::Stuck);
+    let write = world.write(ALPHA, 0, 4096);
+    pass(&mut world, 7000);
+    assert_eq!(world.disk(ALPHA), DiskState::Failed);
+    assert!(!world.is_done(write));
+}
+
+#[test]
+fn a_journal_write_that_is_overdue_on_the_secondary_costs_it_its_membership() {
+    let mut world = impatient(4);
+    world.set_health(BETA, DiskHealth::Stuck);
+    let write = world.write(ALPHA, 0, 4096);
+    assert!(world.wait_for(write, 8000), "{}", world.summaries());
+    assert_eq!(in_sync(&world, ALPHA), ["alpha"]);
+}
