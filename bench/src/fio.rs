@@ -107,7 +107,8 @@ pub fn jobs(folder: &Path, only: &str) -> anyhow::Result<Vec<Job>> {
     for file in files {
         let text = std::fs::read_to_string(&file)?;
         let question = text.lines().next().and_then(|line| line.strip_prefix("# "));
-        let question = question.with_context(|| format!("{} does not begin with its question", file.display()))?;
+        let question =
+            question.with_context(|| format!("{} does not begin with its question", file.display()))?;
         let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         if name.contains(only) {
             jobs.push(Job { name, question: question.to_owned(), text });
@@ -120,7 +121,13 @@ pub fn jobs(folder: &Path, only: &str) -> anyhow::Result<Vec<Job>> {
 ///
 /// # Errors
 /// fio fails, or says something unexpected.
-pub fn run(job: &Job, on: &Subject, scratch: &Path, size_bytes: u64, seconds: u64) -> anyhow::Result<Measured> {
+pub fn run(
+    job: &Job,
+    on: &Subject,
+    scratch: &Path,
+    size_bytes: u64,
+    seconds: u64,
+) -> anyhow::Result<Measured> {
     let target = match on {
         Subject::Nbd(uri) => format!("ioengine=nbd\nuri={uri}\n"),
         Subject::File(path) => format!("ioengine=io_uring\ndirect=1\nfilename={}\n", path.display()),
@@ -145,7 +152,8 @@ pub fn run(job: &Job, on: &Subject, scratch: &Path, size_bytes: u64, seconds: u6
 
 fn measured(job: &Value) -> Measured {
     let number = |value: &Value| value.as_f64().unwrap_or_default();
-    let percentile_us = |latency: &Value, percentile: &str| number(&latency["percentile"][percentile]) / 1000.0;
+    let percentile_us =
+        |latency: &Value, percentile: &str| number(&latency["percentile"][percentile]) / 1000.0;
     let direction = |name: &str| {
         let found = &job[name];
         let operations = number(&found["total_ios"]);

@@ -107,7 +107,10 @@ fn compare(
 fn build() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let status = Command::new(cargo).args(["build", "--release", "--bin", "twinblk"]).current_dir(&workspace).status()?;
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--bin", "twinblk"])
+        .current_dir(&workspace)
+        .status()?;
     anyhow::ensure!(status.success(), "twinblk cannot be built");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     Ok(target.join("release/twinblk"))
