@@ -7,7 +7,7 @@ use replicator::event::{ConnectedClients, Order};
 use replicator::state::Role;
 use replicator::units::{NodeId, Span};
 
-use crate::node::NodeOptions;
+use crate::node::{DiskHealth, NodeOptions};
 use crate::random::Random;
 use crate::workload::any_ask;
 use crate::world::{ALPHA, BETA, Delays, MS, TIE, World, WorldOptions};
@@ -135,6 +135,12 @@ fn any_fault(world: &mut World, random: &mut Random) {
             let clients =
                 if random.chance(50) { ConnectedClients::Disconnect } else { ConnectedClients::Refuse };
             world.order(node, Order::Demote { clients });
+        }
+        95..97 if is_up => {
+            // A disk that hangs, shorter or longer than peers wait for a sign of life.
+            world.set_health(node, DiskHealth::Stuck);
+            world.run_for(Span(random.below(5000 * MS)));
+            world.set_health(node, DiskHealth::Good);
         }
         _ => {
             // Long enough for timeouts and leases.
