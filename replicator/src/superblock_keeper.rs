@@ -101,8 +101,12 @@ impl SuperblockKeeper {
         }
         self.content.sequence += 1;
         let io = next_io();
-        self.in_flight =
-            Some(InFlight { io, revision: self.revision, session: self.content.journal.session, started: now });
+        self.in_flight = Some(InFlight {
+            io,
+            revision: self.revision,
+            session: self.content.journal.session,
+            started: now,
+        });
         let bytes = self.content.encode().to_vec();
         let offset = self.content.zones.superblocks()[self.content.copy_index()].offset;
         effects.push(Effect::WriteSuperblock { io, offset, bytes });

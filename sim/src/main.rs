@@ -70,13 +70,15 @@ fn run_in_children(asked: &Asked) -> Vec<u64> {
             BufReader::new(errors).lines().map_while(Result::ok).take(400).collect::<Vec<_>>()
         });
         let output = BufReader::new(child.stdout.take().expect("it is a pipe"));
-        let begun = output.lines().map_while(Result::ok).filter_map(|line| line.strip_prefix("seed ")?.parse().ok());
+        let begun =
+            output.lines().map_while(Result::ok).filter_map(|line| line.strip_prefix("seed ")?.parse().ok());
         let last = begun.last().unwrap_or(next);
         let reasons = reasons.join().expect("reading lines does not fail");
         if child.wait().expect("the child was started").success() {
             return failed;
         }
-        let reason: Vec<_> = reasons.iter().filter(|line| !line.trim().is_empty()).take(10).cloned().collect();
+        let reason: Vec<_> =
+            reasons.iter().filter(|line| !line.trim().is_empty()).take(10).cloned().collect();
         println!("{}\n  repeat: cargo run --release -p sim -- --seed {last} --trace", reason.join("\n  "));
         failed.push(last);
         next = last + 1;

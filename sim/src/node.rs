@@ -120,8 +120,7 @@ impl Default for NodeOptions {
 }
 
 fn config(node: NodeId, options: &NodeOptions) -> Config {
-    let replica =
-        |name: &str| ReplicaConfig { name: name.to_owned(), protocol: options.protocol };
+    let replica = |name: &str| ReplicaConfig { name: name.to_owned(), protocol: options.protocol };
     Config {
         resource: "sim".to_owned(),
         volume_bytes: VOLUME_BYTES,

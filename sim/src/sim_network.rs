@@ -72,8 +72,7 @@ impl SimNetwork {
     pub fn connect(&mut self, nodes: [NodeId; 2], learned: [u64; 2]) -> LinkId {
         self.next += 1;
         let id = LinkId(self.next);
-        let end =
-            |at| End { is_open: true, frames_sent: 0, inbox: VecDeque::from([(at, Item::Up)]) };
+        let end = |at| End { is_open: true, frames_sent: 0, inbox: VecDeque::from([(at, Item::Up)]) };
         self.links.insert(id, SimLink { nodes, ends: learned.map(end) });
         id
     }

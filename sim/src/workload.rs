@@ -69,7 +69,9 @@ impl Ask {
     #[must_use]
     pub fn durability(self) -> Durability {
         match self {
-            Self::Write(_, durability) | Self::Trim(_, durability) | Self::Zeroes(_, durability) => durability,
+            Self::Write(_, durability) | Self::Trim(_, durability) | Self::Zeroes(_, durability) => {
+                durability
+            }
             Self::Read(_) | Self::Flush => Durability::Complete,
         }
     }
@@ -83,7 +85,8 @@ impl Ask {
             }
             Self::Trim(range, durability) => Request::Trim { range, durability },
             Self::Zeroes(range, durability) => {
-                let allocation = if operation.is_multiple_of(2) { Allocation::Keep } else { Allocation::Release };
+                let allocation =
+                    if operation.is_multiple_of(2) { Allocation::Keep } else { Allocation::Release };
                 Request::WriteZeroes { range, allocation, durability }
             }
             Self::Read(range) => Request::Read { range },

@@ -37,7 +37,8 @@ fn start(config: &ResourceConfig, local: NodeId, run_dir: &Path) -> Result<DataP
         continuity_page: run_dir.join(format!("{}.run", config.resource)),
     };
     let (to_control, heard) = mpsc::unbounded_channel();
-    let plane = spawn::DataPlane::spawn(settings, to_control).map_err(|error| RunError::DataPlane(error.to_string()))?;
+    let plane = spawn::DataPlane::spawn(settings, to_control)
+        .map_err(|error| RunError::DataPlane(error.to_string()))?;
     let teller = plane.teller();
     let link = PlaneLink::new(move |what| teller.tell(what));
     Ok(DataPlane { link, heard, voter: plane.voter() })

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Delay after the first failure, and after a link that lasted.
 const DELAY_MIN: Duration = Duration::from_millis(100);
 /// Longest delay.
-const DELAY_MAX: Duration = Duration::from_secs(3);
+const DELAY_MAX: Duration = Duration::from_secs(1);
 /// A link that lived for so long has lasted. Shorter ones count as failures, so that two nodes which accept and
 /// then drop each other do not spin.
 const LASTED: Duration = Duration::from_secs(3);

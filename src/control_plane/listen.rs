@@ -144,7 +144,7 @@ pub struct TcpSocket {
 
 impl TcpSocket {
     /// Where it listens; the port is the real one if any was asked for.
-    #[must_use]
+    #[cfg(test)]
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -158,6 +158,12 @@ impl<C: Core> EventLoop<C> {
                 self.touched.push(*id);
             }
         }
+        // A reply that the kernel took is often all that happened; nothing follows from it.
+        let is_due = self.parts.core.next_wakeup().is_some_and(|due| due <= now);
+        let nobody_waits = self.touched.is_empty() && self.budget.next_in_line().is_none();
+        if self.round.events.is_empty() && nobody_waits && !is_due {
+            return Ok(());
+        }
         self.settle(now)
     }
 

@@ -67,11 +67,11 @@ struct Executing {
 #[derive(Clone, Copy, Debug)]
 enum Arriving {
     /// It waits for room in the budget.
-    ForMemory(Request, u32),
+    WithoutRoom(Request, u32),
     /// It waits for its payload, `held` bytes of the budget in hand.
-    ForPayload(Request, u64),
+    InPart(Request, u64),
     /// It is refused; its payload is being thrown away, then this is answered.
-    ForRefusal(ReplyTo, Failure),
+    Refused(ReplyTo, Failure),
 }
 
 /// One client.
@@ -296,24 +296,24 @@ impl NbdConnection {
     fn decode(&mut self, round: &mut Round, budget: &mut MemoryBudget, now: Tick) {
         while self.takes_requests() && !self.is_full() {
             let is_stuck = match self.arriving.take() {
-                Some(Arriving::ForMemory(request, payload)) => {
+                Some(Arriving::WithoutRoom(request, payload)) => {
                     !self.admit(round, budget, request, payload, now)
                 }
-                Some(Arriving::ForPayload(request, held)) => match self.inflow.take_payload() {
+                Some(Arriving::InPart(request, held)) => match self.inflow.take_payload() {
                     Some(payload) => {
                         self.execute(round, request, payload, held, now);
                         false
                     }
                     None => {
-                        self.arriving = Some(Arriving::ForPayload(request, held));
+                        self.arriving = Some(Arriving::InPart(request, held));
                         true
                     }
                 },
-                Some(Arriving::ForRefusal(reply_to, failure)) if self.inflow.is_at_header() => {
+                Some(Arriving::Refused(reply_to, failure)) if self.inflow.is_at_header() => {
                     self.refuse(reply_to, failure, 0, now);
                     false
                 }
-                Some(waiting @ Arriving::ForRefusal(..)) => {
+                Some(waiting @ Arriving::Refused(..)) => {
                     self.arriving = Some(waiting);
                     true
                 }
@@ -334,12 +334,12 @@ impl NbdConnection {
             }
             Decoded::Request { consumed, request, payload_bytes } => {
                 self.inflow.consume(consumed);
-                self.arriving = Some(Arriving::ForMemory(request, payload_bytes));
+                self.arriving = Some(Arriving::WithoutRoom(request, payload_bytes));
             }
             Decoded::Refused { consumed, drain_bytes, reply_to, refusal } => {
                 self.inflow.consume(consumed);
                 self.inflow.begin_unwanted(u64::from(drain_bytes));
-                self.arriving = Some(Arriving::ForRefusal(reply_to, refusal.failure()));
+                self.arriving = Some(Arriving::Refused(reply_to, refusal.failure()));
             }
             Decoded::Disconnect { consumed } => {
                 self.inflow.consume(consumed);
@@ -365,13 +365,13 @@ impl NbdConnection {
     ) -> bool {
         let held = translate::bytes_in_memory(&request);
         if !budget.try_reserve(self.id, self.held, held) {
-            self.arriving = Some(Arriving::ForMemory(request, payload_bytes));
+            self.arriving = Some(Arriving::WithoutRoom(request, payload_bytes));
             return false;
         }
         self.held += held;
         if payload_bytes > 0 {
             self.inflow.begin_payload(usize::try_from(payload_bytes).expect("usize has 64 bits"));
-            self.arriving = Some(Arriving::ForPayload(request, held));
+            self.arriving = Some(Arriving::InPart(request, held));
         } else if translate::is_done_by_itself(&request) {
             self.note_reply_queued(now);
             let replies = self.replies;
@@ -442,7 +442,7 @@ impl NbdConnection {
         let wants_bytes = match (self.phase, self.arriving) {
             (Phase::Closed | Phase::Finishing, _) => false,
             (Phase::Farewell { .. }, _) => true,
-            (Phase::Serving | Phase::ShuttingDown { .. }, Some(Arriving::ForMemory(..))) => false,
+            (Phase::Serving | Phase::ShuttingDown { .. }, Some(Arriving::WithoutRoom(..))) => false,
             (Phase::Serving | Phase::ShuttingDown { .. }, Some(_) | None) => !self.is_full(),
         };
         if wants_bytes && !self.is_receiving {

@@ -78,8 +78,8 @@ impl PeerConnection {
     }
 
     /// Whether it has ended and is only to be forgotten.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
+    #[cfg(test)]
+    fn is_over(&self) -> bool {
         self.is_over
     }
 

@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
-use std::thread::JoinHandle;
 
 use replicator::config::Config;
 use replicator::replica::{Replica, Restored};
@@ -57,7 +56,6 @@ pub struct DataPlane {
     sender: Sender<ToDataPlane>,
     counter: Arc<OwnedFd>,
     voter: VoterId,
-    thread: JoinHandle<()>,
 }
 
 /// Tells a data plane things; may be cloned and moved to any thread.
@@ -122,10 +120,11 @@ impl DataPlane {
                 drop(to_control.send(FromDataPlane::Ended { error }));
             }
         };
+        // Nobody joins the thread: when `Ended` is heard, its disks are closed.
         let thread = std::thread::Builder::new().name("data-plane".into()).spawn(body);
-        let thread = thread.map_err(SpawnError::Resources)?;
+        thread.map_err(SpawnError::Resources)?;
         started.recv().expect("the thread says whether it could start")?;
-        Ok(Self { sender, counter, voter, thread })
+        Ok(Self { sender, counter, voter })
     }
 
     /// The identity of this node's metadata.
@@ -138,11 +137,5 @@ impl DataPlane {
     #[must_use]
     pub fn teller(&self) -> Teller {
         Teller { sender: self.sender.clone(), counter: self.counter.clone() }
-    }
-
-    /// Waits until the thread has ended, its disks closed.
-    pub fn join(self) {
-        let Self { thread, .. } = self;
-        thread.join().expect("a panic aborts the process");
     }
 }

@@ -5,6 +5,7 @@
 //! processes that were started here are ended, by their handle.
 #![allow(dead_code, reason = "each test program uses its own part of the harness")]
 
+#[path = "harness/files.rs"]
 pub mod files;
 
 use std::fs::File;
@@ -124,8 +125,11 @@ impl Cluster {
     /// Writes the configuration that one voter sees. Every voter has its own copy, so that they can differ.
     pub fn configure(&self, voter: Voter, settings: &Settings) {
         let text = files::configuration(self, settings);
-        std::fs::write(self.run_dir(voter).join(format!("{RESOURCE}.toml")), text.replace("SECRET", &files::quoted(&self.secret(voter))))
-            .expect("written");
+        std::fs::write(
+            self.run_dir(voter).join(format!("{RESOURCE}.toml")),
+            text.replace("SECRET", &files::quoted(&self.secret(voter))),
+        )
+        .expect("written");
     }
 
     /// Starts a process and does not wait.
@@ -188,7 +192,12 @@ impl Cluster {
         let output = self.run(voter, args);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let complained = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{args:?} on {}: {}\n{said}{complained}", voter.name(), output.status);
+        assert!(
+            output.status.success(),
+            "{args:?} on {}: {}\n{said}{complained}",
+            voter.name(),
+            output.status
+        );
         said
     }
 
@@ -208,7 +217,9 @@ impl Cluster {
     /// Makes a replica Primary whose peer has just been killed, and perhaps is not missed yet.
     pub fn take_over(&mut self, replica: Voter) {
         self.wait_until("the loss of the peer is noticed", SOON, |cluster| {
-            cluster.value(replica, "/connections/0/connection-state").is_some_and(|state| state != "Connected")
+            cluster
+                .value(replica, "/connections/0/connection-state")
+                .is_some_and(|state| state != "Connected")
         });
         self.promote(replica);
     }
@@ -229,8 +240,13 @@ impl Cluster {
         let deadline = Instant::now() + within;
         while !is_met(self) {
             for voter in Voter::ALL {
-                let ended = self.processes[voter.index()].as_mut().and_then(|child| child.try_wait().expect("asked"));
-                assert!(ended.is_none(), "while waiting for: {what}: {} ended by itself ({ended:?})", voter.name());
+                let ended =
+                    self.processes[voter.index()].as_mut().and_then(|child| child.try_wait().expect("asked"));
+                assert!(
+                    ended.is_none(),
+                    "while waiting for: {what}: {} ended by itself ({ended:?})",
+                    voter.name()
+                );
             }
             let now = Instant::now();
             assert!(now < deadline, "not within {} s: {what}\n{}", within.as_secs(), self.statuses());
@@ -245,7 +261,9 @@ impl Cluster {
                 && status.pointer("/tiebreaker/connection-state").is_some_and(|state| state == "Connected")
         };
         self.wait_until("all three are linked", SOON, |cluster| {
-            Voter::REPLICAS.into_iter().all(|replica| cluster.status(replica).is_some_and(|status| linked(&status)))
+            Voter::REPLICAS
+                .into_iter()
+                .all(|replica| cluster.status(replica).is_some_and(|status| linked(&status)))
         });
     }
 
@@ -277,8 +295,10 @@ impl Cluster {
             let status = self.stop(voter);
             assert!(status.success(), "{} ended with {status}", voter.name());
         }
-        let [ours, theirs] = Voter::REPLICAS.map(|replica| std::fs::read(self.data(replica)).expect("a data file"));
-        let different = ours.chunks(4096).zip(theirs.chunks(4096)).filter(|(ours, theirs)| ours != theirs).count();
+        let [ours, theirs] =
+            Voter::REPLICAS.map(|replica| std::fs::read(self.data(replica)).expect("a data file"));
+        let different =
+            ours.chunks(4096).zip(theirs.chunks(4096)).filter(|(ours, theirs)| ours != theirs).count();
         let first = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs);
         assert!(ours == theirs, "{different} blocks differ, the first at byte {first:?}");
     }
@@ -335,7 +355,8 @@ impl Cluster {
 
     fn statuses(&self) -> String {
         let of = |replica: Voter| {
-            let said = self.status(replica).map_or_else(|| "no status".to_owned(), |status| format!("{status:#}"));
+            let said =
+                self.status(replica).map_or_else(|| "no status".to_owned(), |status| format!("{status:#}"));
             format!("{}: {said}\n", replica.name())
         };
         Voter::REPLICAS.map(of).concat()

@@ -149,9 +149,32 @@ pub fn verified_load(export: &Export) {
     let uri = format!("--uri={}", export.uri);
     let common = ["--ioengine=nbd", &uri, "--verify=crc32c", "--verify_fatal=1", "--group_reporting"];
     let jobs: [&[&str]; 3] = [
-        &["--name=mixed", "--rw=randwrite", "--bsrange=512-64k", "--bs_unaligned", "--size=48M", "--iodepth=32"],
-        &["--name=small", "--rw=randwrite", "--bs=4k", "--size=32M", "--iodepth=1", "--fsync=16", "--io_size=8M"],
-        &["--name=many", "--rw=randrw", "--bs=8k", "--size=16M", "--iodepth=8", "--numjobs=4", "--offset_increment=16M"],
+        &[
+            "--name=mixed",
+            "--rw=randwrite",
+            "--bsrange=512-64k",
+            "--bs_unaligned",
+            "--size=48M",
+            "--iodepth=32",
+        ],
+        &[
+            "--name=small",
+            "--rw=randwrite",
+            "--bs=4k",
+            "--size=32M",
+            "--iodepth=1",
+            "--fsync=16",
+            "--io_size=8M",
+        ],
+        &[
+            "--name=many",
+            "--rw=randrw",
+            "--bs=8k",
+            "--size=16M",
+            "--iodepth=8",
+            "--numjobs=4",
+            "--offset_increment=16M",
+        ],
     ];
     for job in jobs {
         let args: Vec<&str> = job.iter().copied().chain(common).collect();

@@ -53,8 +53,10 @@ fn half_open_and_silent_clients_hurt_nobody() {
     cluster.promote(Voter::A);
     let socket = cluster.nbd_socket(Voter::A);
     // Some never speak, some stop in the middle of a word, some never read their answers.
-    let silent: Vec<UnixStream> = (0..20).map(|_| UnixStream::connect(&socket).expect("it listens")).collect();
-    let mut broken: Vec<UnixStream> = (0..5).map(|_| UnixStream::connect(&socket).expect("it listens")).collect();
+    let silent: Vec<UnixStream> =
+        (0..20).map(|_| UnixStream::connect(&socket).expect("it listens")).collect();
+    let mut broken: Vec<UnixStream> =
+        (0..5).map(|_| UnixStream::connect(&socket).expect("it listens")).collect();
     for stream in &mut broken {
         stream.write_all(&[0, 0, 0]).expect("sent");
         stream.shutdown(std::net::Shutdown::Write).expect("half open");

@@ -34,5 +34,8 @@ fn a_primary_that_stops_in_order_hands_over_without_waiting_for_its_lease() {
     let begun = std::time::Instant::now();
     cluster.promote(Voter::B);
     let took = begun.elapsed();
-    assert!(took.as_secs() < 10, "the promotion took {took:?}: it waited for a lease that had been given back");
+    assert!(
+        took.as_secs() < 10,
+        "the promotion took {took:?}: it waited for a lease that had been given back"
+    );
 }

@@ -79,12 +79,9 @@ pub fn check(on: &Preconditions) -> Result<(), Refused> {
         }
     }
     match &on.primary {
-        Some(primary) => row(
-            RefusalCode::StateChange,
-            PEER_IS_PRIMARY,
-            format!("{primary} is Primary"),
-            "demote it first",
-        ),
+        Some(primary) => {
+            row(RefusalCode::StateChange, PEER_IS_PRIMARY, format!("{primary} is Primary"), "demote it first")
+        }
         None => Ok(()),
     }
 }

@@ -261,8 +261,17 @@ impl Replica {
 
     /// Everything up to here is flushed on every in-sync replica.
     pub(super) fn note_stable(&mut self, stable_up_to: Lsn) {
-        if self.role != Role::Primary {
-            self.stable = self.stable.max(stable_up_to);
+        if self.role == Role::Primary {
+            return;
+        }
+        self.stable = self.stable.max(stable_up_to);
+        // The Primary is one of them. Heartbeats say so too, but a second late: a Primary that dies in between would
+        // seem to lack all that it had flushed since, and that would have to be kept or marked dirty for it.
+        let own_end = self.journal.flushed();
+        let Some(from) = self.inbound.as_ref().map(|inbound| inbound.from) else { return };
+        let primary = self.peer_mut(from);
+        if primary.disk == DiskState::UpToDate {
+            primary.flushed = primary.flushed.max(stable_up_to.min(own_end));
         }
     }
 

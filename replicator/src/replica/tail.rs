@@ -167,6 +167,13 @@ impl Replica {
             return;
         };
         let (behind, mut pages) = (std::mem::take(behind), std::mem::take(pages));
+        for (node, _, _) in &behind {
+            if !self.peer(*node).has_dirty_bits {
+                let name = self.name_of(*node);
+                let text = format!("the journal is full: {name} can no longer catch up by records");
+                effects.push(Effect::Notify(Notice::warning("journal-full", text)));
+            }
+        }
         pages.sort_unstable();
         pages.dedup();
         let zones = &self.superblock.content().zones;
@@ -184,8 +191,6 @@ impl Replica {
         let io = self.numbers.next();
         self.purposes.insert(io, IoPurpose::TailBitmap);
         effects.push(Effect::WriteBitmapPages { io, pages: writes });
-        let text = "the journal is full: from here on, some replicas cannot catch up by records".to_owned();
-        effects.push(Effect::Notify(Notice::warning("journal-full", text)));
     }
 
     pub(super) fn on_tail_bitmap_durable(&mut self) {

@@ -61,8 +61,7 @@ impl Durability {
     pub fn asked(&mut self, operation: u64, ask: Ask, now: u64) {
         let Some(range) = ask.changes() else { return };
         let is_zero = !matches!(ask, Ask::Write(..));
-        self.known
-            .insert(operation, Known { asked: now, certain: None, lost: None, is_flushed: false });
+        self.known.insert(operation, Known { asked: now, certain: None, lost: None, is_flushed: false });
         let origin = Entry { operation: ORIGIN, is_zero: true, dead: None };
         for unit in units_of(range) {
             let entries = self.units.entry(unit).or_insert_with(|| vec![origin]);

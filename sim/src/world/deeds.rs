@@ -70,7 +70,10 @@ impl World {
     fn holds_everything(&self, node: NodeId) -> bool {
         let on_disk = self.nodes.each_ref().map(|node| node.superblock().membership);
         let tiebreaker = self.tiebreaker.running.as_ref().map(|tiebreaker| *tiebreaker.record());
-        let newest = on_disk.into_iter().chain(tiebreaker).max_by_key(replicator::promotion::membership::MembershipRecord::order);
+        let newest = on_disk
+            .into_iter()
+            .chain(tiebreaker)
+            .max_by_key(replicator::promotion::membership::MembershipRecord::order);
         let recorded = newest.and_then(|record| record.in_sync.incarnation_of(node));
         let superblock = self.nodes[node.index()].superblock();
         let mark = self.nodes[node.index()].mark;
@@ -109,7 +112,8 @@ impl World {
     /// There is no answer within a minute.
     pub fn ask_operator(&mut self, node: NodeId, what: Order) -> Result<String, Refused> {
         let order = self.order(node, what);
-        let is_answered = self.run_until(Span::from_millis(60_000), |world| world.answers.contains_key(&order));
+        let is_answered =
+            self.run_until(Span::from_millis(60_000), |world| world.answers.contains_key(&order));
         assert!(is_answered, "violation: {node} does not answer order {}", order.0);
         match self.answers[&order].clone() {
             Answer::Done { text } => Ok(text),
@@ -132,7 +136,8 @@ impl World {
     /// What clients of the other node still wait for either happened before or never does.
     pub fn note_promotion(&mut self, node: NodeId) {
         let now = self.now;
-        let waiting = self.operations.iter().filter(|(_, operation)| operation.node != node && operation.is_waiting());
+        let waiting =
+            self.operations.iter().filter(|(_, operation)| operation.node != node && operation.is_waiting());
         for (id, _) in waiting {
             self.durability.lost(*id, now);
         }
@@ -150,7 +155,8 @@ impl World {
     pub fn ask(&mut self, node: NodeId, ask: Ask) -> u64 {
         let id = u64::try_from(self.operations.len()).expect("64 bits") + 1;
         let now = self.now;
-        let operation = Operation { node, ask, asked_at: now, answered_at: None, has_failed: false, lost_at: None };
+        let operation =
+            Operation { node, ask, asked_at: now, answered_at: None, has_failed: false, lost_at: None };
         self.operations.insert(id, operation);
         self.durability.asked(id, ask, now);
         self.say(|| format!("{node} is asked {id}: {ask:?}"));

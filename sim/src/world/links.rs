@@ -27,8 +27,8 @@ impl World {
     pub(super) fn dial(&mut self) {
         for nodes in [[ALPHA, BETA], [ALPHA, TIE], [BETA, TIE]] {
             let [low, high] = nodes;
-            let is_missing = self.network.open_link(low, high).is_none()
-                || self.network.open_link(high, low).is_none();
+            let is_missing =
+                self.network.open_link(low, high).is_none() || self.network.open_link(high, low).is_none();
             let can_talk =
                 !self.network.cuts.contains(&(low, high)) && !self.network.cuts.contains(&(high, low));
             let both = |of: fn(&Self, NodeId) -> bool| of(self, low) && of(self, high);

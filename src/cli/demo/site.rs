@@ -86,8 +86,9 @@ impl Site {
         );
         for (side, port) in Side::BOTH.into_iter().zip([port_a, port_b]) {
             let node = format!(
-                "\n[[node]]\nname = \"{}\"\naddress = \"127.0.0.1:{port}\"\ndata = {}\nmetadata = {}\nnbd = {{ unix = {} }}\n",
+                "\n[[node]]\nname = \"{}\"\naddress = \"127.0.0.1:{port}\"\njournal-size = \"{}\"\ndata = {}\nmetadata = {}\nnbd = {{ unix = {} }}\n",
                 side.name(),
+                self.journal_bytes(),
                 quoted(&self.data(side))?,
                 quoted(&self.metadata(side))?,
                 quoted(&self.nbd_socket(side))?,
@@ -99,6 +100,12 @@ impl Site {
             "\n[tiebreaker]\naddress = \"127.0.0.1:{port_tiebreaker}\"\nstate = {state}\n"
         ));
         Ok(text)
+    }
+
+    /// Bytes of each journal: as large as the volume within bounds, because what a node misses while it is dead must
+    /// fit in.
+    pub fn journal_bytes(&self) -> u64 {
+        self.size_bytes.next_multiple_of(1 << 20).clamp(512 << 20, 1 << 30)
     }
 
     /// The folder with the configuration.

@@ -123,7 +123,7 @@ impl Trial<'_> {
             takeover.lease_seconds
         ));
         let alone = self.between(PHASE_MIN, share / 2);
-        self.write_for(alone)?;
+        self.write_until(alone, tally.bytes + self.pair.site().journal_bytes() / 4)?;
         let returned = Instant::now();
         self.pair.start_replica(dead)?;
         self.say(&format!("{} starts again", dead.name()));
@@ -186,6 +186,11 @@ impl Trial<'_> {
     }
 
     fn write_for(&self, duration: Duration) -> anyhow::Result<()> {
+        self.write_until(duration, u64::MAX)
+    }
+
+    /// Lets the writers write this long, or until they have written so much in all.
+    fn write_until(&self, duration: Duration, bytes_max: u64) -> anyhow::Result<()> {
         let until = Instant::now() + duration;
         loop {
             let tally = self.writers.tally()?;
@@ -197,7 +202,7 @@ impl Trial<'_> {
                 size(tally.bytes)
             ));
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || tally.bytes >= bytes_max {
                 return Ok(());
             }
             self.interruption.pause(left.min(SHOW_EVERY))?;

@@ -12,6 +12,12 @@ use super::mailbox::{Mailbox, Placed};
 use super::message::Found;
 use super::volume::Volume;
 
+/// Bytes that one writer delivers in a second at most: mail comes as fast as it is sent, not as fast as disks are.
+/// And a node that is dead for a while can catch up from the journal.
+const WRITER_BYTES_PER_SECOND: u64 = 6 << 20;
+/// How much of a pause a writer makes up for.
+const BURST: Duration = Duration::from_millis(200);
+
 /// How many of its newest messages a writer reads back after a takeover, before they may be overwritten.
 const NEWEST_CHECKED: usize = 64;
 /// How long a new Primary may take until it lets clients in.
@@ -160,6 +166,18 @@ impl Board {
         }
     }
 
+    /// Waits until the next message is due. False if the writers stop.
+    fn wait_until(&self, due: Instant) -> bool {
+        let mut state = self.lock();
+        loop {
+            let left = due.saturating_duration_since(Instant::now());
+            if state.is_stopping || left.is_zero() {
+                return !state.is_stopping;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     fn acknowledged(&self, placed: Placed) {
         let mut state = self.lock();
         let now = Instant::now();
@@ -242,7 +260,8 @@ impl Writer {
     }
 
     fn write(&mut self, volume: &mut Volume) -> std::io::Result<()> {
-        while !self.board.is_stopping() {
+        let mut due = Instant::now();
+        while self.board.wait_until(due) {
             // What was cut off is sent again, as a mail server would.
             let placed = self.unacknowledged.unwrap_or_else(|| self.mailbox.next());
             self.unacknowledged = Some(placed);
@@ -250,6 +269,8 @@ impl Writer {
             self.unacknowledged = None;
             self.mailbox.acknowledge(placed);
             self.board.acknowledged(placed);
+            let length = u64::from(placed.message.length);
+            due = due.max(Instant::now() - BURST) + Duration::from_micros(length * 1_000_000 / WRITER_BYTES_PER_SECOND);
         }
         Ok(())
     }

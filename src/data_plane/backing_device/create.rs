@@ -8,7 +8,6 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::data_plane::backing_device::device::{Device, DeviceError};
-use crate::data_plane::backing_device::signatures::{PROBE_BYTES, signatures};
 use crate::data_plane::backing_device::start::OpenDisks;
 use crate::data_plane::buffers::PoolBuffer;
 
@@ -22,18 +21,6 @@ pub enum DataArea {
     Keep,
     /// It is made to read as zero (`--uptodate-zeroed`).
     Zero,
-}
-
-/// What is on a disk now, by name; empty if it holds nothing that is known.
-///
-/// # Errors
-/// The disk cannot be read.
-pub fn probe(device: &Device) -> Result<Vec<&'static str>, DeviceError> {
-    let whole_blocks = device.bytes - device.bytes % 4096;
-    let length = whole_blocks.min(bytes_u64(PROBE_BYTES));
-    let head = device.read_at(0, bytes_usize(length))?;
-    let tail = device.read_at(whole_blocks - length, bytes_usize(length))?;
-    Ok(signatures(&head, &tail))
 }
 
 /// Writes new metadata to the place that [`OpenDisks::place_area`] has found: every zone, then the locators, then

@@ -37,8 +37,13 @@ pub fn quoted(path: &Path) -> String {
 
 /// Writes a file that only its owner may read.
 pub fn write_for_owner(path: &Path, text: &str) {
-    let mut file =
-        std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path).expect("made");
+    let mut file = std::fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .expect("made");
     file.write_all(text.as_bytes()).expect("written");
 }
 

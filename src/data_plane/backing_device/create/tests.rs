@@ -10,6 +10,7 @@ use replicator::layout::zones::{PEERS_MAX, Zones};
 use replicator::units::{GenerationId, Incarnation, Lsn, NodeId, Span, VoterId};
 
 use super::*;
+use crate::data_plane::backing_device::signatures::signatures;
 use crate::data_plane::backing_device::start::{DiskPaths, MetadataPlace, StartError};
 
 const VOLUME_BYTES: u64 = 1 << 20;
@@ -86,7 +87,12 @@ fn metadata_is_found_again_wherever_it_lies() {
         assert_eq!(found.superblock, Superblock { sequence: 2, ..superblock() });
         assert_eq!(found.recovery.end, Lsn::ZERO);
         assert!(found.bitmap_pages.is_empty());
-        assert_eq!(probe(&disks.metadata).unwrap(), ["twinblk metadata"]);
+        let (bytes, length) = (disks.metadata.bytes, 1 << 20);
+        let head = disks.metadata.read_at(disks.metadata_offset, length).unwrap();
+        let tail = disks.metadata.read_at(bytes - bytes_u64(length), length).unwrap();
+        for (head, tail) in [(&head[..], &[][..]), (&[], &tail)] {
+            assert_eq!(signatures(head, tail), ["twinblk metadata"]);
+        }
     }
 }
 
