@@ -7,7 +7,7 @@ use replicator::event::{ConnectedClients, Order};
 use replicator::state::Role;
 use replicator::units::{NodeId, Span};
 
-use crate::node::NodeOptions;
+use crate::node::{DiskHealth, NodeOptions};
 use crate::random::Random;
 use crate::workload::any_ask;
 use crate::world::{ALPHA, BETA, Delays, MS, TIE, World, WorldOptions};
@@ -23,6 +23,8 @@ struct Knobs {
     pause: u64,
     /// Faults in a thousand steps.
     faults: u64,
+    /// In a hundred steps without a Primary, how often somebody promotes a node.
+    failovers: u64,
     largest_units: u64,
     requests: u64,
     delays: Delays,
@@ -42,6 +44,7 @@ impl Knobs {
             steps: random.between(200, 1500),
             pause: pauses[random.index(3)],
             faults: [5, 20, 60][random.index(3)],
+            failovers: [0, 5, 20][random.index(3)],
             largest_units: largest[size],
             requests: random.between(1, REQUESTS_MAX),
             delays: Delays {
@@ -78,10 +81,28 @@ pub fn run(seed: u64, trace: bool) {
         } else {
             any_request(&mut world, &mut random, &knobs);
         }
+        if random.below(100) < knobs.failovers {
+            fail_over(&mut world, &mut random);
+        }
         world.run_for(Span(random.below(knobs.pause) + 1));
     }
     heal(&mut world);
     agree(&mut world);
+}
+
+/// What a cluster manager does: where nobody serves, it starts what is down and promotes somebody.
+fn fail_over(world: &mut World, random: &mut Random) {
+    let is_up = |world: &World, node: NodeId| world.nodes[node.index()].replica.is_some();
+    if [ALPHA, BETA].into_iter().any(|node| is_up(world, node) && world.nodes[node.index()].is_serving) {
+        return;
+    }
+    let node = any_node(random);
+    if is_up(world, node) {
+        world.order(node, Order::Promote { wait: Span::from_millis(10_000) });
+        world.run_for(Span(random.below(8000 * MS)));
+    } else if random.chance(50) {
+        world.start(node);
+    }
 }
 
 fn any_node(random: &mut Random) -> NodeId {
@@ -135,6 +156,12 @@ fn any_fault(world: &mut World, random: &mut Random) {
             let clients =
                 if random.chance(50) { ConnectedClients::Disconnect } else { ConnectedClients::Refuse };
             world.order(node, Order::Demote { clients });
+        }
+        95..97 if is_up => {
+            // A disk that hangs, shorter or longer than peers wait for a sign of life.
+            world.set_health(node, DiskHealth::Stuck);
+            world.run_for(Span(random.below(5000 * MS)));
+            world.set_health(node, DiskHealth::Good);
         }
         _ => {
             // Long enough for timeouts and leases.

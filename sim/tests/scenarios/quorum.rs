@@ -49,6 +49,7 @@ fn without_a_majority_everything_waits_until_the_tiebreaker_returns() {
         pass(&mut world, 50);
         world.kill(BETA);
         let write = world.write(ALPHA, 0, 4096);
+        pass(&mut world, 100);
         let read = world.ask(ALPHA, Ask::Read(ByteRange::new(0, 4096)));
         pass(&mut world, 20_000);
         assert!(!world.is_done(write) && !world.is_done(read), "seed {seed}");
