@@ -302,7 +302,7 @@ impl Replica {
         let reign = self.reign.as_ref()?;
         let joining =
             reign.joining.filter(|joining| joining.node == node).map(|joining| joining.cap.max(self.stable));
-        let clients = self.writes.flush_wanted().filter(|_| reign.requires(node));
+        let clients = Some(self.writes.flush_wanted()).filter(|_| reign.requires(node));
         joining.max(clients)
     }
 
