@@ -280,7 +280,9 @@ impl Replica {
         let is_voter = record.voters.ids.get(self.config.local.index()) == Some(&own_voter);
         let same_voters = self.record().is_empty() || self.record().voters == record.voters;
         let is_free = !self.candidacy_is_storing() && self.role != Role::Primary;
-        if is_voter && same_voters && is_free && record.order() > self.record().order() {
+        // Only one that names this node: a set that it was to leave is for its Primary alone to bring about.
+        let names_it = record.in_sync.has_node(self.config.local);
+        if is_voter && same_voters && is_free && names_it && record.order() > self.record().order() {
             self.store_record(*record);
         }
     }
@@ -300,9 +302,13 @@ impl Replica {
             config: &self.config,
             request: &request,
             own_vote,
-            newest: &candidacy.newest,
+            own_record: self.record(),
             replies: &replies,
         };
+        if is_over {
+            // What the next round, if there is one, goes by.
+            candidacy.newest = *ballot.newest();
+        }
         match ballot::decide(&ballot) {
             Decision::Take(record) if self.position() == request.position => {
                 // Whoever streams to this node has no say any more: what this node holds is what was voted on.
