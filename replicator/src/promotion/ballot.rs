@@ -146,10 +146,7 @@ fn stale_basis(ballot: &Ballot<'_>) -> Option<Decision> {
         refused: Refused {
             code: RefusalCode::StateChange,
             name: "not-in-sync",
-            reason: format!(
-                "a voter holds a newer record, of term {}, that must be followed",
-                newest.term
-            ),
+            reason: format!("a voter holds a newer record, of term {}, that must be followed", newest.term),
             cure: "nothing; the voters are asked again".to_owned(),
         },
         pause: Span::default(),
@@ -200,14 +197,14 @@ fn record_to_take(ballot: &Ballot<'_>) -> MembershipRecord {
     let newest = ballot.newest();
     for (node, reply) in ballot.replies {
         let Some(replica) = ballot.config.replicas.get(node.index()) else { continue };
-        let was_member =
-            match ballot.request.basis {
-                Basis::First => true,
-                Basis::Member { .. } => newest.in_sync.incarnation_of(*node).is_some_and(|recorded| {
-                    reply.incarnation == recorded || reply.continues == Some(recorded)
-                }),
-                Basis::AllReported => newest.in_sync.has_node(*node),
-            };
+        let was_member = match ballot.request.basis {
+            Basis::First => true,
+            Basis::Member { .. } => newest
+                .in_sync
+                .incarnation_of(*node)
+                .is_some_and(|recorded| reply.incarnation == recorded || reply.continues == Some(recorded)),
+            Basis::AllReported => newest.in_sync.has_node(*node),
+        };
         let is_equal = reply.vote.is_ok() && reply.position == ballot.request.position;
         if was_member && is_equal && replica.protocol.can_be_in_sync() {
             record.in_sync = record.in_sync.with(*node, reply.incarnation);

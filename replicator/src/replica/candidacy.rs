@@ -185,6 +185,9 @@ impl Replica {
             cure: "bring up the peer or the tiebreaker, then promote again".to_owned(),
         });
         effects.push(Effect::Notify(Notice::warning("promotion-refused", refused.reason.clone())));
+        if self.role != Role::Primary {
+            self.resign(effects);
+        }
         self.answer(candidacy.order, Answer::Refused(refused), effects);
     }
 
