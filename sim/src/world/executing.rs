@@ -84,7 +84,7 @@ impl World {
                     self.lose_clients(node);
                 }
             }
-            Effect::DropClients { how: _ } => self.lose_clients(node),
+            Effect::DropClients => self.lose_clients(node),
             Effect::AnswerOperator { order, answer } => {
                 self.say(|| format!("{node} answers order {}: {answer:?}", order.0));
                 self.answers.insert(order, answer);
