@@ -508,7 +508,26 @@ impl Replica {
         );
         effects.push(Effect::Notify(Notice::error("stepped-down", text)));
         effects.push(Effect::DropClients);
+        self.resign(effects);
         self.end_reign(effects);
+    }
+
+    /// Tells the voters that this node will not serve in the term that its record names it for, so that nobody
+    /// waits for its lease while it lives on as Secondary.
+    pub(super) fn resign(&mut self, effects: &mut Effects) {
+        let mut record = *self.record();
+        let local = self.config.local;
+        // Only for this run: what an earlier one proposed may never have been recorded, and this one may not
+        // hold what that one did.
+        let is_own =
+            record.primary == Some(local) && record.in_sync.incarnation_of(local) == Some(self.incarnation);
+        if !is_own || self.disk_fault.is_some() {
+            return;
+        }
+        record.version += 1;
+        record.primary = None;
+        self.store_record(record);
+        self.send_record_to_all(&record, effects);
     }
 
     /// Primary no more. What clients had in flight is forgotten; its records stay in the journal's end.
