@@ -270,7 +270,8 @@ impl Writer {
             self.mailbox.acknowledge(placed);
             self.board.acknowledged(placed);
             let length = u64::from(placed.message.length);
-            due = due.max(Instant::now() - BURST) + Duration::from_micros(length * 1_000_000 / WRITER_BYTES_PER_SECOND);
+            due = due.max(Instant::now() - BURST)
+                + Duration::from_micros(length * 1_000_000 / WRITER_BYTES_PER_SECOND);
         }
         Ok(())
     }
