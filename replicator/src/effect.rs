@@ -83,15 +83,6 @@ pub enum ExportState {
     },
 }
 
-/// What happens to connected clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientEnd {
-    /// Outstanding and new requests get ESHUTDOWN, then the connections close.
-    ShuttingDown,
-    /// The connections close without an answer: a deposed Primary must not answer anything.
-    Silent,
-}
-
 /// An answer to an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -220,11 +211,9 @@ pub enum Effect {
         /// Which.
         export: ExportState,
     },
-    /// Disconnect every client. Requests that were in flight are forgotten by the core.
-    DropClients {
-        /// How.
-        how: ClientEnd,
-    },
+    /// Disconnect every client: what is outstanding and what still comes gets ESHUTDOWN, then the connections
+    /// close. The core has forgotten every request that was in flight.
+    DropClients,
     /// Answer an operator.
     AnswerOperator {
         /// The operator's.

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use nbd_server::Negotiated;
-use replicator::effect::{Answer, ClientEnd, Effects};
+use replicator::effect::{Answer, Effects};
 use replicator::event::{Event, LinkId, LinkLoss, Order, OrderId};
 use replicator::units::{NodeId, Span, Tick, VoterId};
 use rustix::time::{ClockId, clock_gettime};
@@ -278,7 +278,7 @@ impl<C: Core> EventLoop<C> {
         };
         if !self.is_serving {
             // The role changed while the client negotiated: it must not see data that may be old.
-            client.end(&mut self.budget, ClientEnd::ShuttingDown, now);
+            client.end(now);
         }
         self.clients.insert(id, client);
         self.touched.push(id);

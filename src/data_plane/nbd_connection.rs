@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nbd_server::{Command, Decoded, Failure, Negotiated, ReplyEncoder, ReplyTo, Request, Session};
-use replicator::effect::{ClientEnd, Completion};
+use replicator::effect::Completion;
 use replicator::event::Event;
 use replicator::units::{RequestId, Span, Tick};
 use rustix::net::Shutdown;
@@ -212,22 +212,18 @@ impl NbdConnection {
         }
     }
 
-    /// Ends the connection because the node no longer serves. Takes effect with the next [`Self::advance`].
-    pub fn end(&mut self, budget: &mut MemoryBudget, how: ClientEnd, now: Tick) {
-        match how {
-            ClientEnd::Silent => self.close(budget, "the node may not answer any more"),
-            ClientEnd::ShuttingDown => {
-                self.session.shut_down();
-                for slot in 0..self.executing.len() {
-                    if let Some(executing) = self.executing[slot].take() {
-                        self.executing_count -= 1;
-                        self.refuse(executing.request.reply_to(), Failure::ShuttingDown, executing.held, now);
-                    }
-                }
-                if self.phase == Phase::Serving {
-                    self.phase = Phase::ShuttingDown { until: now.plus(STALL_LIMIT) };
-                }
+    /// Ends the connection because the node no longer serves: what is outstanding and what comes gets ESHUTDOWN.
+    /// Takes effect with the next [`Self::advance`].
+    pub fn end(&mut self, now: Tick) {
+        self.session.shut_down();
+        for slot in 0..self.executing.len() {
+            if let Some(executing) = self.executing[slot].take() {
+                self.executing_count -= 1;
+                self.refuse(executing.request.reply_to(), Failure::ShuttingDown, executing.held, now);
             }
+        }
+        if self.phase == Phase::Serving {
+            self.phase = Phase::ShuttingDown { until: now.plus(STALL_LIMIT) };
         }
     }
 

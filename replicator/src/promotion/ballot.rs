@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::peer::message::{Basis, Denial, VoteReply, VoteRequest};
 use crate::promotion::membership::MembershipRecord;
 use crate::promotion::refusal::{RefusalCode, Refused};
-use crate::units::{Incarnation, NodeId, Span};
+use crate::units::{Incarnation, NodeId, Span, VoterId};
 
 /// A round as it stands.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub fn basis(
 /// Decides a round.
 #[must_use]
 pub fn decide(ballot: &Ballot<'_>) -> Decision {
-    if let Some(decision) = stale_basis(ballot) {
+    if let Some(decision) = unmet_voters(ballot).or_else(|| stale_basis(ballot)) {
         return decision;
     }
     if ballot.request.basis == Basis::AllReported
@@ -102,6 +102,16 @@ pub fn decide(ballot: &Ballot<'_>) -> Decision {
         _ => None,
     });
     Decision::Wait { refused, pause: lease.min().unwrap_or_default() }
+}
+
+/// A voter that this node has never met cannot be counted: its identity is not known yet.
+fn unmet_voters(ballot: &Ballot<'_>) -> Option<Decision> {
+    let is_unmet = |node: &NodeId| ballot.request.record.voters.ids[node.index()] == VoterId::default();
+    let unmet: Vec<&str> =
+        ballot.config.other_voters().filter(is_unmet).map(|node| ballot.config.name_of(node)).collect();
+    let reason =
+        || format!("this node has never met {}; the first promotion needs every voter", unmet.join(", "));
+    (!unmet.is_empty()).then(|| wait("voters-unmet", reason(), "bring up every voter".to_owned()))
 }
 
 /// A voter showed a newer record than the one that the request was based on: ask again, based on that.

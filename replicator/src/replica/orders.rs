@@ -1,6 +1,6 @@
 //! Orders of operators and cluster managers, from the question to the answer.
 
-use crate::effect::{Answer, ClientEnd, Effect, Effects};
+use crate::effect::{Answer, Effect, Effects};
 use crate::event::{ConnectedClients, Order, OrderId};
 use crate::notice::Notice;
 use crate::peer::message::{FarewellReason, Message};
@@ -110,7 +110,7 @@ impl Replica {
 
     fn begin_demotion(&mut self, order: Option<OrderId>, is_forced: bool, effects: &mut Effects) {
         if is_forced {
-            effects.push(Effect::DropClients { how: ClientEnd::ShuttingDown });
+            effects.push(Effect::DropClients);
             self.writes.forget();
             self.reads.forget();
         }

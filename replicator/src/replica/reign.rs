@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::effect::{Answer, ClientEnd, Effect, Effects};
+use crate::effect::{Answer, Effect, Effects};
 use crate::generation::lineage::Generation;
 use crate::notice::Notice;
 use crate::peer::message::Message;
@@ -499,7 +499,7 @@ impl Replica {
         joining.into_iter().chain(lease).chain(silence).min()
     }
 
-    /// A higher term exists: this node is no longer Primary. Clients get no answer from it any more.
+    /// A higher term exists: this node is no longer Primary. Clients hear ESHUTDOWN from it and nothing else.
     pub(super) fn step_down(&mut self, told_by: NodeId, term: Term, effects: &mut Effects) {
         let text = format!(
             "{} has stored term {term}; this node steps down from term {}",
@@ -507,7 +507,7 @@ impl Replica {
             self.record().term
         );
         effects.push(Effect::Notify(Notice::error("stepped-down", text)));
-        effects.push(Effect::DropClients { how: ClientEnd::Silent });
+        effects.push(Effect::DropClients);
         self.end_reign(effects);
     }
 

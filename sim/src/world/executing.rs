@@ -79,7 +79,7 @@ impl World {
             Effect::SetExport { export } => {
                 self.nodes[node.index()].is_serving = export == ExportState::Serving;
             }
-            Effect::DropClients { how: _ } => self.lose_clients(node),
+            Effect::DropClients => self.lose_clients(node),
             Effect::AnswerOperator { order, answer } => {
                 self.say(|| format!("{node} answers order {}: {answer:?}", order.0));
                 self.answers.insert(order, answer);

@@ -53,9 +53,9 @@ impl<C: Core> EventLoop<C> {
                 };
                 self.tell(FromDataPlane::Export(export));
             }
-            Effect::DropClients { how } => {
+            Effect::DropClients => {
                 for (id, connection) in &mut self.clients {
-                    connection.end(&mut self.budget, how, now);
+                    connection.end(now);
                     self.touched.push(*id);
                 }
             }
@@ -93,7 +93,7 @@ impl<C: Core> EventLoop<C> {
             | Effect::SetDialing { .. }
             | Effect::CompleteRequest { .. }
             | Effect::SetExport { .. }
-            | Effect::DropClients { .. }
+            | Effect::DropClients
             | Effect::AnswerOperator { .. }
             | Effect::Notify(_) => panic!("{effect:?} is no order to a disk"),
         }

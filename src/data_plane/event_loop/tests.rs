@@ -82,9 +82,7 @@ impl Core for WriteThrough {
             Event::OperatorAsked { order, what } => {
                 match what {
                     Order::Promote { .. } => effects.push(Effect::SetExport { export: ExportState::Serving }),
-                    Order::Demote { .. } => {
-                        effects.push(Effect::DropClients { how: ClientEnd::ShuttingDown })
-                    }
+                    Order::Demote { .. } => effects.push(Effect::DropClients),
                     _ => {}
                 }
                 effects.push(Effect::Notify(Notice::info("asked", format!("{what:?}"))));

@@ -231,7 +231,7 @@ fn shutting_down_answers_outstanding_and_new_requests_and_then_ends() {
     assert!(bench.asked().is_empty());
     bench.client.write_all(&flush[10..]).unwrap();
     bench.round.ring.enter(Some(Duration::from_secs(1))).unwrap();
-    bench.connection.end(&mut bench.budget, ClientEnd::ShuttingDown, bench.now);
+    bench.connection.end(bench.now);
     assert!(bench.asked().is_empty());
     assert_eq!([bench.reply(), bench.reply()], [(108, 1), (108, 2)]);
     assert!(bench.client_sees_the_end());
@@ -241,16 +241,6 @@ fn shutting_down_answers_outstanding_and_new_requests_and_then_ends() {
     bench.now = bench.now.plus(FAREWELL_LIMIT);
     bench.turn();
     assert!(bench.connection.is_closed());
-}
-
-#[test]
-fn a_silent_end_says_nothing_and_gives_the_memory_back() {
-    let mut bench = Bench::new();
-    bench.ask(READ, 1, 0, Err(4096));
-    assert_eq!(bench.asked().len(), 1);
-    bench.connection.end(&mut bench.budget, ClientEnd::Silent, bench.now);
-    assert!(bench.client_sees_the_end() && bench.connection.is_closed());
-    assert!(bench.budget.try_reserve(ClientId(8), 1, (64 << 20) - 1));
 }
 
 #[test]
