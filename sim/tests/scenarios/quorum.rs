@@ -202,6 +202,7 @@ fn a_reset_link_costs_nothing_but_time() {
 fn a_smaller_set_that_no_majority_stored_promotes_nobody_after_a_power_cut() {
     for seed in 0..20 {
         let mut world = promoted(seed);
+        pass(&mut world, 3000);
         world.kill_tiebreaker();
         for at in 0..10 {
             world.write_now(ALPHA, at * 4096, 4096);
