@@ -316,9 +316,16 @@ impl Replica {
             Standing::Renewed(incarnation) => set.with(node, incarnation),
             Standing::Lost => set.without(node),
         });
-        if in_sync != newest {
-            self.propose(in_sync, effects);
+        if in_sync == newest {
+            return;
         }
+        // What is complete may be flushed on the lost member alone: it is flushed here before it goes.
+        let drops_a_member = newest.iter().any(|(node, _)| !in_sync.has_node(node));
+        if drops_a_member && self.disk_fault.is_none() && self.journal.flushed() < self.complete {
+            self.journal.want_flush(self.complete);
+            return;
+        }
+        self.propose(in_sync, effects);
     }
 
     /// What has become of a member. A run that cannot prove to continue the recorded one may have lost what

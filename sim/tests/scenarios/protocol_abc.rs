@@ -80,7 +80,10 @@ fn a_fua_write_on_a_node_alone_waits_for_its_own_flush_and_not_for_the_next_back
     world.write_now(ALPHA, 0, 4096);
     for round in 1..20 {
         let write = world.ask(ALPHA, Ask::Write(ByteRange::new(round * 4096, 4096), Durability::Flushed));
-        assert!(world.wait_for(write, 100), "round {round}: nothing else would have made it flush for 200 ms");
+        assert!(
+            world.wait_for(write, 100),
+            "round {round}: nothing else would have made it flush for 200 ms"
+        );
     }
 }
 
