@@ -83,7 +83,8 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn check(ring: &[u8], anchor: &JournalAnchor) {
-    let read = |offset: u64, length: u64| Bytes::copy_from_slice(&ring[offset as usize..(offset + length) as usize]);
+    let read =
+        |offset: u64, length: u64| Bytes::copy_from_slice(&ring[offset as usize..(offset + length) as usize]);
     let mut scan = RecoveryScan::over(RING as u64, VoterId(1), anchor, &Lineage::zeroed());
     while let Some(wanted) = scan.next_read() {
         scan.on_bytes(read(wanted.ring_offset, wanted.length));
@@ -99,7 +100,9 @@ fn check(ring: &[u8], anchor: &JournalAnchor) {
     let mut after = plan.ring;
     if let Some(mut reader) = after.reader(after.oldest_kept(), plan.end, 4096) {
         while let Some(wanted) = reader.next_read() {
-            reader.on_bytes(read(wanted.ring_offset, wanted.length)).expect("what recovery accepted can be read");
+            reader
+                .on_bytes(read(wanted.ring_offset, wanted.length))
+                .expect("what recovery accepted can be read");
         }
         assert_eq!(reader.next_lsn(), plan.end.next());
     }
