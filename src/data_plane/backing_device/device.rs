@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use replicator::units::{BLOCK_BYTES, bytes_u64};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, SeekFrom};
@@ -14,6 +15,11 @@ use crate::data_plane::buffers::{PoolBuffer, is_aligned};
 
 /// Largest logical block size: what O_DIRECT must be able to write is one block of the volume.
 const LOGICAL_BLOCK_BYTES_MAX: u64 = BLOCK_BYTES;
+
+/// How long a disk that is in use is waited for.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(3);
+/// How often it is tried meanwhile.
+const IN_USE_RETRY: Duration = Duration::from_millis(10);
 
 /// Why a disk cannot be used.
 #[derive(Debug, Error)]
@@ -109,9 +115,24 @@ pub struct Device {
 impl Device {
     /// Opens `path` past the page cache and locks it against other processes, and against this one.
     ///
+    /// The kernel keeps the files of a process that died open until what its ring had under way has ended: for a
+    /// moment after a crash the disk is rightly in use, and that is waited for.
+    ///
     /// # Errors
     /// It does not exist, is in use, or is of a kind that cannot be used.
     pub fn open(path: &Path) -> Result<Self, DeviceError> {
+        let deadline = Instant::now() + IN_USE_PATIENCE;
+        loop {
+            match Self::try_open(path) {
+                Err(DeviceError::InUse { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(IN_USE_RETRY);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<Self, DeviceError> {
         let fail = |errno| DeviceError::Open { path: path.to_owned(), errno };
         let found = rustix::fs::stat(path).map_err(fail)?;
         let (kind, exclusive) = match FileType::from_raw_mode(found.st_mode) {
