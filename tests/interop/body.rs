@@ -88,13 +88,14 @@ pub fn copies(export: &Export) {
     }
 }
 
-/// A script of libnbd's Python shell.
+/// A script for libnbd's Python module.
 pub fn script(export: &Export, name: &str) {
     let script = format!("{}/tests/interop/{name}", env!("CARGO_MANIFEST_DIR"));
     let common = format!("{}/tests/interop/common.py", env!("CARGO_MANIFEST_DIR"));
     let variables = format!("uri = '{}'; size = {}", export.uri, export.size_bytes);
     let load = |file: &str| format!("exec(compile(open('{file}').read(), '{file}', 'exec'), globals())");
-    let said = tools::expect("nbdsh", &["-c", &variables, "-c", &load(&common), "-c", &load(&script)]);
+    let program = format!("{variables}\n{}\n{}", load(&common), load(&script));
+    let said = tools::expect(tools::PYTHON, &["-c", &program]);
     assert!(said.ends_with("done\n"), "the script did not come to its end: {said}");
 }
 

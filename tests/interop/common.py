@@ -1,4 +1,4 @@
-# What the scripts of libnbd's shell share. `uri` and `size` are set before; run by body.rs.
+# What the scripts for libnbd's Python module share. `uri` and `size` are set before; run by body.rs.
 import errno
 import nbd
 import random

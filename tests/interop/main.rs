@@ -51,22 +51,22 @@ fn nbdcopy_copies_in_and_out_over_several_connections() {
 
 #[test]
 fn libnbd_gets_every_command_and_flag_right() {
-    with_pair("nbdsh", |export| body::script(export, "commands.py"));
+    with_pair(tools::PYTHON, |export| body::script(export, "commands.py"));
 }
 
 #[test]
 fn libnbd_gets_along_without_structured_replies() {
-    with_pair("nbdsh", |export| body::script(export, "simple.py"));
+    with_pair(tools::PYTHON, |export| body::script(export, "simple.py"));
 }
 
 #[test]
 fn libnbd_sees_one_volume_over_several_connections() {
-    with_pair("nbdsh", |export| body::script(export, "connections.py"));
+    with_pair(tools::PYTHON, |export| body::script(export, "connections.py"));
 }
 
 #[test]
 fn libnbd_is_refused_politely_and_served_on() {
-    with_pair("nbdsh", |export| body::script(export, "refusals.py"));
+    with_pair(tools::PYTHON, |export| body::script(export, "refusals.py"));
 }
 
 #[test]

@@ -2,16 +2,28 @@
 
 use std::process::{Command, Output, Stdio};
 
+/// The system's Python: Debian's libnbd belongs to it, and another one may come first in the path.
+pub const PYTHON: &str = "/usr/bin/python3";
+
 /// Whether a tool is installed. Says so if not, and fails where skipping is not allowed.
 pub fn is_there(tool: &str) -> bool {
-    let asked = if tool == "nbdsh" { vec!["-c", "import nbd"] } else { vec!["--version"] };
-    let status = Command::new(tool).args(asked).stdin(Stdio::null()).output().map(|output| output.status);
-    if status.is_ok_and(|status| status.success()) {
+    let answers = |tool: &str, args: &[&str]| {
+        let output = Command::new(tool).args(args).stdin(Stdio::null()).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let (found, package) = match tool {
+        PYTHON => (answers(PYTHON, &["-c", "import nbd"]), "python3-libnbd"),
+        other => (answers(other, &["--version"]), other),
+    };
+    if found {
         return true;
     }
     let must_run = std::env::var_os("TWINBLK_TESTS_MUST_RUN").is_some_and(|value| value == "1");
-    assert!(!must_run, "{tool} is missing or broken, and nothing may be skipped (TWINBLK_TESTS_MUST_RUN=1)");
-    println!("SKIPPED: {tool} is not installed");
+    assert!(
+        !must_run,
+        "{package} is missing or broken, and nothing may be skipped (TWINBLK_TESTS_MUST_RUN=1)"
+    );
+    println!("SKIPPED: {package} is not installed");
     false
 }
 
