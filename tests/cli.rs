@@ -34,6 +34,34 @@ const DRBD_KEYS: [&str; 12] = [
     "connections",
 ];
 
+/// The same of a connection, and of the volume on the peer.
+const DRBD_CONNECTION_KEYS: [&str; 9] = [
+    "peer-node-id",
+    "name",
+    "connection-state",
+    "congested",
+    "peer-role",
+    "tls",
+    "ap-in-flight",
+    "rs-in-flight",
+    "peer_devices",
+];
+const DRBD_PEER_DEVICE_KEYS: [&str; 13] = [
+    "volume",
+    "replication-state",
+    "peer-disk-state",
+    "peer-client",
+    "resync-suspended",
+    "received",
+    "sent",
+    "out-of-sync",
+    "pending",
+    "unacked",
+    "has-sync-details",
+    "has-online-verify-details",
+    "percent-in-sync",
+];
+
 /// The keys that twinblk adds.
 const OWN_KEYS: [&str; 8] =
     ["schema", "term", "lineage", "lsn", "in-sync", "frozen", "can-promote", "journal"];
@@ -136,6 +164,8 @@ fn connection() -> ConnectionReport {
             caught_up: 2,
             pending: 4,
             unacked: 5,
+            has_sync_details: false,
+            has_online_verify_details: false,
             percent_in_sync: 99.5,
             acknowledged: Lsn(8),
             flushed: Lsn(7),
@@ -212,6 +242,22 @@ fn the_keys_that_programs_rely_on_are_there() {
     for key in DRBD_KEYS.iter().chain(&OWN_KEYS) {
         assert!(report.get(key).is_some(), "{key}");
     }
+    let connection = &report["connections"][0];
+    for key in DRBD_CONNECTION_KEYS {
+        assert!(connection.get(key).is_some(), "{key}");
+    }
+    for key in DRBD_PEER_DEVICE_KEYS {
+        assert!(connection["peer_devices"][0].get(key).is_some(), "{key}");
+    }
+}
+
+#[test]
+fn identities_of_64_bits_are_text_because_readers_round_numbers() {
+    let report = value(&populated());
+    assert_eq!(report["term"]["taker"], "ffffffffffffffff");
+    assert_eq!(report["lineage"][0]["term"], report["term"]);
+    assert_eq!(report["lineage"][0]["first-lsn"], 1);
+    assert_eq!(report["in-sync"][0]["incarnation"], "0000000000000005");
 }
 
 #[test]
