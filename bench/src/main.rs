@@ -1,2 +1,52 @@
-//! Measures a pair.
-fn main() {}
+//! Measurements, so that every change can be compared with the one before: `cargo run --release -p bench -- pair`.
+//!
+//! Rule: what is measured is the released executable from outside, beside the raw disk in the same run.
+
+mod fio;
+mod machine;
+mod pair;
+mod playground;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Measures twinblk
+#[derive(Debug, Parser)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run fio on a pair on this machine, and on a raw file beside it
+    Pair(PairArgs),
+}
+
+/// What a measurement of a pair is told.
+#[derive(Debug, Args)]
+struct PairArgs {
+    /// How long each job runs, on the pair and on the raw file each
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    seconds: u64,
+    /// Where the figures go as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where the disks are made; a folder for temporary files if left out
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// The executable to measure; built in release if left out
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+    /// Only jobs whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+}
+
+fn main() -> anyhow::Result<()> {
+    match CommandLine::parse().command {
+        Command::Pair(args) => pair::run(&args),
+    }
+}

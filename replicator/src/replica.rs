@@ -12,6 +12,7 @@ mod candidacy;
 mod clients;
 mod cut;
 mod disk;
+mod introductions;
 mod links;
 mod orders;
 mod receiving;

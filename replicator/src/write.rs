@@ -36,6 +36,8 @@ pub struct Writes {
     /// In Lsn order.
     in_flight: VecDeque<InFlight>,
     flush_waiters: Vec<FlushWaiter>,
+    /// Up to where anybody has asked for a flush so far.
+    flush_wanted: Lsn,
 }
 
 impl Writes {
@@ -63,11 +65,16 @@ impl Writes {
     /// A request's records are accepted; `last_lsn` is the newest of them.
     pub fn submitted(&mut self, id: RequestId, last_lsn: Lsn, durability: Durability) {
         self.in_flight.push_back(InFlight { id, last_lsn, durability });
+        if durability == Durability::Flushed {
+            // The flush starts as soon as the journals hold the write, not when it is complete.
+            self.flush_wanted = self.flush_wanted.max(last_lsn);
+        }
     }
 
     /// The answer to `id` waits until everything up to `lsn` is stable.
     pub fn wait_for_flush(&mut self, id: RequestId, lsn: Lsn) {
         self.flush_waiters.push(FlushWaiter { id, lsn });
+        self.flush_wanted = self.flush_wanted.max(lsn);
     }
 
     /// Answers that are due now that writes are complete up to `complete`; those that must also be flushed
@@ -92,10 +99,10 @@ impl Writes {
         });
     }
 
-    /// Up to where somebody waits for a flush.
+    /// Up to where anybody has asked for a flush so far.
     #[must_use]
-    pub fn flush_wanted(&self) -> Option<Lsn> {
-        self.flush_waiters.iter().map(|waiter| waiter.lsn).max()
+    pub fn flush_wanted(&self) -> Lsn {
+        self.flush_wanted
     }
 
     /// Whether nothing is unanswered.

@@ -86,6 +86,8 @@ pub struct EventLoop<C> {
     parts: Parts<C>,
     round: Round,
     effects: Effects,
+    /// Answers to operators; they leave when the other effects of their round are carried out.
+    answers: Vec<(OrderId, Answer)>,
     clients: BTreeMap<ClientId, NbdConnection>,
     /// Clients with something to send or to decode.
     touched: Vec<ClientId>,
@@ -119,6 +121,7 @@ impl<C: Core> EventLoop<C> {
             parts,
             round,
             effects: Effects::default(),
+            answers: Vec::new(),
             clients: BTreeMap::new(),
             touched: Vec::new(),
             last_client: 0,
@@ -179,6 +182,10 @@ impl<C: Core> EventLoop<C> {
             let mut effects = std::mem::take(&mut self.effects);
             for effect in effects.drain() {
                 self.execute(effect, now);
+            }
+            // Whoever hears that a node is Primary may connect at once: the control plane hears of the export first.
+            for (order, answer) in std::mem::take(&mut self.answers) {
+                self.answer(order, answer);
             }
             self.effects = effects;
             self.advance_connections(now);

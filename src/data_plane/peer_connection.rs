@@ -14,7 +14,7 @@ use replicator::peer::frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameError, FrameHeader, OutboundFrame, ReceivedFrame,
 };
 use replicator::units::{NodeId, Span, bytes_u64};
-use rustix::net::{Shutdown, sockopt};
+use rustix::net::{SendFlags, Shutdown, sockopt};
 use tracing::warn;
 
 use crate::data_plane::inflow::Inflow;
@@ -168,10 +168,26 @@ impl PeerConnection {
         if self.is_over {
             return;
         }
+        if reason == LinkLoss::Dropped {
+            self.send_last_words();
+        }
         self.is_over = true;
         // Ends what the ring is doing on the socket; its memory comes back with the completions.
         let _ = rustix::net::shutdown(&*self.socket, Shutdown::Both);
         round.events.push_back(Event::PeerLost { peer: self.peer, link: self.link, reason });
+    }
+
+    /// Hands the kernel what was queued just before the replica let the link go: why it did so, for example. Never
+    /// waits; what the kernel has no room for is lost, as it would be on any link that breaks.
+    fn send_last_words(&mut self) {
+        // While the ring sends, nothing may get in between.
+        let Some(pieces) = self.outflow.next_send() else { return };
+        for piece in pieces {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            if rustix::net::send(&*self.socket, &piece, flags) != Ok(piece.len()) {
+                return;
+            }
+        }
     }
 
     /// The next frame that has arrived whole.

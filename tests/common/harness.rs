@@ -80,11 +80,13 @@ pub struct Settings {
     pub heartbeat: &'static str,
     /// Silence after which a peer counts as lost.
     pub peer_timeout: &'static str,
+    /// Size of each journal.
+    pub journal_size: &'static str,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { size: "64MiB", heartbeat: "100ms", peer_timeout: "500ms" }
+        Self { size: "64MiB", heartbeat: "100ms", peer_timeout: "500ms", journal_size: "16MiB" }
     }
 }
 

@@ -49,9 +49,9 @@ pub fn information(export: &Export) {
     assert_eq!(said["protocol"], "newstyle-fixed", "{said:#}");
     assert_eq!(said["structured"], true, "{said:#}");
     assert_eq!(found["export-size"], export.size_bytes, "{said:#}");
-    assert_eq!(found["block_minimum"], 1, "{said:#}");
-    assert_eq!(found["block_preferred"], 4096, "{said:#}");
-    assert_eq!(found["block_maximum"], 32 << 20, "{said:#}");
+    assert_eq!(found["block_size_minimum"], 1, "{said:#}");
+    assert_eq!(found["block_size_preferred"], 4096, "{said:#}");
+    assert_eq!(found["block_size_maximum"], 32 << 20, "{said:#}");
     assert_eq!(found["is_read_only"], false, "{said:#}");
     for flag in ["cache", "df", "fast_zero", "flush", "fua", "multi_conn", "trim", "zero"] {
         assert_eq!(found[format!("can_{flag}")], true, "can_{flag}: {said:#}");

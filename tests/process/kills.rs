@@ -12,6 +12,11 @@ use crate::writers::{self, Writers};
 const WRITERS: u32 = 3;
 const REGION_BYTES: u64 = 16 << 20;
 
+/// What a dead node misses must fit into the journal.
+fn settings() -> Settings {
+    Settings { journal_size: "256MiB", ..Settings::default() }
+}
+
 fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
@@ -60,7 +65,7 @@ fn nothing_acknowledged_is_lost_whoever_is_killed_whenever() {
     let seed = seed();
     println!("again: TWINBLK_PROCESS_SEED={seed} cargo test --test process nothing_acknowledged");
     let mut chance = Prng::new(seed);
-    let mut cluster = Cluster::start(&Settings::default());
+    let mut cluster = Cluster::start(&settings());
     let mut primary = Voter::A;
     cluster.promote(primary);
     let writers = start_writers(&mut chance);
@@ -90,7 +95,7 @@ fn nothing_acknowledged_is_lost_whoever_is_killed_whenever() {
 #[test]
 fn all_processes_die_at_once_and_nothing_acknowledged_is_lost() {
     let mut chance = Prng::new(seed());
-    let mut cluster = Cluster::start(&Settings::default());
+    let mut cluster = Cluster::start(&settings());
     cluster.promote(Voter::A);
     let writers = start_writers(&mut chance);
     writers.offer(&cluster.nbd_socket(Voter::A));

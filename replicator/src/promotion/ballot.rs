@@ -18,8 +18,8 @@ pub struct Ballot<'a> {
     pub request: &'a VoteRequest,
     /// The candidate's own vote, by the same rules.
     pub own_vote: Result<(), Denial>,
-    /// The newest record that the candidate knows of.
-    pub newest: &'a MembershipRecord,
+    /// The record that the candidate has stored.
+    pub own_record: &'a MembershipRecord,
     /// The answers so far.
     pub replies: &'a BTreeMap<NodeId, VoteReply>,
 }
@@ -57,6 +57,34 @@ pub fn basis(
             Basis::Member { continues: recorded }
         }
         Some(_) | None => Basis::AllReported,
+    }
+}
+
+impl Ballot<'_> {
+    /// The records that were shown, newest first.
+    fn shown(&self) -> Vec<&MembershipRecord> {
+        let shown = self.replies.values().map(|reply| &reply.record).chain([self.own_record]);
+        let mut shown: Vec<_> = shown.collect();
+        shown.sort_by_key(|record| std::cmp::Reverse(record.order()));
+        shown
+    }
+
+    /// The newest record that a majority may have stored. A proposal that its Primary brought to too few
+    /// voters, all of whom were heard, binds nobody: the one before it counts.
+    #[must_use]
+    pub fn newest(&self) -> &MembershipRecord {
+        let shown = self.shown();
+        let silent = self.config.voters().saturating_sub(shown.len());
+        let at = self.config.majority().saturating_sub(silent + 1);
+        shown[at.min(shown.len() - 1)]
+    }
+
+    /// Every record that may be the newest one that a majority has stored.
+    fn possible(&self) -> Vec<&MembershipRecord> {
+        let newest = self.newest().order();
+        let shown = self.shown();
+        let oldest = shown[(self.config.majority() - 1).min(shown.len() - 1)].order();
+        shown.into_iter().filter(|record| (oldest..=newest).contains(&record.order())).collect()
     }
 }
 
@@ -121,16 +149,14 @@ fn stale_basis(ballot: &Ballot<'_>) -> Option<Decision> {
         Basis::Member { continues } => Some(continues),
         Basis::First | Basis::AllReported => None,
     };
-    let is_stale = basis(ballot.newest, request.candidate, request.incarnation, continues) != request.basis
-        || ballot.newest.term.number >= request.record.term.number;
+    let newest = ballot.newest();
+    let is_stale = basis(newest, request.candidate, request.incarnation, continues) != request.basis
+        || ballot.shown().iter().any(|record| record.term.number >= request.record.term.number);
     is_stale.then(|| Decision::Wait {
         refused: Refused {
             code: RefusalCode::StateChange,
             name: "not-in-sync",
-            reason: format!(
-                "a voter holds a newer record, of term {}, that must be followed",
-                ballot.newest.term
-            ),
+            reason: format!("a voter holds a newer record, of term {}, that must be followed", newest.term),
             cure: "nothing; the voters are asked again".to_owned(),
         },
         pause: Span::default(),
@@ -141,11 +167,13 @@ fn stale_basis(ballot: &Ballot<'_>) -> Option<Decision> {
 fn members_that_did_not_report(ballot: &Ballot<'_>) -> Option<Decision> {
     let request = ballot.request;
     let candidate_position = (request.position.term, request.position.first_lsn, request.position.lsn);
-    for (node, recorded) in ballot.newest.in_sync.iter().filter(|(node, _)| *node != request.candidate) {
+    let newest = ballot.newest();
+    let members = ballot.possible().into_iter().flat_map(|record| record.in_sync.iter());
+    for (node, recorded) in members.filter(|(node, _)| *node != request.candidate) {
         let name = ballot.config.name_of(node);
         let Some(reply) = ballot.replies.get(&node) else {
             let reason =
-                format!("{name} is in the in-sync set of term {} and cannot be reached", ballot.newest.term);
+                format!("{name} is in the in-sync set of term {} and cannot be reached", newest.term);
             let cure = format!("bring up {name}; it holds every completed write");
             return Some(wait("member-missing", reason, cure));
         };
@@ -162,12 +190,12 @@ fn members_that_did_not_report(ballot: &Ballot<'_>) -> Option<Decision> {
             }));
         }
     }
-    let own = ballot.newest.in_sync.has_node(request.candidate);
+    let own = newest.in_sync.has_node(request.candidate);
     (!own).then(|| {
         Decision::Refuse(Refused {
             code: RefusalCode::NoUpToDateData,
             name: "not-in-sync",
-            reason: format!("this node is not in the in-sync set of term {}", ballot.newest.term),
+            reason: format!("this node is not in the in-sync set of term {}", newest.term),
             cure: "promote a member of the set, or connect and wait until this node has caught up".to_owned(),
         })
     })
@@ -176,16 +204,17 @@ fn members_that_did_not_report(ballot: &Ballot<'_>) -> Option<Decision> {
 /// The record of the new reign: the candidate, and the members that showed the same flushed position.
 fn record_to_take(ballot: &Ballot<'_>) -> MembershipRecord {
     let mut record = ballot.request.record;
+    let newest = ballot.newest();
     for (node, reply) in ballot.replies {
         let Some(replica) = ballot.config.replicas.get(node.index()) else { continue };
-        let was_member =
-            match ballot.request.basis {
-                Basis::First => true,
-                Basis::Member { .. } => ballot.newest.in_sync.incarnation_of(*node).is_some_and(|recorded| {
-                    reply.incarnation == recorded || reply.continues == Some(recorded)
-                }),
-                Basis::AllReported => ballot.newest.in_sync.has_node(*node),
-            };
+        let was_member = match ballot.request.basis {
+            Basis::First => true,
+            Basis::Member { .. } => newest
+                .in_sync
+                .incarnation_of(*node)
+                .is_some_and(|recorded| reply.incarnation == recorded || reply.continues == Some(recorded)),
+            Basis::AllReported => newest.in_sync.has_node(*node),
+        };
         let is_equal = reply.vote.is_ok() && reply.position == ballot.request.position;
         if was_member && is_equal && replica.protocol.can_be_in_sync() {
             record.in_sync = record.in_sync.with(*node, reply.incarnation);

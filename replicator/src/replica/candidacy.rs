@@ -185,6 +185,9 @@ impl Replica {
             cure: "bring up the peer or the tiebreaker, then promote again".to_owned(),
         });
         effects.push(Effect::Notify(Notice::warning("promotion-refused", refused.reason.clone())));
+        if self.role != Role::Primary {
+            self.resign(effects);
+        }
         self.answer(candidacy.order, Answer::Refused(refused), effects);
     }
 
@@ -280,7 +283,9 @@ impl Replica {
         let is_voter = record.voters.ids.get(self.config.local.index()) == Some(&own_voter);
         let same_voters = self.record().is_empty() || self.record().voters == record.voters;
         let is_free = !self.candidacy_is_storing() && self.role != Role::Primary;
-        if is_voter && same_voters && is_free && record.order() > self.record().order() {
+        // Only one that names this node: a set that it was to leave is for its Primary alone to bring about.
+        let names_it = record.in_sync.has_node(self.config.local);
+        if is_voter && same_voters && is_free && names_it && record.order() > self.record().order() {
             self.store_record(*record);
         }
     }
@@ -300,9 +305,13 @@ impl Replica {
             config: &self.config,
             request: &request,
             own_vote,
-            newest: &candidacy.newest,
+            own_record: self.record(),
             replies: &replies,
         };
+        if is_over {
+            // What the next round, if there is one, goes by.
+            candidacy.newest = *ballot.newest();
+        }
         match ballot::decide(&ballot) {
             Decision::Take(record) if self.position() == request.position => {
                 // Whoever streams to this node has no say any more: what this node holds is what was voted on.

@@ -164,9 +164,6 @@ impl Replica {
         self.complete = self.complete.max(complete);
         let stable = self.stable_by_peers().min(self.journal.flushed());
         self.stable = self.stable.max(stable);
-        if let Some(wanted) = self.writes.flush_wanted() {
-            self.journal.want_flush(wanted);
-        }
     }
 
     /// Answers whom an answer is due.

@@ -86,6 +86,7 @@ impl Replica {
         if self.disk_fault.is_some() || self.is_cutting() {
             return;
         }
+        self.journal.want_flush(self.writes.flush_wanted());
         let numbers = &mut self.numbers;
         self.journal.advance(self.now, self.data_flushed, &mut || numbers.next(), effects);
         // Without a source nothing moves the tail, so what does not fit now never will. It was not

@@ -1,16 +1,16 @@
-//! Links to the other voters: liveness, introductions, and the verdict that follows from them.
+//! Links to the other voters: what comes and goes on them, and whether they live.
 
 use crate::config::{Config, ReplicationProtocol};
 use crate::effect::{Effect, Effects};
 use crate::event::LinkId;
-use crate::generation::compare::{Course, StopReason, SyncAction, SyncMethod, SyncRule, compare};
-use crate::layout::superblock::{DurableDisk, Superblock};
+use crate::generation::compare::SyncRule;
+use crate::layout::superblock::Superblock;
 use crate::notice::Notice;
 use crate::peer::codec::MessageError;
 use crate::peer::frame::{FrameStamp, ReceivedFrame};
 use crate::peer::message::{FarewellReason, Message, PeerState};
 use crate::state::{DiskState, Role};
-use crate::units::{GenerationId, Lsn, NodeId, Span, Tick, VoterId, bytes_u64};
+use crate::units::{Lsn, NodeId, Span, Tick, VoterId, bytes_u64};
 
 use super::Replica;
 use super::sending::Outbound;
@@ -225,220 +225,6 @@ impl Replica {
         }
     }
 
-    /// Starts a new introduction with every linked replica: something changed that verdicts depend on.
-    pub(super) fn reintroduce(&mut self) {
-        for node in self.config.peers().collect::<Vec<_>>() {
-            self.reintroduce_to(node);
-        }
-        self.inbound = None;
-    }
-
-    /// Starts a new introduction with one replica, if it is linked.
-    pub(super) fn reintroduce_to(&mut self, node: NodeId) {
-        if let Some(link) = &mut self.peer_mut(node).link {
-            if link.introduction.sent.is_some() {
-                link.introduction.number += 1;
-                link.introduction.sent = None;
-            }
-            link.replication = Replication::Introducing;
-        }
-        self.inbound.take_if(|inbound| inbound.from == node);
-    }
-
-    /// Sends states that are due and reaches verdicts where both are there.
-    pub(super) fn advance_introductions(&mut self, effects: &mut Effects) {
-        if !self.is_started() {
-            return;
-        }
-        let nodes: Vec<NodeId> =
-            self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
-        for node in nodes {
-            self.introduce(node, effects);
-            self.reach_verdict(node, effects);
-        }
-    }
-
-    fn introduce(&mut self, node: NodeId, effects: &mut Effects) {
-        let is_replica = self.peer(node).is_replica();
-        let Some(link) = &self.peer(node).link else { return };
-        let (number, is_sent) = (link.introduction.number, link.introduction.sent.is_some());
-        if is_sent || (is_replica && !self.may_introduce()) {
-            return;
-        }
-        // A voter that was away during this reign may have missed records.
-        self.send_record_to(node, effects);
-        let state = Box::new(self.state_for(node, number));
-        self.send(node, &Message::State(state.clone()), effects);
-        if let Some(link) = &mut self.peer_mut(node).link {
-            link.introduction.sent = Some(state);
-        }
-    }
-
-    /// Whether what a state says would hold: nothing that it speaks of is in motion.
-    fn may_introduce(&mut self) -> bool {
-        let is_changing = self.candidacy_is_storing() || self.demotion.is_some() || self.is_cutting();
-        if is_changing || self.disk_fault.is_some() && self.role == Role::Primary {
-            return false;
-        }
-        match self.role {
-            Role::Primary => self.lineage_is_durable(),
-            Role::Secondary | Role::Unknown => {
-                self.journal.want_flush(self.journal.accepted());
-                self.inbound.is_some() || self.journal.is_clean() || self.disk_fault.is_some()
-            }
-        }
-    }
-
-    fn state_for(&self, node: NodeId, introduction: u32) -> PeerState {
-        let content = self.superblock.content();
-        let peer = self.peer(node);
-        let end = match self.role {
-            Role::Primary => self.assigned(),
-            Role::Secondary | Role::Unknown => self.journal.flushed(),
-        };
-        let base_generation =
-            content.lineage.generation_of(peer.flushed).map_or(GenerationId::default(), |entry| entry.id);
-        PeerState {
-            introduction,
-            volume_bytes: content.volume_bytes,
-            role: self.role,
-            disk: if self.disk_fault.is_some() { DiskState::Failed } else { self.disk },
-            lineage: content.lineage.clone(),
-            end,
-            flushed: self.journal.flushed(),
-            oldest_kept: self.journal.ring().oldest_kept(),
-            base: (base_generation, peer.flushed),
-            has_dirty_bits: peer.has_dirty_bits,
-            record: content.membership,
-            incarnation: self.incarnation,
-            continues: self.continues,
-            configuration_digest: self.config.digest,
-        }
-    }
-
-    fn on_state(&mut self, node: NodeId, state: Box<PeerState>, effects: &mut Effects) {
-        let peer = self.peer_mut(node);
-        peer.role = state.role;
-        peer.disk = state.disk;
-        let Some(link) = &mut peer.link else { return };
-        if state.introduction < link.introduction.number {
-            return; // Overtaken by an introduction that this node has begun.
-        }
-        if state.introduction > link.introduction.number {
-            link.introduction.number = state.introduction;
-            link.introduction.sent = None;
-        }
-        link.introduction.received = Some(state);
-        link.replication = Replication::Introducing;
-        self.end_inbound_from(node, effects);
-    }
-
-    pub(super) fn reach_verdict(&mut self, node: NodeId, effects: &mut Effects) {
-        let Some(link) = &self.peer(node).link else { return };
-        if !matches!(link.replication, Replication::Introducing) {
-            return;
-        }
-        let number = link.introduction.number;
-        let (Some(ours), Some(theirs)) = (&link.introduction.sent, &link.introduction.received) else {
-            return;
-        };
-        if theirs.introduction != number || !self.peer(node).is_replica() {
-            return;
-        }
-        if ours.configuration_digest != theirs.configuration_digest
-            || ours.volume_bytes != theirs.volume_bytes
-        {
-            self.stop_replication(
-                node,
-                None,
-                "its configuration differs; make /etc/twinblk the same on every node",
-                effects,
-            );
-            return;
-        }
-        let verdict = compare(ours, theirs);
-        let peer_is_primary = theirs.role == Role::Primary;
-        let text = format!("{}: rule {}, {}", self.name_of(node), verdict.rule, action_text(&verdict.action));
-        effects.push(Effect::Notify(Notice::info("verdict", text)));
-        self.peer_mut(node).rule = Some(verdict.rule);
-        match verdict.action {
-            SyncAction::NoSync => self.start_idle(node, effects),
-            SyncAction::Stop(reason) => {
-                self.stop_replication(node, Some(verdict.rule), stop_text(reason), effects)
-            }
-            SyncAction::Source(course) | SyncAction::Target(course)
-                if course.method != SyncMethod::CatchUp =>
-            {
-                self.stop_replication(node, Some(verdict.rule), method_text(course.method), effects);
-            }
-            SyncAction::Source(course) => self.start_source(node, course),
-            SyncAction::Target(course) => {
-                self.start_target_unless_a_primary_comes_first(node, course, peer_is_primary, effects)
-            }
-        }
-    }
-
-    /// Both hold the same, and nobody writes.
-    fn start_idle(&mut self, node: NodeId, effects: &mut Effects) {
-        if let Some(link) = &mut self.peer_mut(node).link {
-            link.replication = Replication::Idle;
-        }
-        let disk = match self.disk {
-            DiskState::Consistent => DiskState::UpToDate,
-            // Equal to a copy that nobody called outdated is as good as that copy.
-            DiskState::Outdated if self.peer(node).disk > DiskState::Outdated => DiskState::UpToDate,
-            // Nobody linked is newer; the voters' record tells which of the two may be promoted.
-            DiskState::Outdated => DiskState::Consistent,
-            other @ (DiskState::Diskless
-            | DiskState::Failed
-            | DiskState::Inconsistent
-            | DiskState::DUnknown
-            | DiskState::UpToDate) => other,
-        };
-        self.set_disk(disk, effects);
-        if disk == DiskState::UpToDate && self.superblock.content().disk == DurableDisk::Outdated {
-            self.superblock.change(|content| content.disk = DurableDisk::UpToDate);
-        }
-    }
-
-    fn start_source(&mut self, node: NodeId, course: Course) {
-        let now = self.now;
-        if let Some(link) = &mut self.peer_mut(node).link {
-            link.replication = Replication::Source(Box::new(Outbound::new(course, now)));
-        }
-    }
-
-    /// A target takes records from one source at a time, and from a running Primary before all others.
-    fn start_target_unless_a_primary_comes_first(
-        &mut self,
-        node: NodeId,
-        course: Course,
-        peer_is_primary: bool,
-        effects: &mut Effects,
-    ) {
-        let another_is_primary =
-            self.peers.iter().any(|peer| peer.node != node && peer.role == Role::Primary);
-        if !peer_is_primary && (another_is_primary || self.inbound.is_some()) {
-            if let Some(link) = &mut self.peer_mut(node).link {
-                link.replication = Replication::Idle;
-            }
-            return;
-        }
-        self.start_target(node, course, effects);
-    }
-
-    fn stop_replication(&mut self, node: NodeId, rule: Option<SyncRule>, why: &str, effects: &mut Effects) {
-        let rule = rule.map_or(String::new(), |rule| format!("rule {rule}: "));
-        let reason = format!("{rule}{why}");
-        let text = format!("no replication with {}: {reason}", self.name_of(node));
-        effects.push(Effect::Notify(Notice::error("stand-alone", text)));
-        let peer = self.peer_mut(node);
-        peer.reason = Some(reason);
-        if let Some(link) = &mut peer.link {
-            link.replication = Replication::Stopped;
-        }
-    }
-
     /// Sends a message on the link to a voter, if there is one.
     pub(super) fn send(&mut self, node: NodeId, message: &Message, effects: &mut Effects) {
         let (now, term) = (self.now, self.record().term);
@@ -606,54 +392,6 @@ impl Replica {
             if self.peer(waiting.peer).link.as_ref().is_some_and(|link| link.id == waiting.link) {
                 self.send(waiting.peer, &waiting.message, effects);
             }
-        }
-    }
-}
-
-fn action_text(action: &SyncAction) -> String {
-    match action {
-        SyncAction::NoSync => "both hold the same".to_owned(),
-        SyncAction::Source(course) => format!(
-            "this node brings it up to date from write {} by {:?}",
-            course.target_keeps, course.method
-        ),
-        SyncAction::Target(course) => format!(
-            "it brings this node up to date from write {} by {:?}",
-            course.target_keeps, course.method
-        ),
-        SyncAction::Stop(reason) => format!("no replication: {reason:?}"),
-    }
-}
-
-/// Why nothing is done, for people.
-fn stop_text(reason: StopReason) -> &'static str {
-    match reason {
-        StopReason::NothingDecided => {
-            "both volumes are new and nobody has said which content counts; make both with `create-metadata --uptodate-zeroed`"
-        }
-        StopReason::NoUsableDisk => "neither disk holds a usable copy",
-        StopReason::Unrelated => "the two volumes have no common history",
-        StopReason::DamagedBranch => {
-            "the damaged disk wrote on its own after the two parted; its writes would be lost"
-        }
-        StopReason::SplitBrain => {
-            "split brain: both sides wrote on their own; this version cannot resolve it, one side must be made anew"
-        }
-    }
-}
-
-/// Why a way to bring a target up to date is not taken.
-fn method_text(method: SyncMethod) -> &'static str {
-    match method {
-        SyncMethod::CatchUp => "the journal still holds what the target lacks",
-        SyncMethod::BitmapResync => {
-            "NeedsBitmapResync: the journal no longer holds what the target lacks; this version cannot resync by bitmap"
-        }
-        SyncMethod::FullResync => {
-            "NeedsFullResync: the target has no usable copy; this version cannot copy a whole volume"
-        }
-        SyncMethod::FullResyncWentBack => {
-            "WentBack: one disk is older than its peer knows it to be (restored from a snapshot or a backup?); this version cannot copy a whole volume"
         }
     }
 }

@@ -128,9 +128,13 @@ impl Replica {
     }
 
     /// Frames that carry data count only from the source of the current introduction, and never from a
-    /// lower term than this node's record (I2).
+    /// Primary of a lower term than this node's record (I2). A Secondary writes nothing of its own: it ships
+    /// what the verdict said, whatever record it has stored.
     fn is_from_source(&self, node: NodeId, term: Term) -> bool {
-        self.inbound.as_ref().is_some_and(|inbound| inbound.from == node) && term >= self.record().term
+        let introduced = self.peer(node).link.as_ref().and_then(|link| link.introduction.received.as_ref());
+        let is_writer = introduced.is_none_or(|state| state.role == Role::Primary);
+        let is_source = self.inbound.as_ref().is_some_and(|inbound| inbound.from == node);
+        is_source && (!is_writer || term >= self.record().term)
     }
 
     pub(super) fn on_records(&mut self, node: NodeId, term: Term, batch: RecordBatch, effects: &mut Effects) {

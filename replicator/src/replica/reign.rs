@@ -302,7 +302,7 @@ impl Replica {
         let reign = self.reign.as_ref()?;
         let joining =
             reign.joining.filter(|joining| joining.node == node).map(|joining| joining.cap.max(self.stable));
-        let clients = self.writes.flush_wanted().filter(|_| reign.requires(node));
+        let clients = Some(self.writes.flush_wanted()).filter(|_| reign.requires(node));
         joining.max(clients)
     }
 
@@ -316,9 +316,16 @@ impl Replica {
             Standing::Renewed(incarnation) => set.with(node, incarnation),
             Standing::Lost => set.without(node),
         });
-        if in_sync != newest {
-            self.propose(in_sync, effects);
+        if in_sync == newest {
+            return;
         }
+        // What is complete may be flushed on the lost member alone: it is flushed here before it goes.
+        let drops_a_member = newest.iter().any(|(node, _)| !in_sync.has_node(node));
+        if drops_a_member && self.disk_fault.is_none() && self.journal.flushed() < self.complete {
+            self.journal.want_flush(self.complete);
+            return;
+        }
+        self.propose(in_sync, effects);
     }
 
     /// What has become of a member. A run that cannot prove to continue the recorded one may have lost what
@@ -508,7 +515,26 @@ impl Replica {
         );
         effects.push(Effect::Notify(Notice::error("stepped-down", text)));
         effects.push(Effect::DropClients);
+        self.resign(effects);
         self.end_reign(effects);
+    }
+
+    /// Tells the voters that this node will not serve in the term that its record names it for, so that nobody
+    /// waits for its lease while it lives on as Secondary.
+    pub(super) fn resign(&mut self, effects: &mut Effects) {
+        let mut record = *self.record();
+        let local = self.config.local;
+        // Only for this run: what an earlier one proposed may never have been recorded, and this one may not
+        // hold what that one did.
+        let is_own =
+            record.primary == Some(local) && record.in_sync.incarnation_of(local) == Some(self.incarnation);
+        if !is_own || self.disk_fault.is_some() {
+            return;
+        }
+        record.version += 1;
+        record.primary = None;
+        self.store_record(record);
+        self.send_record_to_all(&record, effects);
     }
 
     /// Primary no more. What clients had in flight is forgotten; its records stay in the journal's end.

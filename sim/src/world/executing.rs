@@ -77,7 +77,12 @@ impl World {
             }
             Effect::CompleteRequest { id, outcome } => self.complete(node, id, outcome),
             Effect::SetExport { export } => {
-                self.nodes[node.index()].is_serving = export == ExportState::Serving;
+                let is_serving = export == ExportState::Serving;
+                self.nodes[node.index()].is_serving = is_serving;
+                if !is_serving {
+                    // The clients of this world do not count as connected; whoever still waits is let go.
+                    self.lose_clients(node);
+                }
             }
             Effect::DropClients => self.lose_clients(node),
             Effect::AnswerOperator { order, answer } => {

@@ -74,6 +74,20 @@ fn a_flush_waits_for_every_earlier_write_on_both_nodes() {
 }
 
 #[test]
+fn a_fua_write_on_a_node_alone_waits_for_its_own_flush_and_not_for_the_next_background_one() {
+    let mut world = promoted(5);
+    world.kill(BETA);
+    world.write_now(ALPHA, 0, 4096);
+    for round in 1..20 {
+        let write = world.ask(ALPHA, Ask::Write(ByteRange::new(round * 4096, 4096), Durability::Flushed));
+        assert!(
+            world.wait_for(write, 100),
+            "round {round}: nothing else would have made it flush for 200 ms"
+        );
+    }
+}
+
+#[test]
 fn a_fua_write_survives_a_power_cut_of_both() {
     for seed in 0..20 {
         let mut world = promoted(seed);

@@ -197,3 +197,30 @@ fn a_reset_link_costs_nothing_but_time() {
         world.read_everything(ALPHA);
     }
 }
+
+#[test]
+fn a_smaller_set_that_no_majority_stored_promotes_nobody_after_a_power_cut() {
+    for seed in 0..20 {
+        let mut world = promoted(seed);
+        pass(&mut world, 3000);
+        world.kill_tiebreaker();
+        for at in 0..10 {
+            world.write_now(ALPHA, at * 4096, 4096);
+        }
+        world.kill(BETA);
+        // Alpha proposes itself alone; only its own disk ever hears of it.
+        pass(&mut world, 50);
+        world.cut_power(ALPHA);
+        world.start_tiebreaker();
+        world.start(ALPHA);
+        pass(&mut world, 8000);
+        assert_eq!(world.promote(ALPHA, 10_000).expect_err("beta has it all").name, "member-missing");
+        world.start(BETA);
+        pass(&mut world, 2000);
+        let promoted = world.promote(BETA, 20_000).is_ok() || world.promote(ALPHA, 20_000).is_ok();
+        assert!(promoted, "seed {seed}\n{}", world.summaries());
+        let primary = if world.role(ALPHA) == Role::Primary { ALPHA } else { BETA };
+        world.read_everything(primary);
+        world.assert_converges();
+    }
+}

@@ -167,14 +167,14 @@ impl Pair {
         })
     }
 
-    /// Ends all three in order.
+    /// Ends all three in order. An interruption does not cut that short: it may be what asked for the end.
     ///
     /// # Errors
     /// One of them does not.
     pub fn stop(mut self) -> anyhow::Result<()> {
         for place in self.replicas.iter_mut().chain([&mut self.tiebreaker]) {
             if let Some(process) = place.take() {
-                process.stop(&self.interruption)?;
+                process.stop(&Interruption::default())?;
             }
         }
         Ok(())

@@ -44,7 +44,6 @@ pub fn run(mut pair: Pair, announcement: Announcement, interruption: &Interrupti
             eprintln!("{name} has ended ({status}). {}", restart(pair.site(), &name));
         }
     }
-    // The interruption was the end that was wanted; what follows is not to be cut short by it.
     pair.stop()
 }
 

@@ -59,7 +59,7 @@ impl<C: Core> EventLoop<C> {
                     self.touched.push(*id);
                 }
             }
-            Effect::AnswerOperator { order, answer } => self.answer(order, answer),
+            Effect::AnswerOperator { order, answer } => self.answers.push((order, answer)),
             Effect::Notify(notice) => self.notify(notice),
         }
     }
@@ -100,7 +100,7 @@ impl<C: Core> EventLoop<C> {
     }
 
     /// Routes an answer to whoever asked. The answer to an order to stop ends the loop, unless it is a refusal.
-    fn answer(&mut self, order: OrderId, answer: Answer) {
+    pub(super) fn answer(&mut self, order: OrderId, answer: Answer) {
         if self.life == Life::Stopping(order) {
             self.life = match answer {
                 Answer::Done { .. } => Life::Stopped,

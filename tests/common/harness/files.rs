@@ -9,14 +9,14 @@ use super::{Cluster, RESOURCE, Settings, Voter};
 
 /// The configuration, with `SECRET` in the place of the secret's path.
 pub fn configuration(cluster: &Cluster, settings: &Settings) -> String {
-    let Settings { size, heartbeat, peer_timeout } = settings;
+    let Settings { size, heartbeat, peer_timeout, journal_size } = settings;
     let mut text = format!(
         "resource = \"{RESOURCE}\"\nsize = \"{size}\"\non-peer-lost = \"quorum\"\nsecret-file = SECRET\n\
          heartbeat = \"{heartbeat}\"\npeer-timeout = \"{peer_timeout}\"\n"
     );
     for replica in Voter::REPLICAS {
         text.push_str(&format!(
-            "\n[[node]]\nname = \"{}\"\naddress = \"127.0.0.1:{}\"\ndata = {}\nmetadata = {}\nnbd = {{ unix = {} }}\n",
+            "\n[[node]]\nname = \"{}\"\naddress = \"127.0.0.1:{}\"\njournal-size = \"{journal_size}\"\ndata = {}\nmetadata = {}\nnbd = {{ unix = {} }}\n",
             replica.name(),
             cluster.port(replica),
             quoted(&cluster.data(replica)),

@@ -1,0 +1,176 @@
+//! Runs fio and reads its figures.
+//!
+//! Rule: a job file says what is done, never to whom; that comes from here.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
+
+/// A job file.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its name.
+    pub name: String,
+    /// The comment in its first line.
+    pub question: String,
+    text: String,
+}
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// An NBD export.
+    Nbd(String),
+    /// A file, past the page cache.
+    File(PathBuf),
+}
+
+/// What fio found.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Measured {
+    /// Reads, if there were any.
+    pub read: Option<Direction>,
+    /// Writes, if there were any.
+    pub write: Option<Direction>,
+    /// Flushes: latency of 50 and 99 of a hundred, microseconds, if there were any.
+    pub flush_p50_us: Option<f64>,
+    /// See above.
+    pub flush_p99_us: Option<f64>,
+}
+
+/// Figures of reads or of writes.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Direction {
+    /// How many in all.
+    pub operations: f64,
+    /// How many each second.
+    pub iops: f64,
+    /// Megabytes (1e6) each second.
+    pub megabytes_per_second: f64,
+    /// 50 of a hundred were faster, microseconds.
+    pub p50_us: f64,
+    /// 99 of a hundred were faster, microseconds.
+    pub p99_us: f64,
+}
+
+impl Measured {
+    fn directions(&self) -> impl Iterator<Item = &Direction> {
+        self.read.iter().chain(&self.write)
+    }
+
+    /// Reads and writes in all.
+    pub fn operations(&self) -> f64 {
+        self.directions().map(|direction| direction.operations).sum()
+    }
+
+    /// Reads and writes each second.
+    pub fn iops(&self) -> f64 {
+        self.directions().map(|direction| direction.iops).sum()
+    }
+
+    /// Megabytes each second.
+    pub fn megabytes_per_second(&self) -> f64 {
+        self.directions().map(|direction| direction.megabytes_per_second).sum()
+    }
+
+    /// The direction whose latency is shown: writes, if there are any.
+    pub fn shown(&self) -> Option<&Direction> {
+        self.write.as_ref().or(self.read.as_ref())
+    }
+}
+
+/// fio's version.
+///
+/// # Errors
+/// It is not installed.
+pub fn version() -> anyhow::Result<String> {
+    let output = Command::new("fio").arg("--version").output();
+    let output = output.context("fio is missing: `apt-get install fio` (it must have the nbd engine)")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The jobs of a folder whose name contains `only`, in the order of their names.
+///
+/// # Errors
+/// The folder cannot be read, or a file lacks its question.
+pub fn jobs(folder: &Path, only: &str) -> anyhow::Result<Vec<Job>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut files = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "fio"));
+    files.sort();
+    let mut jobs = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file)?;
+        let question = text.lines().next().and_then(|line| line.strip_prefix("# "));
+        let question =
+            question.with_context(|| format!("{} does not begin with its question", file.display()))?;
+        let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.contains(only) {
+            jobs.push(Job { name, question: question.to_owned(), text });
+        }
+    }
+    Ok(jobs)
+}
+
+/// Runs a job on a subject.
+///
+/// # Errors
+/// fio fails, or says something unexpected.
+pub fn run(
+    job: &Job,
+    on: &Subject,
+    scratch: &Path,
+    size_bytes: u64,
+    seconds: u64,
+) -> anyhow::Result<Measured> {
+    let target = match on {
+        Subject::Nbd(uri) => format!("ioengine=nbd\nuri={uri}\n"),
+        Subject::File(path) => format!("ioengine=io_uring\ndirect=1\nfilename={}\n", path.display()),
+    };
+    let file = scratch.join("job.fio");
+    let text = format!(
+        "[global]\n{target}size={size_bytes}\nruntime={seconds}\ntime_based=1\nrandrepeat=0\nrefill_buffers=1\n\n{}",
+        job.text
+    );
+    std::fs::write(&file, text)?;
+    let output = Command::new("fio").arg("--output-format=json").arg(&file).current_dir(scratch).output()?;
+    let complained = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "fio failed in {}: {complained}", job.name);
+    // Messages may stand before the JSON.
+    let said = String::from_utf8_lossy(&output.stdout);
+    let json = said.find('{').and_then(|start| said.get(start..)).unwrap_or_default();
+    let report: Value = serde_json::from_str(json).with_context(|| format!("fio said: {said}"))?;
+    let found = report.pointer("/jobs/0").context("fio reports no job")?;
+    anyhow::ensure!(found["error"] == 0, "fio met error {} in {}", found["error"], job.name);
+    Ok(measured(found))
+}
+
+fn measured(job: &Value) -> Measured {
+    let number = |value: &Value| value.as_f64().unwrap_or_default();
+    let percentile_us =
+        |latency: &Value, percentile: &str| number(&latency["percentile"][percentile]) / 1000.0;
+    let direction = |name: &str| {
+        let found = &job[name];
+        let operations = number(&found["total_ios"]);
+        (operations > 0.0).then(|| Direction {
+            operations,
+            iops: number(&found["iops"]),
+            megabytes_per_second: number(&found["bw_bytes"]) / 1e6,
+            p50_us: percentile_us(&found["clat_ns"], "50.000000"),
+            p99_us: percentile_us(&found["clat_ns"], "99.000000"),
+        })
+    };
+    let flush = &job["sync"]["lat_ns"];
+    let flush = |percentile| flush["percentile"].is_object().then(|| percentile_us(flush, percentile));
+    Measured {
+        read: direction("read"),
+        write: direction("write"),
+        flush_p50_us: flush("50.000000"),
+        flush_p99_us: flush("99.000000"),
+    }
+}
