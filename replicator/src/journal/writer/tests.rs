@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::layout::superblock::JournalAnchor;
-use crate::record::RecordKind;
 use crate::units::{BLOCK_SIZE, BlockRange, VoterId, bytes_usize};
 
 const RING: u64 = 64 << 20;

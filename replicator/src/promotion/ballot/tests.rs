@@ -52,7 +52,10 @@ struct Round {
     config: Config,
     request: VoteRequest,
     own_vote: Result<(), Denial>,
-    newest: MembershipRecord,
+    /// What everybody has stored who is not in `others`.
+    stored: MembershipRecord,
+    /// Who has stored something else.
+    others: BTreeMap<NodeId, MembershipRecord>,
     replies: BTreeMap<NodeId, VoteReply>,
 }
 
@@ -76,7 +79,7 @@ impl Round {
         voters.ids[..3].copy_from_slice(&[VoterId(100), VoterId(101), VoterId(102)]);
         let in_sync = InSyncSet::of(A, A_RUN).with(B, B_RUN);
         let stored = MembershipRecord { term: term(5), version: 3, primary: Some(B), in_sync, voters };
-        let newest = if basis == Basis::First { MembershipRecord::default() } else { stored };
+        let stored = if basis == Basis::First { MembershipRecord::default() } else { stored };
         let asked = MembershipRecord {
             term: term(6),
             version: 1,
@@ -95,7 +98,7 @@ impl Round {
             record: asked,
             peer_is_fenced: false,
         };
-        Self { config, request, own_vote: Ok(()), newest, replies: BTreeMap::new() }
+        Self { config, request, own_vote: Ok(()), stored, others: BTreeMap::new(), replies: BTreeMap::new() }
     }
 
     fn answer(mut self, node: NodeId, vote: Result<(), Denial>) -> Self {
@@ -104,7 +107,7 @@ impl Round {
             round: 1,
             stage: VoteStage::Ask,
             vote,
-            record: self.newest,
+            record: self.stored,
             position: if is_replica { position(100) } else { Position::default() },
             incarnation: if is_replica { B_RUN } else { Incarnation(0) },
             continues: None,
@@ -123,14 +126,26 @@ impl Round {
         self
     }
 
-    fn decide(&self) -> Decision {
-        decide(&Ballot {
+    fn shows(mut self, node: NodeId, record: MembershipRecord) -> Self {
+        self.others.insert(node, record);
+        self
+    }
+
+    fn with<T>(&self, ask: impl FnOnce(&Ballot<'_>) -> T) -> T {
+        let record_of = |node| *self.others.get(&node).unwrap_or(&self.stored);
+        let mut replies = self.replies.clone();
+        replies.iter_mut().for_each(|(node, reply)| reply.record = record_of(*node));
+        ask(&Ballot {
             config: &self.config,
             request: &self.request,
             own_vote: self.own_vote,
-            newest: &self.newest,
-            replies: &self.replies,
+            own_record: &record_of(A),
+            replies: &replies,
         })
+    }
+
+    fn decide(&self) -> Decision {
+        self.with(decide)
     }
 
     /// The decision in a word: `take`, or `wait` and `refuse` with the name of the refusal.
@@ -148,7 +163,7 @@ const YES: Result<(), Denial> = Ok(());
 
 #[test]
 fn the_basis_follows_from_the_newest_record() {
-    let recorded = Round::new(MEMBER).newest;
+    let recorded = Round::new(MEMBER).stored;
     let of = |run: u64, continues| basis(&recorded, A, Incarnation(run), continues);
     assert_eq!(basis(&MembershipRecord::default(), A, A_RUN, None), Basis::First);
     assert_eq!(of(11, None), MEMBER, "the very run that was recorded");
@@ -201,18 +216,46 @@ fn a_voter_that_was_never_met_is_waited_for_by_name() {
 #[test]
 fn a_request_that_a_newer_record_overtook_is_asked_again() {
     let first = Round::new(Basis::First).answer(B, YES).answer(T, YES);
-    let recorded = Round::new(MEMBER).newest;
+    let recorded = Round::new(MEMBER).stored;
     assert_eq!(
-        Round { newest: recorded, ..first }.outcome(),
+        Round { stored: recorded, ..first }.outcome(),
         "wait not-in-sync",
         "somebody was promoted before"
     );
     let mut removed = Round::new(MEMBER).answer(B, YES).answer(T, YES);
-    removed.newest.in_sync = InSyncSet::of(B, B_RUN);
+    removed.stored.in_sync = InSyncSet::of(B, B_RUN);
     assert_eq!(removed.outcome(), "wait not-in-sync", "the candidate is no member any more");
     let mut taken = Round::new(MEMBER).answer(B, YES).answer(T, YES);
-    taken.newest.term = term(6);
+    taken.stored.term = term(6);
     assert_eq!(taken.outcome(), "wait not-in-sync", "the term is taken");
+}
+
+#[test]
+fn the_newest_record_is_the_newest_that_a_majority_may_have_stored() {
+    let older = Round::new(MEMBER).stored;
+    let newer = MembershipRecord { version: older.version + 1, in_sync: InSyncSet::of(B, B_RUN), ..older };
+    let newest = |round: Round| round.with(|ballot| *ballot.newest());
+    let heard = || Round::new(MEMBER).answer(B, YES).answer(T, YES);
+    assert_eq!(newest(heard()), older);
+    assert_eq!(newest(heard().shows(B, newer)), older, "one of three has it, and all were heard");
+    assert_eq!(newest(heard().shows(B, newer).shows(T, newer)), newer);
+    assert_eq!(newest(heard().shows(A, newer).shows(T, newer)), newer);
+    assert_eq!(newest(heard().shows(A, newer)), older, "it makes no difference who has it");
+    let one_silent = || Round::new(MEMBER).answer(T, YES);
+    assert_eq!(newest(one_silent().shows(T, newer)), newer, "beta may have it too");
+    assert_eq!(newest(one_silent().shows(A, newer)), newer, "beta may have it too");
+    assert_eq!(newest(Round::new(MEMBER)), older, "nobody else was heard");
+}
+
+#[test]
+fn whoever_is_a_member_by_any_record_that_may_count_must_report() {
+    let both = Round::new(Basis::AllReported).stored;
+    let alone = MembershipRecord { in_sync: InSyncSet::of(A, A_RUN), ..both };
+    let later = |record: MembershipRecord| MembershipRecord { version: record.version + 1, ..record };
+    let asked = || Round::new(Basis::AllReported).answer(T, YES);
+    assert_eq!(asked().shows(A, alone).shows(T, later(both)).outcome(), "wait member-missing");
+    assert_eq!(asked().shows(A, both).shows(T, later(alone)).outcome(), "wait member-missing");
+    assert_eq!(asked().shows(A, alone).shows(T, alone).outcome(), "take");
 }
 
 #[test]
@@ -250,7 +293,7 @@ fn without_a_living_member_all_members_must_report_and_none_may_be_ahead() {
     let behind = reported().change(B, |reply| reply.position = position(99));
     assert_eq!(behind.outcome(), "take");
     let mut outsider = reported();
-    outsider.newest.in_sync = InSyncSet::of(B, B_RUN);
+    outsider.stored.in_sync = InSyncSet::of(B, B_RUN);
     assert_eq!(outsider.outcome(), "refuse not-in-sync", "the candidate is not in the set");
 }
 
@@ -276,7 +319,7 @@ fn the_new_set_holds_the_candidate_and_who_surely_has_the_same() {
     });
     assert_eq!(in_sync(&continued), alone.with(B, Incarnation(32)), "this run lost nothing");
     let mut outside = round(MEMBER);
-    outside.newest.in_sync = InSyncSet::of(A, A_RUN);
+    outside.stored.in_sync = InSyncSet::of(A, A_RUN);
     assert_eq!(in_sync(&outside), alone, "it was no member");
     let mut asynchronous = round(MEMBER);
     asynchronous.config.replicas[1].protocol = ReplicationProtocol::A;
