@@ -261,6 +261,39 @@ fn identities_of_64_bits_are_text_because_readers_round_numbers() {
 }
 
 #[test]
+fn every_command_has_a_man_page_and_every_shell_completions_for_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pages = folder.path().join("man/man1");
+    let twinblk = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_twinblk")).args(args).output();
+        let output = output.expect("the program runs");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    twinblk(&["man", pages.to_str().expect("UTF-8")]);
+    let overview = std::fs::read_to_string(pages.join("twinblk.1")).expect("the page of the whole");
+    let help = twinblk(&["--help"]);
+    let commands =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = commands
+        .filter(|line| !line.starts_with("    "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(commands.len() > 12, "{commands:?}");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let completions = twinblk(&["completions", shell]);
+        let missing = commands.iter().find(|command| !completions.contains(**command));
+        assert_eq!(missing, None, "{shell}");
+    }
+    for command in commands {
+        let page =
+            std::fs::read_to_string(pages.join(format!("twinblk-{command}.1"))).expect("a page of its own");
+        assert!(page.contains(".SH SYNOPSIS"), "{command}");
+        assert!(overview.contains(&command.replace('-', "\\-")), "{command}");
+    }
+}
+
+#[test]
 fn the_transcripts_are_true() {
     trycmd::TestCases::new().env("NO_COLOR", "1").env("COLUMNS", "100").case("tests/cli/*.md").run();
 }

@@ -2,10 +2,19 @@
 
 use std::process::{Command, Output, Stdio};
 
+/// A command that finds what Debian installs before what stands in front of it: nbdsh asks for `python3` and needs the
+/// one that python3-libnbd belongs to.
+fn command(program: &str) -> Command {
+    let others = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new(program);
+    command.env("PATH", format!("/usr/bin:/bin:{others}")).stdin(Stdio::null());
+    command
+}
+
 /// Whether a tool is installed. Says so if not, and fails where skipping is not allowed.
 pub fn is_there(tool: &str) -> bool {
     let asked = if tool == "nbdsh" { vec!["-c", "import nbd"] } else { vec!["--version"] };
-    let status = Command::new(tool).args(asked).stdin(Stdio::null()).output().map(|output| output.status);
+    let status = command(tool).args(asked).output().map(|output| output.status);
     if status.is_ok_and(|status| status.success()) {
         return true;
     }
@@ -17,8 +26,8 @@ pub fn is_there(tool: &str) -> bool {
 
 /// Runs a tool to its end.
 pub fn run(tool: &str, args: &[&str]) -> Output {
-    let mut command = Command::new("timeout");
-    command.arg("120").arg(tool).args(args).stdin(Stdio::null());
+    let mut command = command("timeout");
+    command.arg("120").arg(tool).args(args);
     command.output().expect("timeout is part of every Debian")
 }
 
