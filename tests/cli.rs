@@ -34,6 +34,34 @@ const DRBD_KEYS: [&str; 12] = [
     "connections",
 ];
 
+/// The same of a connection, and of the volume on the peer.
+const DRBD_CONNECTION_KEYS: [&str; 9] = [
+    "peer-node-id",
+    "name",
+    "connection-state",
+    "congested",
+    "peer-role",
+    "tls",
+    "ap-in-flight",
+    "rs-in-flight",
+    "peer_devices",
+];
+const DRBD_PEER_DEVICE_KEYS: [&str; 13] = [
+    "volume",
+    "replication-state",
+    "peer-disk-state",
+    "peer-client",
+    "resync-suspended",
+    "received",
+    "sent",
+    "out-of-sync",
+    "pending",
+    "unacked",
+    "has-sync-details",
+    "has-online-verify-details",
+    "percent-in-sync",
+];
+
 /// The keys that twinblk adds.
 const OWN_KEYS: [&str; 8] =
     ["schema", "term", "lineage", "lsn", "in-sync", "frozen", "can-promote", "journal"];
@@ -136,6 +164,8 @@ fn connection() -> ConnectionReport {
             caught_up: 2,
             pending: 4,
             unacked: 5,
+            has_sync_details: false,
+            has_online_verify_details: false,
             percent_in_sync: 99.5,
             acknowledged: Lsn(8),
             flushed: Lsn(7),
@@ -211,6 +241,55 @@ fn the_keys_that_programs_rely_on_are_there() {
     let report = value(&populated());
     for key in DRBD_KEYS.iter().chain(&OWN_KEYS) {
         assert!(report.get(key).is_some(), "{key}");
+    }
+    let connection = &report["connections"][0];
+    for key in DRBD_CONNECTION_KEYS {
+        assert!(connection.get(key).is_some(), "{key}");
+    }
+    for key in DRBD_PEER_DEVICE_KEYS {
+        assert!(connection["peer_devices"][0].get(key).is_some(), "{key}");
+    }
+}
+
+#[test]
+fn identities_of_64_bits_are_text_because_readers_round_numbers() {
+    let report = value(&populated());
+    assert_eq!(report["term"]["taker"], "ffffffffffffffff");
+    assert_eq!(report["lineage"][0]["term"], report["term"]);
+    assert_eq!(report["lineage"][0]["first-lsn"], 1);
+    assert_eq!(report["in-sync"][0]["incarnation"], "0000000000000005");
+}
+
+#[test]
+fn every_command_has_a_man_page_and_every_shell_completions_for_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pages = folder.path().join("man/man1");
+    let twinblk = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_twinblk")).args(args).output();
+        let output = output.expect("the program runs");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    twinblk(&["man", pages.to_str().expect("UTF-8")]);
+    let overview = std::fs::read_to_string(pages.join("twinblk.1")).expect("the page of the whole");
+    let help = twinblk(&["--help"]);
+    let commands =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = commands
+        .filter(|line| !line.starts_with("    "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(commands.len() > 12, "{commands:?}");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let completions = twinblk(&["completions", shell]);
+        let missing = commands.iter().find(|command| !completions.contains(**command));
+        assert_eq!(missing, None, "{shell}");
+    }
+    for command in commands {
+        let page =
+            std::fs::read_to_string(pages.join(format!("twinblk-{command}.1"))).expect("a page of its own");
+        assert!(page.contains(".SH SYNOPSIS"), "{command}");
+        assert!(overview.contains(&command.replace('-', "\\-")), "{command}");
     }
 }
 

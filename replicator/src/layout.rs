@@ -60,4 +60,5 @@ pub const BYTE_TABLES: &[(&str, &[ByteField])] = &[
     ("BatchHeaderBytes", journal_batch::BatchHeaderBytes::BYTE_TABLE),
     ("RecordEntryBytes", record_table::RecordEntryBytes::BYTE_TABLE),
     ("PageHeaderBytes", page::PageHeaderBytes::BYTE_TABLE),
+    ("TiebreakerBytes", crate::promotion::tiebreaker_file::TiebreakerBytes::BYTE_TABLE),
 ];

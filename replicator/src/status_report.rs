@@ -121,7 +121,8 @@ pub struct ConnectionReport {
     pub reason: Option<String>,
     /// The rule that decided at the last handshake.
     pub rule: Option<String>,
-    /// The peer's volume; always one.
+    /// The peer's volume; always one. DRBD writes this key with an underscore.
+    #[serde(rename = "peer_devices")]
     pub peer_devices: Vec<PeerDeviceReport>,
 }
 
@@ -151,6 +152,10 @@ pub struct PeerDeviceReport {
     pub pending: u64,
     /// Records received and not yet acknowledged.
     pub unacked: u64,
+    /// Always false: details of a resync are not told.
+    pub has_sync_details: bool,
+    /// Always false: there is no online verify.
+    pub has_online_verify_details: bool,
     /// How much of the peer is in sync, percent.
     pub percent_in_sync: f64,
     /// Newest write that the peer has in its journal.

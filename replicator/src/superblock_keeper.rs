@@ -126,3 +126,6 @@ impl SuperblockKeeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

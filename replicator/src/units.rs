@@ -295,8 +295,15 @@ impl GenerationId {
 pub struct Term {
     /// Grows with every promotion; 0 before the first.
     pub number: u64,
-    /// Random id that tells two candidates of one number apart.
+    /// Random id that tells two candidates of one number apart. 16 hexadecimal digits in JSON, because many
+    /// readers round large numbers.
+    #[serde(serialize_with = "as_hexadecimal")]
     pub taker: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn as_hexadecimal<S: serde::Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{value:016x}"))
 }
 
 impl Term {

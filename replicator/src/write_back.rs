@@ -21,7 +21,10 @@ use extent_map::{Extent, ExtentMap, Piece};
 /// Largest single write to the data area, bytes.
 const DATA_WRITE_BYTES_MAX: u64 = 1 << 20;
 /// Writes to the data area in flight at a time.
-const DATA_WRITES_MAX: usize = 16;
+const DATA_WRITES_MAX: usize = 32;
+/// More are ordered only when no more than this many are in flight: writes that are ordered together cost the
+/// device one notification.
+const DATA_WRITES_LOW: usize = 16;
 /// Stable bytes that start a round at once.
 const ROUND_START_BYTES: u64 = 4 << 20;
 /// Time after which a round starts however little there is to write.
@@ -217,6 +220,9 @@ impl WriteBack {
             self.start_round(stable);
         }
         let Some(round) = &mut self.round else { return };
+        if round.in_flight.len() > DATA_WRITES_LOW {
+            return;
+        }
         while round.in_flight.len() < DATA_WRITES_MAX {
             let Some(data_io) = round.todo.pop_front() else { break };
             let io = next_io();

@@ -177,7 +177,7 @@ mod tests {
             "name": "mail", "node-name": "alpha", "role": role, "suspended": false,
             "devices": [{"disk-state": "UpToDate", "clients": 0, "quorum": true, "size": 4}],
             "connections": [{"peer-node-id": 1, "name": "beta", "connection-state": "Connected", "congested": false,
-                "peer-role": "Secondary", "protocol": "C", "reason": null, "peer-devices": [
+                "peer-role": "Secondary", "protocol": "C", "reason": null, "peer_devices": [
                     {"replication-state": "Established", "peer-disk-state": peer_disk, "out-of-sync": 0, "percent-in-sync": 100.0}]}],
             "tiebreaker": null, "frozen": null, "can-promote": {"yes": true, "because": ""}, "advice": [],
         })

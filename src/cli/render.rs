@@ -175,10 +175,10 @@ mod tests {
             "devices": [{"disk-state": "UpToDate", "clients": 2, "quorum": true, "size": 104_857_600}],
             "connections": [
                 {"peer-node-id": 1, "name": "beta", "connection-state": "Connected", "congested": false,
-                 "peer-role": "Secondary", "protocol": "C", "reason": null, "peer-devices": [
+                 "peer-role": "Secondary", "protocol": "C", "reason": null, "peer_devices": [
                     {"replication-state": "Established", "peer-disk-state": "UpToDate", "out-of-sync": 0, "percent-in-sync": 100.0}]},
                 {"peer-node-id": 2, "name": "gamma-dr", "connection-state": "Connecting", "congested": true,
-                 "peer-role": "Unknown", "protocol": "A", "reason": "10.0.0.3:7789 does not answer", "peer-devices": [
+                 "peer-role": "Unknown", "protocol": "A", "reason": "10.0.0.3:7789 does not answer", "peer_devices": [
                     {"replication-state": "Off", "peer-disk-state": "DUnknown", "out-of-sync": 2048, "percent-in-sync": 99.99}]}],
             "tiebreaker": {"connection-state": "Connected", "reason": null},
             "frozen": null,

@@ -43,7 +43,7 @@ pub struct Connection {
     pub peer_role: String,
     pub protocol: String,
     pub reason: Option<String>,
-    #[serde(alias = "peer_devices")]
+    #[serde(rename = "peer_devices")]
     pub peer_devices: Vec<PeerDevice>,
 }
 

@@ -51,6 +51,19 @@ fn one_mistake(from: &str, to: &str) -> String {
 }
 
 #[test]
+fn the_files_that_the_documents_show_are_good() {
+    for document in [include_str!("../../README.md"), include_str!("../../docs/operating/install.md")] {
+        let blocks: Vec<&str> = document.split("```toml\n").skip(1).collect();
+        assert!(!blocks.is_empty());
+        for block in blocks {
+            let text = block.split("```").next().unwrap_or_default();
+            let config = parse(text).unwrap_or_else(|problems| panic!("{problems:?}"));
+            assert_eq!((config.nodes.len(), config.tiebreaker.is_some()), (2, true));
+        }
+    }
+}
+
+#[test]
 fn a_good_file_gives_everything_it_says_and_the_defaults() {
     let config = parse(MAIL).expect("good");
     assert_eq!(config.size_bytes, 100 << 30);

@@ -55,6 +55,8 @@ impl PeerConnection {
     pub fn new(peer: NodeId, link: LinkId, socket: OwnedFd, peer_timeout: Span) -> Self {
         // These mean something for TCP only; a link over anything else does without.
         let _ = sockopt::set_tcp_nodelay(&socket, true);
+        // Small frames that wait for their answer must not be paced, as BBR would. A kernel without cubic keeps its own.
+        let _ = sockopt::set_tcp_congestion(&socket, "cubic");
         let milliseconds = u32::try_from(peer_timeout.as_millis()).unwrap_or(u32::MAX);
         let _ = sockopt::set_tcp_user_timeout(&socket, milliseconds);
         Self {

@@ -275,8 +275,8 @@ impl Cluster {
             let Some(status) = cluster.status(primary) else { return false };
             let is = |pointer: &str, value: &str| status.pointer(pointer).is_some_and(|found| found == value);
             is("/devices/0/disk-state", "UpToDate")
-                && is("/connections/0/peer-devices/0/peer-disk-state", "UpToDate")
-                && is("/connections/0/peer-devices/0/replication-state", "Established")
+                && is("/connections/0/peer_devices/0/peer-disk-state", "UpToDate")
+                && is("/connections/0/peer_devices/0/replication-state", "Established")
         });
     }
 

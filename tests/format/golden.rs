@@ -14,6 +14,7 @@ use replicator::layout::superblock::{
 };
 use replicator::layout::zones::Zones;
 use replicator::promotion::membership::{InSyncSet, MembershipRecord, VoterList};
+use replicator::promotion::tiebreaker_file::TiebreakerState;
 use replicator::record::{Record, RecordKind};
 use replicator::units::{BLOCK_SIZE, BlockRange, GenerationId, Incarnation, Lsn, NodeId, Term, VoterId};
 
@@ -89,6 +90,14 @@ fn batch() -> Vec<u8> {
     bytes
 }
 
+fn tiebreaker() -> TiebreakerState {
+    let record = superblock().membership;
+    let resource = ResourceName::parse("mail").unwrap();
+    let mut state = TiebreakerState::new(resource, NodeId(2), VoterId(0xc));
+    (state.sequence, state.record, state.known) = (17, record, record.voters);
+    state
+}
+
 fn images() -> Vec<Image> {
     let mut bitmap = BitmapPage::clean(1, 5);
     bitmap.header.sequence = 3;
@@ -119,6 +128,11 @@ fn images() -> Vec<Image> {
             name: "activity_page",
             bytes: activity.encode(),
             accepts: |bytes| ActivityPage::parse(bytes, 2).is_ok(),
+        },
+        Image {
+            name: "tiebreaker",
+            bytes: tiebreaker().encode().to_vec(),
+            accepts: |bytes| TiebreakerState::parse(bytes) == Ok(tiebreaker()),
         },
     ]
 }

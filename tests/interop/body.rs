@@ -148,7 +148,15 @@ pub fn patterns(export: &Export) {
 /// fio: random writes of all sizes, verified by checksum.
 pub fn verified_load(export: &Export) {
     let uri = format!("--uri={}", export.uri);
-    let common = ["--ioengine=nbd", &uri, "--verify=crc32c", "--verify_fatal=1", "--group_reporting"];
+    // Without a file of its state, which fio would leave in the current folder.
+    let common = [
+        "--ioengine=nbd",
+        &uri,
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--verify_state_save=0",
+        "--group_reporting",
+    ];
     let jobs: [&[&str]; 3] = [
         &[
             "--name=mixed",

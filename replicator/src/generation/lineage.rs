@@ -11,6 +11,7 @@ pub const GENERATIONS_MAX: usize = 64;
 /// A stretch of history: everything one Primary wrote from its promotion, or from the moment it went on
 /// without a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Generation {
     /// Its identity, random.
     pub id: GenerationId,

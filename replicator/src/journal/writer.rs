@@ -307,3 +307,6 @@ impl JournalWriter {
         (free.saturating_sub(gap) / 2).saturating_sub(self.queue_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -292,3 +292,6 @@ fn gravity(denial: &Denial) -> u8 {
         Denial::NotAMember { .. } | Denial::MemberLives { .. } => 6,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,6 +141,8 @@ impl Replica {
                 caught_up: outbound.map_or(0, super::sending::Outbound::caught_up_bytes) >> 10,
                 pending: behind.min(in_flight / 4096 + 1),
                 unacked,
+                has_sync_details: false,
+                has_online_verify_details: false,
                 percent_in_sync: percent,
                 acknowledged: peer.acknowledged,
                 flushed: peer.flushed,

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use replicator::effect::{Completion, Effect, Effects, ExportState};
-use replicator::event::{AllocatedExtent, Durability, Event, IoId};
+use replicator::event::{AllocatedExtent, Durability, Event, IoId, LinkId};
+use replicator::peer::frame::OutboundFrame;
 use replicator::promotion::tiebreaker::{TiebreakerEffect, TiebreakerEvent};
 use replicator::units::{BLOCK_BYTES, BlockRange, ByteRange, NodeId, RequestId};
 
@@ -54,19 +55,7 @@ impl World {
                 self.start_io(node, io, IoWork::FlushData(mark));
             }
             Effect::FindAllocated { io, range } => self.start_io(node, io, IoWork::FindAllocated(range)),
-            Effect::SendToPeer { peer, link, frame } => {
-                let frame = over_the_wire(&frame);
-                let Some(held) = self.network.links.get_mut(&link) else { return };
-                let end = held.end_of(node);
-                if !held.ends[end].is_open {
-                    return;
-                }
-                held.ends[end].frames_sent += 1;
-                let frames = held.ends[end].frames_sent;
-                self.send_item(node, link, Item::Frame(frame));
-                let soon = self.now + self.random.below(50);
-                self.tell_at(soon, node, Event::FramesSent { peer, link, frames });
-            }
+            Effect::SendToPeer { peer, link, frame } => self.send_frame(node, peer, link, &frame),
             Effect::DropPeer { peer: _, link } => self.close(node, link),
             Effect::SetDialing { peer, wanted } => {
                 let machine = &mut self.nodes[node.index()];
@@ -94,6 +83,20 @@ impl World {
                 self.notices.push((node, notice.name, notice.text));
             }
         }
+    }
+
+    fn send_frame(&mut self, node: NodeId, peer: NodeId, link: LinkId, frame: &OutboundFrame) {
+        let frame = over_the_wire(frame);
+        let Some(held) = self.network.links.get_mut(&link) else { return };
+        let end = held.end_of(node);
+        if !held.ends[end].is_open {
+            return;
+        }
+        held.ends[end].frames_sent += 1;
+        let frames = held.ends[end].frames_sent;
+        self.send_item(node, link, Item::Frame(frame));
+        let soon = self.now + self.random.below(50);
+        self.tell_at(soon, node, Event::FramesSent { peer, link, frames });
     }
 
     pub(super) fn tell_at(&mut self, time: u64, node: NodeId, event: Event) {

@@ -146,7 +146,7 @@ impl Pair {
     pub fn wait_until_synced(&mut self, primary: Side) -> anyhow::Result<u64> {
         let mut caught_up_kib = 0;
         self.wait_for(primary, "has both disks UpToDate", SYNC_LIMIT, |status| {
-            caught_up_kib = status.pointer("/connections/0/peer-devices/0/caught-up")?.as_u64()?;
+            caught_up_kib = status.pointer("/connections/0/peer_devices/0/caught-up")?.as_u64()?;
             is_synced(status)
         })?;
         Ok(caught_up_kib << 10)
@@ -249,7 +249,7 @@ fn is_linked(status: &Value) -> Option<bool> {
 
 fn is_synced(status: &Value) -> Option<bool> {
     let own = status.pointer("/devices/0/disk-state")?;
-    let peer = status.pointer("/connections/0/peer-devices/0/peer-disk-state")?;
-    let replication = status.pointer("/connections/0/peer-devices/0/replication-state")?;
+    let peer = status.pointer("/connections/0/peer_devices/0/peer-disk-state")?;
+    let replication = status.pointer("/connections/0/peer_devices/0/replication-state")?;
     Some(own == "UpToDate" && peer == "UpToDate" && replication == "Established")
 }

@@ -7,7 +7,7 @@ use replicator::journal::recovery_case::RecoveryCase;
 use replicator::layout::superblock::{DurableDisk, PeerSlot, Superblock, SuperblockError};
 use replicator::layout::zones::{Zone, ZoneKind, ZoneState};
 use replicator::promotion::membership::VoterList;
-use replicator::units::{Term, VoterId};
+use replicator::units::VoterId;
 use serde_json::{Value, json};
 
 use super::Found;
@@ -87,7 +87,7 @@ fn superblock_json(superblock: &Superblock) -> Value {
             "generation": resync.generation, "lsn": resync.lsn, "source": resync.source,
         })),
         "record": {
-            "term": term_json(membership.term),
+            "term": membership.term,
             "version": membership.version,
             "primary": membership.primary,
             "in-sync": members,
@@ -108,10 +108,6 @@ fn superblock_json(superblock: &Superblock) -> Value {
             "data-flushed": journal.data_flushed,
         },
     })
-}
-
-fn term_json(term: Term) -> Value {
-    json!({ "number": term.number, "taker": format!("{:016x}", term.taker) })
 }
 
 fn voters_json(list: &VoterList) -> Value {
@@ -330,7 +326,7 @@ pub mod tests {
     use replicator::layout::superblock::{JournalAnchor, ResourceName, ResyncPosition, SuperblockFlags};
     use replicator::layout::zones::Zones;
     use replicator::promotion::membership::{InSyncSet, MembershipRecord};
-    use replicator::units::{GenerationId, Incarnation, Lsn, NodeId};
+    use replicator::units::{GenerationId, Incarnation, Lsn, NodeId, Term};
 
     use super::*;
 
