@@ -15,7 +15,7 @@ use replicator::units::{NodeId, Span};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Version of this protocol. A daemon answers another version with [`Reply::Error`], by name.
+/// Version of this protocol. A daemon answers another version with [`ReplyBody::Error`], by name.
 pub const VERSION: u32 = 1;
 /// Longest request line, bytes, its newline included.
 pub const REQUEST_BYTES_MAX: usize = 4096;
@@ -44,7 +44,7 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Command {
-    /// A snapshot. Answer: [`Reply::Status`].
+    /// A snapshot. Answer: [`ReplyBody::Status`].
     Status,
     /// Become Primary.
     Promote {
@@ -76,7 +76,7 @@ pub enum Command {
         /// How long at most; nothing: no limit.
         wait_ms: Option<u64>,
     },
-    /// Follow what happens. Answer: [`Reply::Streaming`], then [`EventLine`]s.
+    /// Follow what happens. Answer: [`ReplyBody::Streaming`], then [`EventLine`]s.
     Events {
         /// Whether the stream ends after the snapshot.
         now: bool,
@@ -97,7 +97,7 @@ pub enum Asked {
     Order(Order),
 }
 
-/// Why a request is answered with [`Reply::Error`].
+/// Why a request is answered with [`ReplyBody::Error`].
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// The line is no request.

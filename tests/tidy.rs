@@ -21,7 +21,7 @@ const CRATES: [&str; 7] = ["src", "replicator", "nbd-server", "sim", "bench", "t
 const PACKAGE_OF: [(&str, &str); 8] = [
     ("nbdinfo", "libnbd-bin"),
     ("nbdcopy", "libnbd-bin"),
-    ("nbdsh", "python3-libnbd"),
+    ("/usr/bin/python3", "python3-libnbd"),
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
     ("fio", "fio"),
@@ -338,8 +338,15 @@ fn every_program_that_tests_run_is_in_the_package_list() {
     let listed = read("packages.txt");
     let listed: BTreeSet<&str> = listed.lines().filter(|line| !line.starts_with('#')).collect();
     let mut tools = BTreeSet::new();
-    let calls =
-        ["with_pair(\"", "is_there(\"", "tools::expect(\"", "expect_failure(\"", "run(\"", " command(\""];
+    let calls = [
+        "with_pair(\"",
+        "is_there(\"",
+        "tools::expect(\"",
+        "expect_failure(\"",
+        "run(\"",
+        "Command::new(\"",
+        "PYTHON: &str = \"",
+    ];
     for path in files("tests/interop", ".rs") {
         let text = read(&path);
         for call in calls {

@@ -44,8 +44,9 @@ pub struct Places {
     #[arg(long, global = true, value_name = "DIR", env = "TWINBLK_RUN_DIR", default_value = "/run/twinblk")]
     #[arg(hide_env = true, hide_default_value = true)]
     pub run_dir: PathBuf,
-    /// Which [[node]] of the configuration this is, if not the one with the name of this host
+    /// Name of this node.
     #[arg(long, global = true, value_name = "NAME", env = "TWINBLK_NODE", hide_env = true)]
+    #[arg(help = "Which [[node]] of the configuration this is, if not the one with the name of this host")]
     pub node: Option<String>,
 }
 
