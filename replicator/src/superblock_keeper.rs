@@ -70,6 +70,12 @@ impl SuperblockKeeper {
         self.durable_session
     }
 
+    /// The newest change.
+    #[must_use]
+    pub fn newest(&self) -> Revision {
+        self.revision
+    }
+
     /// Whether everything is on disk.
     #[must_use]
     pub fn is_clean(&self) -> bool {

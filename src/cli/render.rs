@@ -81,7 +81,7 @@ pub fn status(report: &Report, colour: Colour) -> String {
         let word = colour.paint("31", "frozen");
         push_line(
             &mut text,
-            &format!("  {word}: for {since}: {}; ends when {}", frozen.reason, frozen.ends_by),
+            &format!("  {word}: for {since}: {}; ends by {}", frozen.reason, frozen.ends_by),
         );
     }
     if report.role != "Primary" && !report.can_promote.yes {
@@ -217,7 +217,7 @@ resource: mail   node: alpha   role: Primary   disk: UpToDate   size: 100GiB   c
         let wanted = "\
 resource: mail   node: alpha   role: Primary   disk: UpToDate   size: 100GiB   clients: 2   quorum: lost
   tiebreaker: Connecting   (refused)
-  frozen: for 3.2 s: beta does not answer; ends when a majority answers
+  frozen: for 3.2 s: beta does not answer; ends by a majority answers
   status: All I/O waits.
   action: `systemctl start x`.   see: docs/x.md
 ";

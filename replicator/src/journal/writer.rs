@@ -159,9 +159,9 @@ impl JournalWriter {
         self.queue.push_back((generation, record));
     }
 
-    /// Asks for a flush that covers `up_to`.
+    /// Asks for a flush that covers `up_to`, which may not have been taken in yet: a peer asks behind its records.
     pub fn want_flush(&mut self, up_to: Lsn) {
-        self.flush_wanted = self.flush_wanted.max(up_to.min(self.accepted()));
+        self.flush_wanted = self.flush_wanted.max(up_to);
     }
 
     /// Orders batches and flushes, as many as may be in flight.
@@ -234,7 +234,8 @@ impl JournalWriter {
     }
 
     fn start_flush(&mut self, now: Tick, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) {
-        let is_asked = self.flush_wanted > self.flushed && self.journaled >= self.flush_wanted;
+        let holds_what_is_asked = self.journaled >= self.flush_wanted || self.journaled == self.accepted();
+        let is_asked = self.flush_wanted > self.flushed && holds_what_is_asked;
         if self.flush.is_some()
             || self.flushed == self.journaled
             || !(is_asked || self.background_flush_is_due(now))

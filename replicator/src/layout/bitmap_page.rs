@@ -23,6 +23,13 @@ pub struct BitmapPage {
 }
 
 impl BitmapPage {
+    /// A page with every bit set, in place of one that cannot be read.
+    #[must_use]
+    pub fn all_dirty(peer_slot: u8, page_index: u64) -> Self {
+        let header = PageHeader { peer_slot, page_index, sequence: 1 };
+        Self { header, bits: Box::new([0xFF; PAGE_BODY_BYTES]) }
+    }
+
     /// A page without a set bit.
     #[must_use]
     pub fn clean(peer_slot: u8, page_index: u64) -> Self {

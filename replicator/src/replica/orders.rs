@@ -90,7 +90,7 @@ impl Replica {
                 effects,
             );
         } else if self.clients > 0 && !is_forced {
-            let reason = format!("{} clients are connected", self.clients);
+            let reason = format!("clients are connected: {}", self.clients);
             self.answer(
                 order,
                 refuse(
@@ -134,8 +134,7 @@ impl Replica {
         let Some(demotion) = &self.demotion else { return };
         let (is_forced, is_late) = (demotion.is_forced, self.now >= demotion.deadline);
         self.journal.want_flush(self.journal.accepted());
-        let is_drained =
-            self.writes.is_idle() && self.stable == self.assigned() && self.generation_is_durable();
+        let is_drained = self.writes.is_idle() && self.stable == self.assigned() && self.lineage_is_durable();
         let gives_up_waiting = is_forced && (self.frozen().is_some() || is_late);
         if is_drained || gives_up_waiting {
             let mut record = *self.record();

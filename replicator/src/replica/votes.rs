@@ -80,13 +80,16 @@ impl Replica {
         if vote.is_ok() && request.stage == VoteStage::Take {
             let text = format!("granted term {} to {}", request.record.term, self.name_of(node));
             effects.push(Effect::Notify(Notice::info("vote", text)));
-            let revision = self.store_record(request.record);
-            let message = Message::VoteReply(Box::new(self.vote_reply(request, vote)));
-            self.after_durable.push(AfterDurable { revision, peer: node, link, message });
-            return;
+            self.store_record(request.record);
         }
         let message = Message::VoteReply(Box::new(self.vote_reply(request, vote)));
-        self.send(node, &message, effects);
+        self.send_when_durable(node, link, message);
+    }
+
+    /// Sends a message that speaks of the superblock when the superblock is on disk.
+    fn send_when_durable(&mut self, peer: NodeId, link: LinkId, message: Message) {
+        let revision = self.superblock.newest();
+        self.after_durable.push(AfterDurable { revision, peer, link, message });
     }
 
     /// A vote speaks of what is flushed; what is written but not flushed must not be lost sight of.
@@ -134,18 +137,17 @@ impl Replica {
         effects: &mut Effects,
     ) {
         if voting::may_store(self.record(), &self.voter_list(), record, node).is_err() {
-            let current = Box::new(*self.record());
-            // Equal is fine: the Primary only wants to know.
-            self.send(node, &Message::RecordStored(current), effects);
+            // Equal is fine: the Primary only wants to know. It hears of what is on disk, not of what will be.
+            let message = Message::RecordStored(Box::new(*self.record()));
+            self.send_when_durable(node, link, message);
             return;
         }
         if self.role == Role::Primary {
             self.step_down(node, record.term, effects);
         }
         let was_demoted = record.primary.is_none();
-        let revision = self.store_record(*record);
-        let message = Message::RecordStored(Box::new(*record));
-        self.after_durable.push(AfterDurable { revision, peer: node, link, message });
+        self.store_record(*record);
+        self.send_when_durable(node, link, Message::RecordStored(Box::new(*record)));
         self.judge_own_disk(effects);
         if was_demoted {
             self.peer_mut(node).role = Role::Secondary;

@@ -76,3 +76,12 @@ fn a_forced_demotion_in_the_middle_of_writes_leaves_equal_replicas() {
         world.assert_converges();
     }
 }
+
+#[test]
+fn a_primary_that_lost_its_peer_and_wrote_nothing_since_is_demoted_at_once() {
+    let mut world = promoted(31);
+    world.write_now(ALPHA, 0, 4096);
+    world.kill(BETA);
+    pass(&mut world, 2000);
+    world.demote(ALPHA).expect("nothing is in flight");
+}

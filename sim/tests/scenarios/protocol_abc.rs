@@ -74,6 +74,15 @@ fn a_flush_waits_for_every_earlier_write_on_both_nodes() {
 }
 
 #[test]
+fn a_fua_write_makes_both_nodes_flush_at_once() {
+    let mut world = promoted(6);
+    for round in 0..20 {
+        let write = world.ask(ALPHA, Ask::Write(ByteRange::new(round * 4096, 4096), Durability::Flushed));
+        assert!(world.wait_for(write, 100), "round {round}: the background flush comes after 200 ms");
+    }
+}
+
+#[test]
 fn a_fua_write_on_a_node_alone_waits_for_its_own_flush_and_not_for_the_next_background_one() {
     let mut world = promoted(5);
     world.kill(BETA);
