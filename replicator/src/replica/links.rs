@@ -51,6 +51,8 @@ pub(super) struct Link {
     pub(super) last_received: Tick,
     pub(super) last_sent: Option<Tick>,
     pub(super) frames_queued: u64,
+    /// The role that the last heartbeat spoke of: whoever votes must hear of a change at once.
+    pub(super) role_told: Option<Role>,
     pub(super) introduction: Introduction,
     pub(super) replication: Replication,
 }
@@ -188,6 +190,7 @@ impl Replica {
             last_received: now,
             last_sent: None,
             frames_queued: 0,
+            role_told: None,
             introduction: Introduction { number: 1, sent: None, received: None },
             replication,
         });
@@ -359,8 +362,11 @@ impl Replica {
             return;
         }
         let (now, heartbeat) = (self.now, self.config.heartbeat);
+        let role = self.role;
         let is_due = |peer: &Peer| {
-            peer.heartbeat_due(heartbeat).is_some_and(|due| now >= due) || self.stable_is_news_to(peer)
+            peer.heartbeat_due(heartbeat).is_some_and(|due| now >= due)
+                || self.stable_is_news_to(peer)
+                || peer.link.as_ref().is_some_and(|link| link.role_told != Some(role))
         };
         let nodes: Vec<NodeId> =
             self.peers.iter().filter(|peer| is_due(peer)).map(|peer| peer.node).collect();
@@ -368,6 +374,9 @@ impl Replica {
             let message = self.heartbeat();
             self.send(node, &message, effects);
             self.note_stable_told(node);
+            if let Some(link) = &mut self.peer_mut(node).link {
+                link.role_told = Some(role);
+            }
         }
     }
 

@@ -84,4 +84,6 @@ fn a_primary_that_lost_its_peer_and_wrote_nothing_since_is_demoted_at_once() {
     world.kill(BETA);
     pass(&mut world, 2000);
     world.demote(ALPHA).expect("nothing is in flight");
+    // The tiebreaker has heard of it: the node may change its mind.
+    world.promote(ALPHA, 1000).expect("it is the set, and nobody is Primary");
 }
