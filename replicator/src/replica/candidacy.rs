@@ -82,10 +82,13 @@ impl Replica {
         });
     }
 
-    /// Whether the linked Primary has not yet shown, since this moment, that it lives.
+    /// Whether the linked Primary has not yet shown, since this moment, that it lives: a frame that was under way
+    /// proves nothing, an echo of this node's later clock does.
     fn primary_may_be_gone(&self, since: Tick, deadline: Tick, refused: &Refused) -> bool {
-        let is_alive =
-            |peer: &super::links::Peer| peer.role == Role::Primary && peer.last_heard > Some(since);
+        let is_alive = |peer: &super::links::Peer| {
+            let echoed = peer.link.as_ref().and_then(|link| link.echoed);
+            peer.role == Role::Primary && echoed > Some(since)
+        };
         refused.name == preconditions::PEER_IS_PRIMARY
             && self.now < deadline
             && !self.peers.iter().any(is_alive)
