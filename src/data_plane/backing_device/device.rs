@@ -125,6 +125,8 @@ impl Device {
         loop {
             match Self::try_open(path) {
                 Err(DeviceError::InUse { .. }) if Instant::now() < deadline => {
+                    // The kernel tells nobody when it lets go of the dead process's files; there is no thread to
+                    // hold up yet, and the wait is bounded.
                     std::thread::sleep(IN_USE_RETRY);
                 }
                 outcome => return outcome,

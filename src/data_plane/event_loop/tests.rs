@@ -246,6 +246,7 @@ fn an_idle_plane_does_nothing_and_a_client_of_a_plane_that_does_not_serve_is_tol
     drop(client);
     plane.order(Order::Connect { peer: None });
     let before = plane.rounds.load(std::sync::atomic::Ordering::Relaxed);
+    // That nothing happens has no event to wait for: it is watched for a while. A busy machine cannot make it fail.
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(plane.rounds.load(std::sync::atomic::Ordering::Relaxed), before);
     plane.stop();
@@ -297,32 +298,4 @@ fn a_plane_whose_control_plane_vanished_ends() {
     drop(commands);
     rustix::io::write(&*counter, &1_u64.to_ne_bytes()).unwrap();
     assert!(matches!(thread.join().unwrap(), Err(LoopError::ControlPlaneGone)));
-}
-
-/// Not a test but a measurement: cargo test --release -- --ignored --nocapture round_trips
-#[test]
-#[ignore = "a measurement"]
-fn round_trips_of_4_kib_writes_take_this_long() {
-    for depth in [1_u64, 32] {
-        let plane = Plane::serving();
-        let mut client = plane.client();
-        let (total, payload) = (20_000_u64, [5; 4096]);
-        let write = |client: &mut UnixStream, cookie: u64| {
-            let mut bytes = request(WRITE, cookie, cookie % 1000 * 4096, 4096);
-            bytes.extend(payload);
-            client.write_all(&bytes).unwrap();
-        };
-        let begun = Instant::now();
-        (0..depth).for_each(|cookie| write(&mut client, cookie));
-        for cookie in depth..total + depth {
-            assert_eq!(reply(&mut client).0, 0);
-            if cookie < total {
-                write(&mut client, cookie);
-            }
-        }
-        let elapsed = begun.elapsed();
-        let rounds = plane.rounds.load(std::sync::atomic::Ordering::Relaxed);
-        println!("depth {depth}: {:.1} us a write, {rounds} rounds", elapsed.as_secs_f64() * 1e6 / 20_000.0);
-        plane.stop();
-    }
 }
