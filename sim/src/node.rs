@@ -9,15 +9,11 @@ use replicator::event::{IoId, LinkId};
 use replicator::generation::lineage::Lineage;
 use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
 use replicator::layout::bitmap_page::BitmapPage;
-use replicator::layout::superblock::{
-    DurableDisk, JournalAnchor, PeerSlot, ResourceName, Superblock, SuperblockFlags, choose_newest,
-};
+use replicator::layout::superblock::{DurableDisk, ResourceName, Superblock, choose_newest};
 use replicator::layout::zones::Zones;
-use replicator::promotion::membership::{MembershipRecord, VoterList};
+use replicator::promotion::membership::VoterList;
 use replicator::replica::{ContinuityMark, Replica, Restored};
-use replicator::units::{
-    BLOCK_BYTES, BlockRange, GenerationId, Incarnation, Lsn, NodeId, Span, VOTERS_MAX, VoterId,
-};
+use replicator::units::{BLOCK_BYTES, BlockRange, NodeId, Span, VOTERS_MAX, VoterId};
 
 use crate::random::Random;
 use crate::sim_clock::SimClock;
@@ -136,31 +132,16 @@ fn config(node: NodeId, options: &NodeOptions) -> Config {
 }
 
 fn first_superblock(node: NodeId, voter: VoterId, disk: DurableDisk) -> Superblock {
-    let (lineage, generation) = match disk {
-        DurableDisk::UpToDate | DurableDisk::Outdated => (Lineage::zeroed(), GenerationId::ZEROED),
-        DurableDisk::Inconsistent => (Lineage::default(), GenerationId::default()),
+    let lineage = match disk {
+        DurableDisk::UpToDate | DurableDisk::Outdated => Lineage::zeroed(),
+        DurableDisk::Inconsistent => Lineage::default(),
     };
     let mut pins = VoterList { ids: [VoterId::default(); VOTERS_MAX] };
     pins.ids[node.index()] = voter;
-    Superblock {
-        sequence: 0,
-        resource: ResourceName::parse("sim").expect("a legal name"),
-        node,
-        voter,
-        volume_bytes: VOLUME_BYTES,
-        max_peers: 1,
-        zones: Zones::for_volume(VOLUME_BYTES, JOURNAL_BYTES, 1).expect("legal sizes"),
-        disk,
-        flags: SuperblockFlags::default(),
-        resync: None,
-        membership: MembershipRecord::default(),
-        incarnation_recorded: Incarnation(0),
-        incarnation: Incarnation(0),
-        pins,
-        lineage,
-        peers: [PeerSlot::default(); 7],
-        journal: JournalAnchor::empty(Lsn::ZERO, generation),
-    }
+    let resource = ResourceName::parse("sim").expect("a legal name");
+    let zones = Zones::for_volume(VOLUME_BYTES, JOURNAL_BYTES, 1).expect("legal sizes");
+    let created = Superblock::created(resource, node, voter, VOLUME_BYTES, zones, disk, lineage);
+    Superblock { pins, ..created }
 }
 
 impl SimNode {

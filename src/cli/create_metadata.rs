@@ -11,12 +11,9 @@ use std::path::Path;
 
 use anyhow::Context;
 use replicator::generation::lineage::Lineage;
-use replicator::layout::superblock::{
-    DurableDisk, JournalAnchor, PeerSlot, ResourceName, Superblock, SuperblockFlags,
-};
-use replicator::layout::zones::{PEERS_MAX, Zones, journal_bytes_default};
-use replicator::promotion::membership::{MembershipRecord, VoterList};
-use replicator::units::{GenerationId, Incarnation, Lsn, NodeId, VoterId, bytes_u64, bytes_usize};
+use replicator::layout::superblock::{DurableDisk, ResourceName, Superblock};
+use replicator::layout::zones::{Zones, journal_bytes_default};
+use replicator::units::{GenerationId, NodeId, VoterId, bytes_u64, bytes_usize};
 
 use self::rules::{Content, Findings, Force};
 use super::args::{CreateMetadataArgs, Places};
@@ -80,26 +77,10 @@ fn new_superblock(
         Content::Zeroed => (DurableDisk::UpToDate, Lineage::zeroed()),
         Content::Adopted => (DurableDisk::UpToDate, Lineage::adopted(GenerationId(random_id()?))),
     };
-    let newest = lineage.newest_id();
-    Ok(Superblock {
-        sequence: 1,
-        resource: ResourceName::parse(&config.resource).expect("the configuration has checked the name"),
-        node: local,
-        voter: VoterId(random_id()?),
-        volume_bytes: config.size_bytes,
-        max_peers: zones.max_peers(),
-        zones,
-        disk,
-        flags: SuperblockFlags::default(),
-        resync: None,
-        membership: MembershipRecord::default(),
-        incarnation_recorded: Incarnation::default(),
-        incarnation: Incarnation::default(),
-        pins: VoterList::default(),
-        lineage,
-        peers: [PeerSlot::default(); PEERS_MAX],
-        journal: JournalAnchor::empty(Lsn::ZERO, newest),
-    })
+    let resource = ResourceName::parse(&config.resource).expect("the configuration has checked the name");
+    let voter = VoterId(random_id()?);
+    let created = Superblock::created(resource, local, voter, config.size_bytes, zones, disk, lineage);
+    Ok(Superblock { sequence: 1, ..created })
 }
 
 /// A random identity: neither none nor the one that all volumes of zeroes share.

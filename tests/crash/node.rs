@@ -7,15 +7,10 @@ use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
 use replicator::journal::recovery_case::RecoveryCase;
 use replicator::journal::ring::{Ring, SegmentStart};
 use replicator::layout::journal_batch::batch_blocks;
-use replicator::layout::superblock::{
-    DurableDisk, JournalAnchor, PeerSlot, ResourceName, Superblock, SuperblockFlags, choose_newest,
-};
+use replicator::layout::superblock::{DurableDisk, ResourceName, Superblock, choose_newest};
 use replicator::layout::zones::Zones;
-use replicator::promotion::membership::{MembershipRecord, VoterList};
 use replicator::record::{Record, RecordKind};
-use replicator::units::{
-    BLOCK_SIZE, BlockRange, GenerationId, Incarnation, Lsn, NodeId, VoterId, index_range,
-};
+use replicator::units::{BLOCK_SIZE, BlockRange, GenerationId, Lsn, NodeId, VoterId, index_range};
 
 use crate::fake_disk::{FakeDisk, Random};
 
@@ -62,25 +57,10 @@ pub struct Node {
 }
 
 fn first_superblock() -> Superblock {
-    Superblock {
-        sequence: 0,
-        resource: ResourceName::parse("r0").unwrap(),
-        node: NodeId(0),
-        voter: VoterId(1),
-        volume_bytes: 1 << 20,
-        max_peers: 1,
-        zones: Zones::for_volume(1 << 20, 16 << 20, 1).unwrap(),
-        disk: DurableDisk::UpToDate,
-        flags: SuperblockFlags::default(),
-        resync: None,
-        membership: MembershipRecord::default(),
-        incarnation_recorded: Incarnation(0),
-        incarnation: Incarnation(0),
-        pins: VoterList::default(),
-        lineage: Lineage::zeroed(),
-        peers: [PeerSlot::default(); 7],
-        journal: JournalAnchor::empty(Lsn::ZERO, GenerationId::ZEROED),
-    }
+    let resource = ResourceName::parse("r0").expect("a legal name");
+    let zones = Zones::for_volume(1 << 20, 16 << 20, 1).expect("legal sizes");
+    let (disk, lineage) = (DurableDisk::UpToDate, Lineage::zeroed());
+    Superblock::created(resource, NodeId(0), VoterId(1), 1 << 20, zones, disk, lineage)
 }
 
 /// The newest superblock of an image.

@@ -311,6 +311,39 @@ pub fn choose_newest(copy_0: &[u8], copy_1: &[u8]) -> Result<(Superblock, usize)
 }
 
 impl Superblock {
+    /// The superblock of a volume that was just made: no record, no peer, an empty journal.
+    #[must_use]
+    pub fn created(
+        resource: ResourceName,
+        node: NodeId,
+        voter: VoterId,
+        volume_bytes: u64,
+        zones: Zones,
+        disk: DurableDisk,
+        lineage: Lineage,
+    ) -> Self {
+        let newest = lineage.newest_id();
+        Self {
+            sequence: 0,
+            resource,
+            node,
+            voter,
+            volume_bytes,
+            max_peers: zones.max_peers(),
+            zones,
+            disk,
+            flags: SuperblockFlags::default(),
+            resync: None,
+            membership: MembershipRecord::default(),
+            incarnation_recorded: Incarnation::default(),
+            incarnation: Incarnation::default(),
+            pins: VoterList::default(),
+            lineage,
+            peers: [PeerSlot::default(); PEERS_MAX],
+            journal: JournalAnchor::empty(Lsn::ZERO, newest),
+        }
+    }
+
     /// Which of the two copies this superblock is written to.
     #[must_use]
     pub fn copy_index(&self) -> usize {

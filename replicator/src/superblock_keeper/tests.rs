@@ -2,33 +2,16 @@
 
 use super::*;
 use crate::generation::lineage::Lineage;
-use crate::layout::superblock::{
-    DurableDisk, JournalAnchor, PeerSlot, ResourceName, SuperblockFlags, choose_newest,
-};
+use crate::layout::superblock::{DurableDisk, ResourceName, choose_newest};
 use crate::layout::zones::Zones;
-use crate::promotion::membership::{MembershipRecord, VoterList};
-use crate::units::{GenerationId, Incarnation, Lsn, NodeId, VoterId};
+use crate::units::{Incarnation, NodeId, VoterId};
 
 fn superblock() -> Superblock {
-    Superblock {
-        sequence: 4,
-        resource: ResourceName::parse("mail").expect("a name"),
-        node: NodeId(0),
-        voter: VoterId(1),
-        volume_bytes: 1 << 20,
-        max_peers: 1,
-        zones: Zones::for_volume(1 << 20, 64 << 20, 1).expect("it fits"),
-        disk: DurableDisk::UpToDate,
-        flags: SuperblockFlags::default(),
-        resync: None,
-        membership: MembershipRecord::default(),
-        incarnation_recorded: Incarnation(0),
-        incarnation: Incarnation(0),
-        pins: VoterList::default(),
-        lineage: Lineage::zeroed(),
-        peers: [PeerSlot::default(); 7],
-        journal: JournalAnchor::empty(Lsn::ZERO, GenerationId::ZEROED),
-    }
+    let resource = ResourceName::parse("mail").expect("a legal name");
+    let zones = Zones::for_volume(1 << 20, 64 << 20, 1).expect("legal sizes");
+    let (disk, lineage) = (DurableDisk::UpToDate, Lineage::zeroed());
+    let created = Superblock::created(resource, NodeId(0), VoterId(1), 1 << 20, zones, disk, lineage);
+    Superblock { sequence: 4, ..created }
 }
 
 struct Bench {

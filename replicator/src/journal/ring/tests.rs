@@ -7,11 +7,10 @@ use super::*;
 use crate::generation::lineage::Lineage;
 use crate::journal::recovery::{RecoveryPlan, RecoveryScan};
 use crate::journal::recovery_case::RecoveryCase;
-use crate::layout::superblock::{DurableDisk, PeerSlot, ResourceName, Superblock, SuperblockFlags};
+use crate::layout::superblock::{DurableDisk, ResourceName, Superblock};
 use crate::layout::zones::Zones;
-use crate::promotion::membership::{MembershipRecord, VoterList};
 use crate::record::RecordKind;
-use crate::units::{BLOCK_SIZE, BlockRange, Incarnation, NodeId, bytes_usize, index_range};
+use crate::units::{BLOCK_SIZE, BlockRange, NodeId, bytes_usize, index_range};
 
 const RING: u64 = 16 << 20;
 
@@ -25,25 +24,10 @@ struct Node {
 }
 
 fn superblock() -> Superblock {
-    Superblock {
-        sequence: 0,
-        resource: ResourceName::parse("r0").unwrap(),
-        node: NodeId(0),
-        voter: VoterId(1),
-        volume_bytes: 1 << 20,
-        max_peers: 1,
-        zones: Zones::for_volume(1 << 20, RING, 1).unwrap(),
-        disk: DurableDisk::UpToDate,
-        flags: SuperblockFlags::default(),
-        resync: None,
-        membership: MembershipRecord::default(),
-        incarnation_recorded: Incarnation(0),
-        incarnation: Incarnation(0),
-        pins: VoterList::default(),
-        lineage: Lineage::zeroed(),
-        peers: [PeerSlot::default(); 7],
-        journal: JournalAnchor::empty(Lsn::ZERO, GenerationId::ZEROED),
-    }
+    let resource = ResourceName::parse("r0").expect("a legal name");
+    let zones = Zones::for_volume(1 << 20, RING, 1).expect("legal sizes");
+    let (disk, lineage) = (DurableDisk::UpToDate, Lineage::zeroed());
+    Superblock::created(resource, NodeId(0), VoterId(1), 1 << 20, zones, disk, lineage)
 }
 
 fn recover(superblock: &Superblock, disk: &[u8]) -> RecoveryPlan {
