@@ -13,4 +13,5 @@ pub mod outflow;
 pub mod peer_connection;
 pub mod ring;
 pub mod round;
+pub mod send_now;
 pub mod spawn;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::config::{PEER_WINDOW_BYTES, WRITE_BACK_BYTES_MAX};
+use crate::config::{PEER_WINDOW_BYTES, ReplicationProtocol, WRITE_BACK_BYTES_MAX};
 use crate::effect::{Effect, Effects};
 use crate::generation::compare::Course;
 use crate::generation::lineage::{Generation, Lineage};
@@ -284,6 +284,9 @@ impl Replica {
         let (held, room_bytes) = (self.write_back.pending_bytes(), self.journal.room_bytes());
         let (journaled, flushed, data_flushed) =
             (self.journal.journaled(), self.journal.flushed(), self.data_flushed);
+        let Some(from) = self.inbound.as_ref().map(|inbound| inbound.from) else { return };
+        // Only protocol B waits for the receipt. The others hear of it with the journal write that follows at once.
+        let is_receipt_awaited = self.peer(from).protocol == Some(ReplicationProtocol::B);
         let Some(inbound) = &mut self.inbound else { return };
         if matches!(inbound.stage, Stage::Preparing(_)) {
             return;
@@ -297,15 +300,14 @@ impl Replica {
         let progress =
             Progress { received: inbound.received, journaled, flushed, data_flushed, window_bytes };
         let is_news = inbound.reported.is_none_or(|told| {
-            (told.received, told.journaled, told.flushed)
-                != (progress.received, progress.journaled, progress.flushed)
+            (told.journaled, told.flushed) != (progress.journaled, progress.flushed)
+                || (is_receipt_awaited && told.received != progress.received)
                 || told.window_bytes.abs_diff(window_bytes) >= WINDOW_NEWS_BYTES
                 // A source that has next to no room waits for any.
                 || (told.window_bytes < WINDOW_NEWS_BYTES && window_bytes > 2 * told.window_bytes)
         });
         if is_news {
             inbound.reported = Some(progress);
-            let from = inbound.from;
             self.send(from, &Message::Progress(progress), effects);
         }
     }
