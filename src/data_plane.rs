@@ -3,6 +3,7 @@
 
 pub mod backing_device;
 pub mod buffers;
+pub mod busy_poll;
 pub mod continuity;
 pub mod core;
 pub mod event_loop;
