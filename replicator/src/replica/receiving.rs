@@ -12,7 +12,7 @@ use crate::notice::Notice;
 use crate::peer::message::{Message, Progress, RecordBatch};
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
-use crate::units::{Lsn, NodeId, Term, bytes_u64};
+use crate::units::{BLOCK_BYTES, BlockRange, GenerationId, Lsn, NodeId, Term, bytes_u64};
 
 use super::Replica;
 use super::links::Replication;
@@ -59,6 +59,14 @@ impl Inbound {
     pub(super) fn unacknowledged(&self, journaled: Lsn) -> u64 {
         self.received.since(journaled)
     }
+
+    /// The newest generation that was announced and is not recorded yet.
+    fn announced(&self) -> Option<GenerationId> {
+        self.queue.iter().rev().find_map(|arrived| match arrived {
+            Arrived::Generation(generation, _) => Some(generation.id),
+            Arrived::Records(_) => None,
+        })
+    }
 }
 
 impl Replica {
@@ -69,7 +77,8 @@ impl Replica {
         assert!(keeps <= end, "a target keeps what it has");
         let has_to_cut = keeps < end || self.superblock.content().lineage.newest_id() != course.common;
         let stage = if has_to_cut {
-            if !self.journal.is_clean() {
+            // A tail on its way to disk would be taken back by the anchor that the cut writes.
+            if !self.journal.is_clean() || self.tail_move.is_some() {
                 self.drop_link(node, "the journal is busy; the verdict is reached anew", effects);
                 return;
             }
@@ -141,10 +150,24 @@ impl Replica {
         if !self.is_from_source(node, term) {
             return;
         }
+        let own_generation = self.superblock.content().lineage.newest_id();
         let Some(inbound) = &mut self.inbound else { return };
         let first = batch.records.first().map_or(Lsn::ZERO, |record| record.lsn);
         if first != inbound.received.next() {
             let reason = format!("record {first} came after {}", inbound.received);
+            self.drop_link(node, &reason, effects);
+            return;
+        }
+        let announced = inbound.announced().unwrap_or(own_generation);
+        let volume = BlockRange::new(0, self.config.volume_bytes / BLOCK_BYTES);
+        let wrong = match batch.records.iter().find(|record| record.range.end() > volume.end()) {
+            Some(record) => Some(format!("record {} lies beyond the end of the volume", record.lsn)),
+            None if batch.generation != announced => {
+                Some(format!("record {first} is of generation {}, not of {announced}", batch.generation))
+            }
+            None => None,
+        };
+        if let Some(reason) = wrong {
             self.drop_link(node, &reason, effects);
             return;
         }
@@ -268,7 +291,9 @@ impl Replica {
         if self.role == Role::Primary {
             return;
         }
-        self.stable = self.stable.max(stable_up_to);
+        // Of what this node holds itself: a number beyond that may be of writes which it will never see, and must
+        // not set free what another source ships in their place.
+        self.stable = self.stable.max(stable_up_to.min(self.assigned()));
         // The Primary is one of them. Heartbeats say so too, but a second late: a Primary that dies in between would
         // seem to lack all that it had flushed since, and that would have to be kept or marked dirty for it.
         let own_end = self.journal.flushed();
