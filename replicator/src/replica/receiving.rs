@@ -210,6 +210,8 @@ impl Replica {
     /// Takes in what arrived, in order.
     pub(super) fn advance_inbound(&mut self, effects: &mut Effects) {
         while self.take_in_next(effects) {}
+        // However this node learned of a new set.
+        self.judge_own_disk(effects);
         self.note_caught_up();
     }
 
