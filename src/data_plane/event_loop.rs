@@ -29,7 +29,7 @@ use crate::data_plane::core::Core;
 use crate::data_plane::memory_budget::MemoryBudget;
 use crate::data_plane::nbd_connection::NbdConnection;
 use crate::data_plane::peer_connection::PeerConnection;
-use crate::data_plane::ring::{Completion, Look, Operation};
+use crate::data_plane::ring::{Completion, Look, Operation, Outcome};
 use crate::data_plane::round::{ClientId, Round, Tag};
 
 /// Shortest sleep, so that a deadline that cannot be met is no busy loop.
@@ -265,6 +265,9 @@ impl<C: Core> EventLoop<C> {
                 }
             }
             Tag::Wake => {
+                if let Outcome::Failed(errno) = outcome {
+                    return Err(LoopError::Ring(errno.into()));
+                }
                 let counter = self.parts.counter.clone();
                 self.round.ring.submit(Tag::Wake, Operation::WaitForWake { counter });
                 self.take_commands(now)?;

@@ -1,7 +1,11 @@
 //! How many bytes of requests and replies clients may keep in this node's memory, all together. First come, first
-//! served: while somebody waits, only small requests of connections that have nothing in flight pass.
+//! served: while somebody waits, only small requests of connections that have nothing in flight pass. What a client
+//! leaves behind that goes away counts until the replica is done with it: else a client that comes back again and
+//! again during a freeze would fill the memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+
+use replicator::units::RequestId;
 
 use crate::data_plane::round::ClientId;
 
@@ -17,6 +21,8 @@ const SMALL_REQUEST_BYTES: u64 = 1 << 20;
 #[derive(Debug, Default)]
 pub struct MemoryBudget {
     used: u64,
+    /// Bytes of requests that the replica works on for nobody.
+    left_behind: BTreeMap<RequestId, u64>,
     waiting: VecDeque<ClientId>,
 }
 
@@ -46,6 +52,25 @@ impl MemoryBudget {
         self.used -= bytes;
     }
 
+    /// The client of a request is gone; its bytes are given back when the replica is done with it.
+    pub fn leave_behind(&mut self, id: RequestId, bytes: u64) {
+        self.left_behind.insert(id, bytes);
+    }
+
+    /// The replica is done with a request.
+    pub fn on_request_ended(&mut self, id: RequestId) {
+        if let Some(bytes) = self.left_behind.remove(&id) {
+            self.release(bytes);
+        }
+    }
+
+    /// The replica has forgotten every request.
+    pub fn on_requests_forgotten(&mut self) {
+        for bytes in std::mem::take(&mut self.left_behind).into_values() {
+            self.release(bytes);
+        }
+    }
+
     /// Who asks again when there is room.
     #[must_use]
     pub fn next_in_line(&self) -> Option<ClientId> {
@@ -72,6 +97,22 @@ mod tests {
         assert!(!budget.try_reserve(ClientId(1), 64 * MIB, 1));
         assert_eq!(budget.next_in_line(), None);
         assert!(budget.try_reserve(ClientId(2), 0, 32 * MIB));
+    }
+
+    #[test]
+    fn what_a_client_leaves_behind_counts_until_the_replica_is_done_with_it() {
+        let mut budget = MemoryBudget::default();
+        for client in 1..=2 {
+            assert!(budget.try_reserve(ClientId(client), 0, 64 * MIB));
+            budget.leave_behind(RequestId(client), 64 * MIB);
+        }
+        assert!(!budget.try_reserve(ClientId(3), 0, 2 * MIB));
+        budget.on_request_ended(RequestId(1));
+        budget.on_request_ended(RequestId(1));
+        assert!(budget.try_reserve(ClientId(3), 0, 64 * MIB));
+        assert!(!budget.try_reserve(ClientId(4), 0, 2 * MIB));
+        budget.on_requests_forgotten();
+        assert!(budget.try_reserve(ClientId(4), 0, 64 * MIB));
     }
 
     #[test]
