@@ -21,7 +21,7 @@ pub fn run(places: &Places, args: &RunArgs) -> anyhow::Result<()> {
     let config = ResourceConfig::load(&places.config_dir, &args.resource)?;
     let local = config.local(places.node.as_deref())?;
     config.load_secret()?;
-    logging::start(args.log_format);
+    let _log = logging::start(args.log_format);
     super::warn(&config);
     let node = &config.node(local).name;
     tracing::info!(resource = %config.resource, node = %node, "starting {} on {node}", config.resource);

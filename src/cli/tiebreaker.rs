@@ -31,7 +31,7 @@ pub fn run(places: &Places, args: &TiebreakerArgs) -> anyhow::Result<()> {
         );
         return Err(Ended::with(Status::Configuration, text));
     }
-    logging::start(args.log_format);
+    let _log = logging::start(args.log_format);
     super::warn(&config);
     control_plane::tiebreaker::run_tiebreaker(&config, &tiebreaker.state)?;
     Ok(())
