@@ -121,7 +121,7 @@ pub struct CreateMetadataArgs {
     /// Zero the data device; given on every node, the first promotion copies nothing
     #[arg(long)]
     pub uptodate_zeroed: bool,
-    /// Discard metadata that exists and, with --uptodate-zeroed, a file system
+    /// Discard metadata that exists, what a file given as metadata holds and, with --uptodate-zeroed, a file system
     #[arg(long)]
     pub force: bool,
 }
