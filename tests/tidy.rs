@@ -167,6 +167,45 @@ fn every_page_that_advice_names_exists() {
 }
 
 #[test]
+fn units_start_the_program_where_the_documents_install_it() {
+    let units = files("cluster/systemd", ".service");
+    assert!(units.len() > 1, "only {units:?}");
+    for document in ["README.md", "docs/operating/install.md"] {
+        let text = read(document);
+        let lines = text.lines().map(str::trim);
+        let installed: Vec<&str> = lines
+            .filter_map(|line| line.strip_prefix("install -m 755 target/release/twinblk ")?.split(' ').next())
+            .collect();
+        assert_eq!(installed.len(), 1, "{document}");
+        for unit in &units {
+            let text = read(unit);
+            let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+            assert_eq!(start.split(' ').next(), Some(installed[0]), "{} and {document}", unit.display());
+        }
+        assert!(text.contains("install -m 644 cluster/systemd/*.service /etc/systemd/system/"), "{document}");
+    }
+}
+
+#[test]
+fn every_document_names_the_same_oldest_kernel() {
+    let source = read("src/data_plane/ring.rs");
+    let oldest = source.split("needs Linux ").nth(1).expect("the refusal").split(' ').next().expect("a word");
+    let sources = sources().into_iter().filter(|path| path.starts_with("src"));
+    let documents = files("docs", ".md").into_iter().chain([PathBuf::from("README.md")]);
+    let mut named = 0;
+    for path in documents.chain(sources) {
+        let text = read(&path);
+        let versions =
+            text.split("Linux ").skip(1).filter(|rest| rest.starts_with(|next: char| next.is_ascii_digit()));
+        for rest in versions {
+            assert!(rest.starts_with(&format!("{oldest} or ")), "{}: Linux {:.20}", path.display(), rest);
+            named += 1;
+        }
+    }
+    assert!(named > 3, "only {named} times");
+}
+
+#[test]
 fn no_file_is_longer_than_the_limit() {
     let long = sources().into_iter().map(|path| (read(&path).lines().count(), path));
     let long: Vec<_> = long.filter(|(lines, _)| *lines > FILE_LINES_MAX).collect();

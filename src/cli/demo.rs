@@ -50,6 +50,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         );
         return Err(Ended::with(Status::Given(2), text));
     }
+    super::host::require_io_uring()?;
     let interruption = Interruption::watch()?;
     let folder = make_folder(args.dir.as_deref())?;
     let socket = args.socket.as_deref().map(std::path::absolute).transpose()?;
