@@ -7,6 +7,7 @@
 mod compare;
 mod figures;
 mod interruption;
+mod lease_watch;
 mod mailbox;
 mod message;
 mod pair;
@@ -96,8 +97,12 @@ fn report(figures: &Figures, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let text = format!(
-        "{} acknowledged messages are missing, {} blocks differ between the replicas",
-        figures.lost_messages, figures.different_blocks
+        "{} of {} acknowledged messages were read back, {} are missing; {} of {} blocks differ between the replicas",
+        figures.checked_messages,
+        figures.acknowledged_messages,
+        figures.lost_messages,
+        figures.different_blocks,
+        figures.compared_blocks
     );
     Err(Ended::with(Status::Failed, text))
 }
