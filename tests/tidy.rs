@@ -373,6 +373,61 @@ fn the_reasons_not_to_vote_are_those_of_the_code() {
 }
 
 #[test]
+fn the_states_of_advice_are_those_of_the_code() {
+    let source = read("replicator/src/replica/status.rs");
+    let ends = [
+        "-failed",
+        "-lost",
+        "-alone",
+        "-connected",
+        "-up",
+        "-target",
+        "-inconsistent",
+        "-outdated",
+        "-consistent",
+    ];
+    let literals = source.split('"').skip(1).step_by(2);
+    let is_state =
+        |text: &&str| *text == "frozen" || !text.contains(' ') && ends.iter().any(|end| text.ends_with(end));
+    let in_code: BTreeSet<&str> = literals.filter(is_state).collect();
+    let document = read("docs/operating/monitor.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let documented: BTreeSet<&str> = rows.filter(|word| *word != "status").collect();
+    assert_eq!(documented, in_code);
+    assert_eq!(
+        in_code.len(),
+        source.matches("state: \"").count() + source.matches("                \"disk-").count()
+    );
+}
+
+#[test]
+fn the_reasons_of_refused_promotions_are_names_of_the_code() {
+    let document = read("docs/operating/failover.md");
+    let sources: String = files("replicator/src/promotion", ".rs").iter().map(read).collect();
+    let rows = table_under(&document, "## A promotion is refused");
+    assert!(rows.len() > 5, "only {rows:?}");
+    for name in rows.iter().map(|row| row[0].trim_matches('`')) {
+        assert!(sources.contains(&format!("\"{name}\"")), "{name}");
+    }
+}
+
+#[test]
+fn unsafe_code_is_only_where_the_kernel_uses_our_memory() {
+    const UNSAFE: [&str; 2] = ["src/data_plane/buffers.rs", "src/data_plane/ring.rs"];
+    let is_word = |text: &str, at: usize| {
+        let is_letter =
+            |letter: Option<char>| letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '_');
+        !is_letter(text[..at].chars().next_back()) && !is_letter(text[at + 6..].chars().next())
+    };
+    let has_unsafe = |path: &PathBuf| {
+        let text = blanked(&read(path));
+        text.match_indices("unsafe").any(|(at, _)| is_word(&text, at))
+    };
+    let found: Vec<PathBuf> = sources().into_iter().filter(has_unsafe).collect();
+    assert_eq!(found, UNSAFE.map(PathBuf::from));
+}
+
+#[test]
 fn every_program_that_tests_run_is_in_the_package_list() {
     let listed = read("packages.txt");
     let listed: BTreeSet<&str> = listed.lines().filter(|line| !line.starts_with('#')).collect();
