@@ -13,6 +13,7 @@ mod message;
 mod pair;
 mod playground;
 mod process;
+mod room;
 mod site;
 mod trial;
 mod volume;
@@ -54,6 +55,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     super::host::require_io_uring()?;
     let interruption = Interruption::watch()?;
     let folder = make_folder(args.dir.as_deref())?;
+    room::check(folder.path(), size_bytes)?;
     let socket = args.socket.as_deref().map(std::path::absolute).transpose()?;
     let outcome = run_in(folder.path(), size_bytes, socket, args, &interruption);
     let has_failed = outcome.is_err() && !interruption.has_come();

@@ -45,7 +45,7 @@ pub enum DeviceError {
         path: PathBuf,
     },
     /// The file system cannot bypass the page cache.
-    #[error("the file system of {} does not support O_DIRECT", path.display())]
+    #[error("the file system of {} does not support O_DIRECT; put it on a disk, in ext4 or XFS, or give a block device", path.display())]
     NoDirectIo {
         /// Which.
         path: PathBuf,
