@@ -81,7 +81,7 @@ impl LoopDevice {
             !must_run,
             "losetup makes no device, and nothing may be skipped (TWINBLK_TESTS_MUST_RUN=1): {output:?}"
         );
-        println!("SKIPPED: losetup (util-linux) is missing, or needs root");
+        println!("SKIPPED: losetup (Debian package mount) is missing, or needs root");
         None
     }
 }
