@@ -9,6 +9,7 @@ mod create_metadata;
 mod demo;
 mod events;
 pub mod exit;
+mod host;
 mod inspect;
 mod logging;
 mod orders;

@@ -17,6 +17,7 @@ mod limit;
 mod link_handshake;
 mod listen;
 mod nbd_listener;
+mod own_address;
 mod peer_link;
 pub mod plane_link;
 mod systemd;
@@ -109,7 +110,7 @@ impl Sockets {
         let control = listen::on_path(&control_protocol::socket_path(run_dir, &config.resource), OWNER_ONLY)?;
         let nbd_unix = node.nbd.unix.as_ref().map(|path| listen::on_path(path, OWNER_ONLY)).transpose()?;
         let nbd_tcp = node.nbd.tcp.as_ref().map(listen_on).transpose()?;
-        Ok(Self { control, nbd_unix, nbd_tcp, peers: listen_on(&node.address)? })
+        Ok(Self { control, nbd_unix, nbd_tcp, peers: own_address::listen_for_peers(config, local)? })
     }
 }
 

@@ -293,6 +293,41 @@ fn every_command_has_a_man_page_and_every_shell_completions_for_it() {
     }
 }
 
+/// Every command line of twinblk that a page for operators shows, in a block of its own or between back quotes.
+fn shown_commands() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = std::fs::read_dir(root.join("docs/operating")).expect("a folder");
+    let pages = pages.map(|entry| entry.expect("listed").path()).chain([root.join("README.md")]);
+    let mut found = Vec::new();
+    for page in pages {
+        let text = std::fs::read_to_string(&page).expect("a page");
+        let blocks = text.lines().filter_map(|line| line.strip_prefix("    "));
+        // Lines may end between back quotes, but not in a block.
+        let prose: Vec<&str> = text.lines().filter(|line| !line.starts_with("    ")).collect();
+        let prose = prose.join(" ");
+        let commands = blocks.chain(prose.split('`').skip(1).step_by(2));
+        for command in commands.filter(|command| command.starts_with("twinblk ")) {
+            let command = command.split(" # ").next().unwrap_or(command);
+            found.push((page.display().to_string(), command.trim().to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_command_that_a_page_shows_exists() {
+    let commands = shown_commands();
+    assert!(commands.len() > 20, "only {commands:?}");
+    for (page, command) in commands {
+        let words = command.split_whitespace().skip(1);
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_twinblk")).args(words).arg("--help").output();
+        let output = output.expect("the program runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{page}: {command}: {said}");
+    }
+}
+
 #[test]
 fn the_transcripts_are_true() {
     trycmd::TestCases::new().env("NO_COLOR", "1").env("COLUMNS", "100").case("tests/cli/*.md").run();

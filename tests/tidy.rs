@@ -167,6 +167,45 @@ fn every_page_that_advice_names_exists() {
 }
 
 #[test]
+fn units_start_the_program_where_the_documents_install_it() {
+    let units = files("cluster/systemd", ".service");
+    assert!(units.len() > 1, "only {units:?}");
+    for document in ["README.md", "docs/operating/install.md"] {
+        let text = read(document);
+        let lines = text.lines().map(str::trim);
+        let installed: Vec<&str> = lines
+            .filter_map(|line| line.strip_prefix("install -m 755 target/release/twinblk ")?.split(' ').next())
+            .collect();
+        assert_eq!(installed.len(), 1, "{document}");
+        for unit in &units {
+            let text = read(unit);
+            let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+            assert_eq!(start.split(' ').next(), Some(installed[0]), "{} and {document}", unit.display());
+        }
+        assert!(text.contains("install -m 644 cluster/systemd/*.service /etc/systemd/system/"), "{document}");
+    }
+}
+
+#[test]
+fn every_document_names_the_same_oldest_kernel() {
+    let source = read("src/data_plane/ring.rs");
+    let oldest = source.split("needs Linux ").nth(1).expect("the refusal").split(' ').next().expect("a word");
+    let sources = sources().into_iter().filter(|path| path.starts_with("src"));
+    let documents = files("docs", ".md").into_iter().chain([PathBuf::from("README.md")]);
+    let mut named = 0;
+    for path in documents.chain(sources) {
+        let text = read(&path);
+        let versions =
+            text.split("Linux ").skip(1).filter(|rest| rest.starts_with(|next: char| next.is_ascii_digit()));
+        for rest in versions {
+            assert!(rest.starts_with(&format!("{oldest} or ")), "{}: Linux {:.20}", path.display(), rest);
+            named += 1;
+        }
+    }
+    assert!(named > 3, "only {named} times");
+}
+
+#[test]
 fn no_file_is_longer_than_the_limit() {
     let long = sources().into_iter().map(|path| (read(&path).lines().count(), path));
     let long: Vec<_> = long.filter(|(lines, _)| *lines > FILE_LINES_MAX).collect();
@@ -331,6 +370,61 @@ fn the_reasons_not_to_vote_are_those_of_the_code() {
     let rows = table_under(&document, "## Why a voter says no");
     let documented: Vec<&str> = rows.iter().map(|row| row[0]).collect();
     assert_eq!(documented, GRANT_ROWS.map(|row| row.name));
+}
+
+#[test]
+fn the_states_of_advice_are_those_of_the_code() {
+    let source = read("replicator/src/replica/status.rs");
+    let ends = [
+        "-failed",
+        "-lost",
+        "-alone",
+        "-connected",
+        "-up",
+        "-target",
+        "-inconsistent",
+        "-outdated",
+        "-consistent",
+    ];
+    let literals = source.split('"').skip(1).step_by(2);
+    let is_state =
+        |text: &&str| *text == "frozen" || !text.contains(' ') && ends.iter().any(|end| text.ends_with(end));
+    let in_code: BTreeSet<&str> = literals.filter(is_state).collect();
+    let document = read("docs/operating/monitor.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let documented: BTreeSet<&str> = rows.filter(|word| *word != "status").collect();
+    assert_eq!(documented, in_code);
+    assert_eq!(
+        in_code.len(),
+        source.matches("state: \"").count() + source.matches("                \"disk-").count()
+    );
+}
+
+#[test]
+fn the_reasons_of_refused_promotions_are_names_of_the_code() {
+    let document = read("docs/operating/failover.md");
+    let sources: String = files("replicator/src/promotion", ".rs").iter().map(read).collect();
+    let rows = table_under(&document, "## A promotion is refused");
+    assert!(rows.len() > 5, "only {rows:?}");
+    for name in rows.iter().map(|row| row[0].trim_matches('`')) {
+        assert!(sources.contains(&format!("\"{name}\"")), "{name}");
+    }
+}
+
+#[test]
+fn unsafe_code_is_only_where_the_kernel_uses_our_memory() {
+    const UNSAFE: [&str; 2] = ["src/data_plane/buffers.rs", "src/data_plane/ring.rs"];
+    let is_word = |text: &str, at: usize| {
+        let is_letter =
+            |letter: Option<char>| letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '_');
+        !is_letter(text[..at].chars().next_back()) && !is_letter(text[at + 6..].chars().next())
+    };
+    let has_unsafe = |path: &PathBuf| {
+        let text = blanked(&read(path));
+        text.match_indices("unsafe").any(|(at, _)| is_word(&text, at))
+    };
+    let found: Vec<PathBuf> = sources().into_iter().filter(has_unsafe).collect();
+    assert_eq!(found, UNSAFE.map(PathBuf::from));
 }
 
 #[test]

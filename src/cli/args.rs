@@ -27,6 +27,9 @@ Exit status:
   11  refused: the state does not allow it
   17  refused: no UpToDate data";
 
+/// Where control sockets are, if nobody says otherwise.
+pub const RUN_DIR: &str = "/run/twinblk";
+
 /// Where things are, and who this node is.
 #[derive(Clone, Debug, Args)]
 pub struct Places {
@@ -41,7 +44,7 @@ pub struct Places {
     #[arg(hide_env = true, hide_default_value = true)]
     pub config_dir: PathBuf,
     /// Folder with the control sockets, RES.sock each
-    #[arg(long, global = true, value_name = "DIR", env = "TWINBLK_RUN_DIR", default_value = "/run/twinblk")]
+    #[arg(long, global = true, value_name = "DIR", env = "TWINBLK_RUN_DIR", default_value = RUN_DIR)]
     #[arg(hide_env = true, hide_default_value = true)]
     pub run_dir: PathBuf,
     /// Name of this node.
@@ -121,7 +124,7 @@ pub struct CreateMetadataArgs {
     /// Zero the data device; given on every node, the first promotion copies nothing
     #[arg(long)]
     pub uptodate_zeroed: bool,
-    /// Discard metadata that exists and, with --uptodate-zeroed, a file system
+    /// Discard metadata that exists, what a file given as metadata holds and, with --uptodate-zeroed, a file system
     #[arg(long)]
     pub force: bool,
 }

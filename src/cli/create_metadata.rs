@@ -15,14 +15,14 @@ use replicator::layout::superblock::{DurableDisk, ResourceName, Superblock};
 use replicator::layout::zones::{Zones, journal_bytes_default};
 use replicator::units::{GenerationId, NodeId, VoterId, bytes_u64, bytes_usize};
 
-use self::rules::{Content, Findings, Force};
+use self::rules::{Content, Findings, Force, FoundDisk};
 use super::args::{CreateMetadataArgs, Places};
 use super::exit::{Ended, Status};
 use super::inspect::show::disk_name;
 use crate::config_file::values::show_size;
 use crate::config_file::{MetadataPlace, NodeConfig, ResourceConfig};
-use crate::data_plane::backing_device::create::{DataArea, create};
-use crate::data_plane::backing_device::device::{Device, DeviceError, DeviceKind};
+use crate::data_plane::backing_device::create::{DataArea, create, forget_old_areas};
+use crate::data_plane::backing_device::device::{Device, DeviceError};
 use crate::data_plane::backing_device::signatures::{PROBE_BYTES, signatures};
 use crate::data_plane::backing_device::start::{self, DiskPaths, OpenDisks, StartError};
 
@@ -43,7 +43,7 @@ pub fn run(places: &Places, args: &CreateMetadataArgs) -> anyhow::Result<()> {
         (false, false) => Content::New,
     };
     let force = if args.force { Force::Given } else { Force::NotGiven };
-    let findings = look(&config, node)?;
+    let findings = look(&config, node, &zones)?;
     let refusals = rules::refusals(&findings, content, force);
     if !refusals.is_empty() {
         let text = format!("{}: refused, nothing was changed\n  {}", config.resource, refusals.join("\n  "));
@@ -94,42 +94,47 @@ fn random_id() -> anyhow::Result<u64> {
 }
 
 /// Everything that the rules want to know of the disks. Changes nothing.
-fn look(config: &ResourceConfig, node: &NodeConfig) -> anyhow::Result<Findings> {
-    let mut findings = Findings {
-        data_path: node.data.clone(),
-        metadata_path: None,
-        volume_bytes: config.size_bytes,
-        data_exists: node.data.exists(),
-        old_metadata: None,
-        on_data: Vec::new(),
-        at_end_of_data: Vec::new(),
-        on_metadata: Vec::new(),
-        file_system_bytes: None,
+fn look(config: &ResourceConfig, node: &NodeConfig, zones: &Zones) -> anyhow::Result<Findings> {
+    let metadata_path = match &node.metadata {
+        MetadataPlace::Internal => None,
+        MetadataPlace::Separate(path) => Some(path.clone()),
     };
-    if let Some(device) = open_if_there(&node.data)? {
-        if device.kind == DeviceKind::BlockDevice {
-            device.require_bytes(config.size_bytes).map_err(|error| ended(error.into()))?;
-        }
-        let (head, tail) = ends_of(&device).map_err(|error| ended(error.into()))?;
-        let (head_names, tail_names) = (signatures(&head, &[]), signatures(&[], &tail));
-        if head_names.iter().chain(&tail_names).any(|name| *name == OWN_SIGNATURE) {
-            findings.old_metadata = Some(format!("{} holds twinblk metadata", node.data.display()));
-        }
-        findings.file_system_bytes = file_system::size_of(&head);
-        findings.on_data = foreign(head_names);
-        findings.at_end_of_data = foreign(tail_names);
-    }
-    if let MetadataPlace::Separate(path) = &node.metadata {
-        findings.metadata_path = Some(path.clone());
-        if let Some(device) = open_if_there(path)? {
-            let (head, tail) = ends_of(&device).map_err(|error| ended(error.into()))?;
-            findings.on_metadata = foreign(signatures(&head, &tail));
-        }
-    }
-    if let Some(found) = old_superblock(node)? {
-        findings.old_metadata = Some(found);
-    }
-    Ok(findings)
+    let data = look_at(&node.data)?;
+    let metadata = metadata_path.as_deref().map(look_at).transpose()?.flatten();
+    let old_on_data = data.as_ref().filter(|data| data.is_ours);
+    let old_metadata = match old_superblock(node)? {
+        Some(found) => Some(found),
+        None => old_on_data.map(|_| format!("{} holds twinblk metadata", node.data.display())),
+    };
+    Ok(Findings {
+        data_path: node.data.clone(),
+        metadata_path,
+        volume_bytes: config.size_bytes,
+        metadata_bytes: zones.metadata_bytes(),
+        data,
+        metadata,
+        old_metadata,
+    })
+}
+
+/// What there is to know of one disk, if it is there.
+fn look_at(path: &Path) -> anyhow::Result<Option<FoundDisk>> {
+    let Some(device) = open_if_there(path)? else { return Ok(None) };
+    let (head, tail) = ends_of(&device).map_err(|error| ended(error.into()))?;
+    let (head_names, tail_names) = (signatures(&head, &[]), signatures(&[], &tail));
+    let is_ours = head_names.iter().chain(&tail_names).any(|name| *name == OWN_SIGNATURE);
+    let head_names = foreign(head_names);
+    // Where two things show, one of them is a leftover, and nobody knows which.
+    let content_bytes = file_system::size_of(&head).filter(|_| head_names.len() == 1);
+    Ok(Some(FoundDisk {
+        kind: device.kind,
+        bytes: device.bytes,
+        head: head_names,
+        tail: foreign(tail_names),
+        content_bytes,
+        is_ours,
+        is_written: device.is_written().map_err(|error| ended(error.into()))?,
+    }))
 }
 
 fn foreign(names: Vec<&'static str>) -> Vec<&'static str> {
@@ -207,6 +212,9 @@ fn make(paths: &DiskPaths, superblock: &Superblock, content: Content) -> Result<
     }
     let mut disks = OpenDisks::open(paths)?;
     disks.place_area(&superblock.zones, superblock.volume_bytes)?;
+    // What was discarded must not come back when the configuration changes back.
+    forget_old_areas(&disks.data)?;
+    forget_old_areas(&disks.metadata)?;
     let data_area = match content {
         Content::Zeroed => DataArea::Zero,
         Content::New | Content::Adopted => DataArea::Keep,

@@ -7,11 +7,13 @@
 mod compare;
 mod figures;
 mod interruption;
+mod lease_watch;
 mod mailbox;
 mod message;
 mod pair;
 mod playground;
 mod process;
+mod room;
 mod site;
 mod trial;
 mod volume;
@@ -50,8 +52,10 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         );
         return Err(Ended::with(Status::Given(2), text));
     }
+    super::host::require_io_uring()?;
     let interruption = Interruption::watch()?;
     let folder = make_folder(args.dir.as_deref())?;
+    room::check(folder.path(), size_bytes)?;
     let socket = args.socket.as_deref().map(std::path::absolute).transpose()?;
     let outcome = run_in(folder.path(), size_bytes, socket, args, &interruption);
     let has_failed = outcome.is_err() && !interruption.has_come();
@@ -95,8 +99,12 @@ fn report(figures: &Figures, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let text = format!(
-        "{} acknowledged messages are missing, {} blocks differ between the replicas",
-        figures.lost_messages, figures.different_blocks
+        "{} of {} acknowledged messages were read back, {} are missing; {} of {} blocks differ between the replicas",
+        figures.checked_messages,
+        figures.acknowledged_messages,
+        figures.lost_messages,
+        figures.different_blocks,
+        figures.compared_blocks
     );
     Err(Ended::with(Status::Failed, text))
 }

@@ -179,7 +179,7 @@ mod tests {
             "connections": [{"peer-node-id": 1, "name": "beta", "connection-state": "Connected", "congested": false,
                 "peer-role": "Secondary", "protocol": "C", "reason": null, "peer_devices": [
                     {"replication-state": "Established", "peer-disk-state": peer_disk, "out-of-sync": 0, "percent-in-sync": 100.0}]}],
-            "tiebreaker": null, "frozen": null, "can-promote": {"yes": true, "because": ""}, "advice": [],
+            "tiebreaker": null, "in-sync": [], "frozen": null, "can-promote": {"yes": true, "because": ""}, "advice": [],
         })
     }
 

@@ -76,6 +76,10 @@ pub fn status(report: &Report, colour: Colour) -> String {
             &format!("  tiebreaker: {}{reason}", colour.state(&tiebreaker.connection_state)),
         );
     }
+    if !report.in_sync.is_empty() {
+        let names: Vec<&str> = report.in_sync.iter().map(|member| member.name.as_str()).collect();
+        push_line(&mut text, &format!("  in-sync: {}", names.join(", ")));
+    }
     if let Some(frozen) = &report.frozen {
         let since = show_milliseconds(frozen.since_ms);
         let word = colour.paint("31", "frozen");
@@ -88,7 +92,7 @@ pub fn status(report: &Report, colour: Colour) -> String {
         push_line(&mut text, &format!("  promote: not now: {}", report.can_promote.because));
     }
     for advice in &report.advice {
-        push_line(&mut text, &format!("  status: {}", advice.status));
+        push_line(&mut text, &format!("  status: {}: {}", advice.state, advice.status));
         push_line(&mut text, &format!("  action: {}   see: {}", advice.action, advice.see));
     }
     text
@@ -115,7 +119,11 @@ fn peers(connections: &[Connection], colour: Colour) -> Vec<String> {
         line.push_str(&behind(connection));
         lines.push(line);
         if let Some(reason) = &connection.reason {
-            lines.push(format!("    reason: {reason}"));
+            // The rule that decided matters while it keeps the two apart.
+            let is_apart = connection.connection_state == "StandAlone";
+            let rule = connection.rule.as_ref().filter(|_| is_apart);
+            let rule = rule.map(|rule| format!(" (rule {rule})")).unwrap_or_default();
+            lines.push(format!("    reason: {reason}{rule}"));
         }
     }
     lines
@@ -175,12 +183,13 @@ mod tests {
             "devices": [{"disk-state": "UpToDate", "clients": 2, "quorum": true, "size": 104_857_600}],
             "connections": [
                 {"peer-node-id": 1, "name": "beta", "connection-state": "Connected", "congested": false,
-                 "peer-role": "Secondary", "protocol": "C", "reason": null, "peer_devices": [
+                 "peer-role": "Secondary", "protocol": "C", "reason": null, "rule": "SameGeneration", "peer_devices": [
                     {"replication-state": "Established", "peer-disk-state": "UpToDate", "out-of-sync": 0, "percent-in-sync": 100.0}]},
                 {"peer-node-id": 2, "name": "gamma-dr", "connection-state": "Connecting", "congested": true,
-                 "peer-role": "Unknown", "protocol": "A", "reason": "10.0.0.3:7789 does not answer", "peer_devices": [
+                 "peer-role": "Unknown", "protocol": "A", "reason": "10.0.0.3:7789 does not answer", "rule": "SameGeneration", "peer_devices": [
                     {"replication-state": "Off", "peer-disk-state": "DUnknown", "out-of-sync": 2048, "percent-in-sync": 99.99}]}],
             "tiebreaker": {"connection-state": "Connected", "reason": null},
+            "in-sync": [{"name": "alpha"}, {"name": "beta"}],
             "frozen": null,
             "can-promote": {"yes": false, "because": "this node is Primary already"},
             "advice": [],
@@ -198,6 +207,7 @@ resource: mail   node: alpha   role: Primary   disk: UpToDate   size: 100GiB   c
   peer: gamma-dr   role: Unknown     disk: DUnknown   link: Connecting   replication: Off           protocol: A   behind: 2MiB   congested
     reason: 10.0.0.3:7789 does not answer
   tiebreaker: Connected
+  in-sync: alpha, beta
 ";
         assert_eq!(text, wanted);
     }
@@ -208,6 +218,7 @@ resource: mail   node: alpha   role: Primary   disk: UpToDate   size: 100GiB   c
             &report(|value| {
                 value["frozen"] = json!({"reason": "beta does not answer", "since-ms": 3210, "ends-by": "a majority answers"});
                 value["devices"][0]["quorum"] = json!(false);
+                value["in-sync"] = json!([]);
                 value["connections"] = json!([]);
                 value["tiebreaker"] = json!({"connection-state": "Connecting", "reason": "refused"});
                 value["advice"] = json!([{"state": "frozen", "status": "All I/O waits.", "action": "`systemctl start x`.", "see": "docs/x.md"}]);
@@ -218,10 +229,24 @@ resource: mail   node: alpha   role: Primary   disk: UpToDate   size: 100GiB   c
 resource: mail   node: alpha   role: Primary   disk: UpToDate   size: 100GiB   clients: 2   quorum: lost
   tiebreaker: Connecting   (refused)
   frozen: for 3.2 s: beta does not answer; ends by a majority answers
-  status: All I/O waits.
+  status: frozen: All I/O waits.
   action: `systemctl start x`.   see: docs/x.md
 ";
         assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn the_rule_is_told_where_it_keeps_two_nodes_apart() {
+        let text = |state: &str| {
+            let apart = |value: &mut serde_json::Value| {
+                value["connections"][1]["connection-state"] = json!(state);
+                value["connections"][1]["reason"] = json!("it went back");
+                value["connections"][1]["rule"] = json!("WentBack");
+            };
+            status(&report(apart), Colour::Plain)
+        };
+        assert!(text("StandAlone").contains("    reason: it went back (rule WentBack)\n"));
+        assert!(text("Connecting").contains("    reason: it went back\n"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub struct Report {
     pub devices: Vec<Device>,
     pub connections: Vec<Connection>,
     pub tiebreaker: Option<Tiebreaker>,
+    pub in_sync: Vec<InSync>,
     pub frozen: Option<Frozen>,
     pub can_promote: CanPromote,
     pub advice: Vec<Advice>,
@@ -43,6 +44,7 @@ pub struct Connection {
     pub peer_role: String,
     pub protocol: String,
     pub reason: Option<String>,
+    pub rule: Option<String>,
     #[serde(rename = "peer_devices")]
     pub peer_devices: Vec<PeerDevice>,
 }
@@ -66,6 +68,12 @@ pub struct Tiebreaker {
     pub reason: Option<String>,
 }
 
+/// A member of the in-sync set.
+#[derive(Clone, Debug, Deserialize)]
+pub struct InSync {
+    pub name: String,
+}
+
 /// Why all I/O waits.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -85,6 +93,7 @@ pub struct CanPromote {
 /// What to do about something.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Advice {
+    pub state: String,
     pub status: String,
     pub action: String,
     pub see: String,

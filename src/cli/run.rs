@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::args::{Places, RunArgs};
 use super::create_metadata::disk_paths;
-use super::logging;
+use super::{host, logging};
 use crate::config_file::ResourceConfig;
 use crate::control_plane::plane_link::PlaneLink;
 use crate::control_plane::{self, DataPlane, RunError};
@@ -21,6 +21,8 @@ pub fn run(places: &Places, args: &RunArgs) -> anyhow::Result<()> {
     let config = ResourceConfig::load(&places.config_dir, &args.resource)?;
     let local = config.local(places.node.as_deref())?;
     config.load_secret()?;
+    host::require_io_uring()?;
+    host::make_run_dir(&places.run_dir)?;
     let _log = logging::start(args.log_format);
     super::warn(&config);
     let node = &config.node(local).name;

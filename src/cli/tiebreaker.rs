@@ -5,7 +5,7 @@
 
 use super::args::{Places, TiebreakerArgs};
 use super::exit::{Ended, Status};
-use super::logging;
+use super::{host, logging};
 use crate::config_file::{ResourceConfig, TiebreakerConfig};
 use crate::control_plane;
 
@@ -31,6 +31,7 @@ pub fn run(places: &Places, args: &TiebreakerArgs) -> anyhow::Result<()> {
         );
         return Err(Ended::with(Status::Configuration, text));
     }
+    host::require_io_uring()?;
     let _log = logging::start(args.log_format);
     super::warn(&config);
     control_plane::tiebreaker::run_tiebreaker(&config, &tiebreaker.state)?;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use super::ResourceConfig;
@@ -50,7 +50,7 @@ impl ResourceConfig {
     /// Reads the secret; line ends behind it do not count.
     ///
     /// # Errors
-    /// The file cannot be read, is open to others, or is too short or too long.
+    /// The file cannot be read, is open to others or another's, or is too short or too long.
     pub fn load_secret(&self) -> Result<Secret, SecretError> {
         let path = self.secret_file.display();
         let refuse = |wrong: String, instead: String| SecretError {
@@ -67,7 +67,16 @@ impl ResourceConfig {
         };
         let unreadable = |error: std::io::Error| refuse(format!("cannot be read ({error})"), make());
         let file = std::fs::File::open(&self.secret_file).map_err(unreadable)?;
-        let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o777;
+        let metadata = file.metadata().map_err(unreadable)?;
+        // Whoever owns it may read it, and write it. Root may do so anyway.
+        let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
+        if owner != own && owner != 0 {
+            return Err(refuse(
+                format!("belongs to user {owner}, not to user {own} or root"),
+                format!("type `chown {own} {path}`, and make a new secret if others may have read it"),
+            ));
+        }
+        let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(refuse(
                 format!("is open to others than its owner (mode {mode:03o})"),

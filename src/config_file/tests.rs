@@ -239,3 +239,21 @@ fn a_secret_that_others_may_read_or_that_is_short_is_refused() {
     assert_eq!(secret.bytes(), b"0123456789abcdef");
     assert_eq!(format!("{secret:?}"), "Secret(..)");
 }
+
+#[test]
+fn a_secret_of_another_user_is_refused_however_closed_it_is() {
+    if !rustix::process::geteuid().is_root() {
+        // Nobody else can read such a file at all.
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("secret");
+    let config =
+        parse(&MAIL.replace("/etc/twinblk/mail.secret", path.to_str().expect("text"))).expect("good");
+    std::fs::write(&path, "0123456789abcdef\n").expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("changed");
+    config.load_secret().expect("root's own");
+    std::os::unix::fs::chown(&path, Some(65_534), None).expect("root may");
+    let refused = config.load_secret().expect_err("another's").to_string();
+    assert!(refused.contains("belongs to user 65534") && refused.contains("chown 0"), "{refused}");
+}

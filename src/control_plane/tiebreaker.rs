@@ -31,7 +31,7 @@ use super::listen::TcpSocket;
 use super::peer_link::PeerLinks;
 use super::plane_link::PlaneLink;
 use super::systemd::ServiceManager;
-use super::{RunError, asked_to_stop, duration, link_settings, listen_on, load_secret, peer_settings};
+use super::{RunError, asked_to_stop, duration, link_settings, load_secret, peer_settings};
 use crate::border::ToDataPlane;
 use crate::config_file::ResourceConfig;
 
@@ -92,7 +92,7 @@ async fn serve(
     let address = &config.tiebreaker.as_ref().expect("it has a number").address;
     let secret = load_secret(config)?;
     let (file, state) = StateFile::open(path, &config.resource, node)?;
-    let listener = listen_on(address)?;
+    let listener = super::own_address::listen_for_peers(config, node)?;
     tracing::info!(voter = %state.voter, term = %state.record.term, %address, "the tiebreaker listens");
 
     let (linked, new_links) = mpsc::channel(EVENTS_MAX);

@@ -100,6 +100,11 @@ pub struct Cluster {
 impl Cluster {
     /// Writes configuration, secret, disks and vote; nothing runs yet.
     pub fn make(settings: &Settings) -> Self {
+        Self::make_with(settings, |_| {})
+    }
+
+    /// The same, with something to be done before the disks are made.
+    pub fn make_with(settings: &Settings, before: impl FnOnce(&Self)) -> Self {
         let folder = tempfile::Builder::new().prefix("twinblk-test-").tempdir().expect("a temporary folder");
         let cluster = Self { folder, ports: files::free_ports(), processes: [None, None, None] };
         for voter in Voter::ALL {
@@ -107,6 +112,7 @@ impl Cluster {
             files::write_for_owner(&cluster.secret(voter), "a secret that every voter knows");
             cluster.configure(voter, settings);
         }
+        before(&cluster);
         for replica in Voter::REPLICAS {
             cluster.expect(replica, &["create-metadata", RESOURCE, "--uptodate-zeroed"]);
         }

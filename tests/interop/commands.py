@@ -17,7 +17,7 @@ except nbd.Error as error:
     expected = b"x" * 16384
 assert h.pread(16384, 1 << 20) == expected
 
-# NO_HOLE keeps the space: it is not reported as a hole.
+# NO_HOLE reads as zero too. Whether it keeps the space is seen on the data files: tests/process/disks.rs.
 h.zero(65536, 2 << 20, nbd.CMD_FLAG_NO_HOLE)
 assert h.pread(65536, 2 << 20) == bytes(65536)
 

@@ -1,6 +1,6 @@
 //! Real daemons on loopback: killed at random moments, stopped in order, misconfigured on purpose.
 //!
-//! `TWINBLK_PROCESS_ROUNDS` says how many processes `nothing_acknowledged_is_lost…` kills (8), `TWINBLK_PROCESS_SEED`
+//! `TWINBLK_PROCESS_ROUNDS` says in how many rounds `nothing_acknowledged_is_lost…` kills processes (8), `TWINBLK_PROCESS_SEED`
 //! repeats a run of it.
 
 #[path = "../common/harness.rs"]
@@ -19,6 +19,8 @@ mod volume;
 mod writers;
 
 mod clients;
+mod disks;
+mod hosts;
 mod kills;
 mod refusals;
 mod stops;

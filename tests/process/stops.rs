@@ -19,9 +19,13 @@ fn sigterm_ends_every_process_cleanly_and_a_restart_needs_no_catch_up() {
     }
     cluster.wait_until_linked();
     cluster.promote(Voter::B);
+    let in_sync = cluster.value(Voter::B, "/in-sync").expect("a status");
+    assert_eq!(in_sync.as_array().map(Vec::len), Some(2), "a has everything from the start: {in_sync:#}");
     let mut volume = Volume::connect(&cluster.nbd_socket(Voter::B), RESOURCE).expect("the Primary serves");
     assert_eq!(volume.read(1000, 14).expect("readable"), b"before the end");
     cluster.wait_until_synced(Voter::B);
+    let caught_up = cluster.value(Voter::B, "/connections/0/peer_devices/0/caught-up");
+    assert_eq!(caught_up, Some(0.into()), "a lacked nothing");
 }
 
 #[test]

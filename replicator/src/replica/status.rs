@@ -231,18 +231,61 @@ impl Replica {
                 see: SEE_FAILOVER,
             });
         }
+        if !self.has_quorum() && self.frozen().is_none() {
+            advice.push(Advice {
+                state: "quorum-lost",
+                status: "No majority of the voters can be reached from here; nothing can be promoted."
+                    .to_owned(),
+                action: "Start the other node or the tiebreaker, or mend the network.".to_owned(),
+                see: SEE_FAILOVER,
+            });
+        }
         for peer in &self.peers {
             advice.extend(self.advice_on(peer));
         }
-        if self.disk == DiskState::Inconsistent {
-            advice.push(Advice {
-                state: "disk-inconsistent",
-                status: "The local disk holds no usable copy.".to_owned(),
-                action: "Connect to a node that has one.".to_owned(),
-                see: SEE_DISK,
+        advice.extend(self.advice_on_own_disk());
+        advice
+    }
+
+    /// What is out of the ordinary about the local copy; a failed disk has its advice already.
+    fn advice_on_own_disk(&self) -> Option<Advice> {
+        let resource = &self.config.resource;
+        let is_target = |peer: &&Peer| self.replication_state(peer) == ReplicationState::SyncTarget;
+        if let Some(source) = self.peers.iter().find(is_target) {
+            return Some(Advice {
+                state: "sync-target",
+                status: format!(
+                    "This node catches up from {} and cannot be promoted before it has.",
+                    self.name_of(source.node)
+                ),
+                action: format!("None. `twinblk wait-sync {resource}` returns when it is done."),
+                see: SEE_FAILOVER,
             });
         }
-        advice
+        let (state, status, action, see) = match self.disk {
+            DiskState::UpToDate | DiskState::Failed | DiskState::Diskless | DiskState::DUnknown => {
+                return None;
+            }
+            DiskState::Inconsistent => (
+                "disk-inconsistent",
+                "The local disk holds no usable copy.",
+                "Connect to a node that has one.".to_owned(),
+                SEE_DISK,
+            ),
+            DiskState::Outdated => (
+                "disk-outdated",
+                "The local disk lacks completed writes that another node holds.",
+                "Connect to that node; this one then catches up by itself.".to_owned(),
+                SEE_FAILOVER,
+            ),
+            DiskState::Consistent => (
+                "disk-consistent",
+                "Whether the local disk holds every completed write is not known without the other nodes.",
+                format!("Connect to them; or `twinblk promote {resource}`, which asks the voters."),
+                SEE_FAILOVER,
+            ),
+        };
+        Some(Advice { state, status: status.to_owned(), action, see })
     }
 
     fn advice_on(&self, peer: &Peer) -> Option<Advice> {

@@ -1,5 +1,6 @@
 //! Scripted scenarios: one law of the product each, in a world where everything else is left to chance.
 
+mod advice;
 mod catch_up;
 mod disks;
 mod failover;

@@ -13,18 +13,23 @@ struct Fixture {
 impl Fixture {
     fn new(metadata: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().display();
-        let metadata = metadata.replace("DIR", &path.to_string());
-        let text = format!(
-            "resource = \"mail\"\nsize = \"1MiB\"\non-peer-lost = \"quorum\"\nsecret-file = \"{path}/secret\"\n[[node]]\nname = \"alpha\"\naddress = \"127.0.0.1:7789\"\ndata = \"{path}/data\"\nmetadata = \"{metadata}\"\n"
-        );
-        std::fs::write(file_of(folder.path(), "mail"), text).expect("written");
         let places = Places {
             config_dir: folder.path().to_owned(),
             run_dir: folder.path().to_owned(),
             node: Some("alpha".to_owned()),
         };
-        Self { folder, places }
+        let fixture = Self { folder, places };
+        fixture.configure(metadata);
+        fixture
+    }
+
+    fn configure(&self, metadata: &str) {
+        let path = self.folder.path().display();
+        let metadata = metadata.replace("DIR", &path.to_string());
+        let text = format!(
+            "resource = \"mail\"\nsize = \"1MiB\"\non-peer-lost = \"quorum\"\nsecret-file = \"{path}/secret\"\n[[node]]\nname = \"alpha\"\naddress = \"127.0.0.1:7789\"\ndata = \"{path}/data\"\nmetadata = \"{metadata}\"\n"
+        );
+        std::fs::write(file_of(self.folder.path(), "mail"), text).expect("written");
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -44,10 +49,19 @@ impl Fixture {
     }
 
     fn superblock(&self) -> Superblock {
+        self.find_superblock().expect("there")
+    }
+
+    fn find_superblock(&self) -> Option<Superblock> {
         let config = ResourceConfig::load(self.folder.path(), "mail").expect("good");
         let mut disks = OpenDisks::open(&disk_paths(&config.nodes[0])).expect("disks");
-        disks.find_area("mail").expect("an area");
-        disks.read_superblock().expect("readable").expect("there")
+        disks.find_area("mail").ok()?;
+        disks.read_superblock().expect("readable")
+    }
+
+    /// What must still be there after a refusal.
+    fn content(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).expect("read")
     }
 }
 
@@ -119,4 +133,77 @@ fn a_disk_in_use_and_a_missing_folder_are_refused_before_anything_is_made() {
     let (status, text) = nowhere.create(Content::New, Force::Given).expect_err("no folder");
     assert_eq!(status, 10, "{text}");
     assert!(!nowhere.path("data").exists());
+}
+
+#[test]
+fn content_of_unknown_size_is_adopted_only_where_nothing_of_it_is_cut_off_or_overwritten() {
+    let mut content = vec![7; 2 << 20];
+    content[..6].copy_from_slice(b"LUKS\xba\xbe");
+    for metadata in ["internal", "DIR/meta"] {
+        let fixture = Fixture::new(metadata);
+        std::fs::write(fixture.path("data"), &content).expect("written");
+        let (status, text) = fixture.create(Content::Adopted, Force::Given).expect_err("refused");
+        assert_eq!(status, 11);
+        assert!(text.contains("write size = \"2MiB\" and metadata = PATH"), "{text}");
+        assert!(fixture.content("data") == content && !fixture.path("meta").exists());
+        std::fs::write(fixture.path("data"), &content[..1 << 20]).expect("written");
+        fixture.create(Content::Adopted, Force::NotGiven).expect("the whole of it");
+        assert!(fixture.content("data")[..1 << 20] == content[..1 << 20]);
+    }
+}
+
+#[test]
+fn internal_metadata_over_a_signature_is_refused_even_by_force() {
+    let fixture = Fixture::new("internal");
+    let mut content = vec![0; 32 << 20];
+    content[(64 << 10) + 64..][..8].copy_from_slice(b"_BHRfS_M");
+    std::fs::write(fixture.path("data"), &content).expect("written");
+    for new in [Content::New, Content::Zeroed] {
+        let (status, text) = fixture.create(new, Force::Given).expect_err("refused");
+        assert_eq!(status, 11);
+        assert!(text.contains("Btrfs") && text.contains("metadata = PATH"), "{text}");
+        assert!(fixture.content("data") == content);
+    }
+}
+
+#[test]
+fn a_file_of_something_else_becomes_metadata_only_by_force_and_the_state_of_a_tiebreaker_never() {
+    let fixture = Fixture::new("DIR/meta");
+    std::fs::write(fixture.path("meta"), "SQLite format 3").expect("written");
+    let (status, text) = fixture.create(Content::New, Force::NotGiven).expect_err("refused");
+    assert!(status == 11 && text.contains("a file of something else"), "{text}");
+    assert!(fixture.content("meta") == b"SQLite format 3" && !fixture.path("data").exists());
+    fixture.create(Content::New, Force::Given).expect("by force");
+
+    let mut vote = replicator::promotion::tiebreaker_file::TIEBREAKER_MAGIC.to_vec();
+    vote.resize(8192, 0);
+    std::fs::write(fixture.path("meta"), &vote).expect("written");
+    let (_, text) = fixture.create(Content::New, Force::Given).expect_err("refused");
+    assert!(text.contains("state of a twinblk tiebreaker"), "{text}");
+    assert!(fixture.content("meta") == vote);
+}
+
+#[test]
+fn files_that_hold_nothing_yet_are_used_without_force() {
+    for metadata in ["internal", "DIR/meta"] {
+        let fixture = Fixture::new(metadata);
+        std::fs::write(fixture.path("data"), "").expect("written");
+        let meta = std::fs::File::create(fixture.path("meta")).expect("made");
+        meta.set_len(64 << 20).expect("sparse");
+        fixture.create(Content::New, Force::NotGiven).expect("nothing is lost");
+    }
+}
+
+#[test]
+fn internal_metadata_that_is_given_up_for_separate_metadata_never_comes_back() {
+    let fixture = Fixture::new("internal");
+    fixture.create(Content::Zeroed, Force::NotGiven).expect("made");
+    fixture.configure("DIR/meta");
+    let (_, text) = fixture.create(Content::Zeroed, Force::NotGiven).expect_err("refused");
+    assert!(text.contains("data holds twinblk metadata"), "{text}");
+    fixture.create(Content::Zeroed, Force::Given).expect("by force");
+    fixture.configure("internal");
+    assert!(fixture.find_superblock().is_none(), "the old area would be started from");
+    // Nothing of it is left to be discarded.
+    fixture.create(Content::New, Force::NotGiven).expect("made anew");
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use replicator::units::BLOCK_BYTES;
 use serde::Serialize;
 
 use super::site::Side;
@@ -16,7 +17,7 @@ pub struct Takeover {
     pub promoted: &'static str,
     /// Seconds from the kill to the end of the promotion.
     pub promotion_seconds: f64,
-    /// Seconds that the promotion itself took: it waits for the lease of the dead Primary to end.
+    /// Seconds for which the promotion waited for the lease of the dead Primary to end, by its own word.
     pub lease_seconds: f64,
     /// Seconds from the return of the dead node until both disks were UpToDate.
     pub return_seconds: f64,
@@ -40,7 +41,7 @@ pub struct Figures {
     pub acknowledged_messages: u64,
     /// Their bytes.
     pub acknowledged_bytes: u64,
-    /// Acknowledged messages that were read back at the end; the others were overwritten by newer ones.
+    /// Acknowledged messages that were read back: before a newer one went over them, or at the end.
     pub checked_messages: u64,
     /// Acknowledged messages that were not what they should be.
     pub lost_messages: u64,
@@ -48,7 +49,7 @@ pub struct Figures {
     pub in_flight_messages: u64,
     /// How many of those were there afterwards.
     pub arrived_messages: u64,
-    /// Longest time in which nothing was acknowledged.
+    /// Longest time in which nothing was acknowledged, up to the end of the writing.
     pub longest_pause_seconds: f64,
     /// How much of it was waiting for the lease of a dead Primary.
     pub longest_pause_lease_seconds: f64,
@@ -77,14 +78,29 @@ impl Takeover {
 }
 
 impl Figures {
-    /// Whether nothing was lost and the replicas are equal.
+    /// Whether it is proved that nothing was lost and that the replicas are equal.
     pub fn is_good(&self) -> bool {
-        self.lost_messages == 0 && self.different_blocks == 0
+        self.has_proved_all() && self.lost_messages == 0 && self.different_blocks == 0
+    }
+
+    /// Whether everything was looked at that there is to look at, and there was something.
+    fn has_proved_all(&self) -> bool {
+        self.checked_messages > 0
+            && self.checked_messages == self.acknowledged_messages
+            && self.compared_blocks == self.size_bytes / BLOCK_BYTES
+    }
+
+    fn verdict(&self) -> &'static str {
+        match (self.is_good(), self.has_proved_all()) {
+            (true, _) => "Nothing was lost.",
+            (false, true) => "DATA WAS LOST.",
+            (false, false) => "NOTHING IS PROVED.",
+        }
     }
 
     /// The end of the story, for people.
     pub fn render(&self) -> String {
-        let verdict = if self.is_good() { "Nothing was lost." } else { "DATA WAS LOST." };
+        let verdict = self.verdict();
         let replicas = match self.different_blocks {
             0 => format!("equal ({} blocks compared)", thousands(self.compared_blocks)),
             different => {
@@ -95,7 +111,7 @@ impl Figures {
             "\n{verdict}\n\
              \x20 acknowledged    {} messages, {} ({} messages, {} each second)\n\
              \x20 lost            {}\n\
-             \x20 read back       {} messages; the others were overwritten by newer ones\n\
+             \x20 read back       {} messages, before a newer one went over them or at the end\n\
              \x20 in flight       {} messages when a Primary died; {} had arrived, none was acknowledged\n\
              \x20 longest pause   {:.1} s, of which {:.1} s waiting for the lease of the dead Primary\n\
              \x20 caught up       {}\n\
@@ -157,6 +173,47 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn figures() -> Figures {
+        Figures {
+            schema: 1,
+            seed: 1,
+            size_bytes: 4 * BLOCK_BYTES,
+            seconds: 1.0,
+            acknowledged_messages: 7,
+            acknowledged_bytes: 7000,
+            checked_messages: 7,
+            lost_messages: 0,
+            in_flight_messages: 0,
+            arrived_messages: 0,
+            longest_pause_seconds: 0.0,
+            longest_pause_lease_seconds: 0.0,
+            caught_up_bytes: 0,
+            takeovers: Vec::new(),
+            compared_blocks: 4,
+            different_blocks: 0,
+        }
+    }
+
+    #[test]
+    fn only_what_was_looked_at_whole_and_found_whole_is_good() {
+        assert_eq!(figures().verdict(), "Nothing was lost.");
+        for (change, verdict) in [
+            ((|figures| figures.lost_messages = 1) as fn(&mut Figures), "DATA WAS LOST."),
+            (|figures| figures.different_blocks = 1, "DATA WAS LOST."),
+            (|figures| figures.checked_messages = 6, "NOTHING IS PROVED."),
+            (|figures| figures.compared_blocks = 3, "NOTHING IS PROVED."),
+            (
+                |figures| (figures.acknowledged_messages, figures.checked_messages) = (0, 0),
+                "NOTHING IS PROVED.",
+            ),
+        ] {
+            let mut figures = figures();
+            change(&mut figures);
+            assert!(!figures.is_good() && figures.verdict() == verdict, "{figures:?}");
+            assert!(figures.render().contains(verdict));
+        }
+    }
 
     #[test]
     fn numbers_are_shown_as_people_write_them() {

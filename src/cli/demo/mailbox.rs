@@ -2,7 +2,8 @@
 //! acknowledged and not overwritten since. Pure: knows neither sockets nor threads.
 //!
 //! Rule: a place counts as lost to its old message the moment a new one is sent there, and as the new one's only
-//! when that is acknowledged. In between its bytes may be old, new or torn.
+//! when that is acknowledged. In between its bytes may be old, new or torn. What is about to be overwritten can be
+//! asked for, so that no acknowledged message goes away unread.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -49,7 +50,7 @@ impl Mailbox {
         Self { writer, region, next_offset, sequence: 0, chance: Prng::new(seed), kept: BTreeMap::new() }
     }
 
-    /// The next message to send. What it overwrites is not kept any more.
+    /// The next message to send.
     pub fn next(&mut self) -> Placed {
         self.sequence += 1;
         let message = message::draw(self.writer, self.sequence, &mut self.chance);
@@ -58,14 +59,23 @@ impl Mailbox {
         }
         let placed = Placed { offset: self.next_offset, message };
         self.next_offset = placed.end().next_multiple_of(SECTOR_BYTES).min(self.region.end);
+        placed
+    }
+
+    /// What a message goes over.
+    pub fn overwritten_by(&self, placed: Placed) -> Vec<Placed> {
         // No message is longer than this, so none that begins earlier reaches in here.
         let earliest = placed.offset.saturating_sub(message::MESSAGE_BYTES_MAX);
         let near = self.kept.range(earliest..placed.end());
         let hit = near.filter(|(offset, old)| *offset + u64::from(old.length) > placed.offset);
-        for offset in hit.map(|(offset, _)| *offset).collect::<Vec<_>>() {
-            self.kept.remove(&offset);
+        hit.map(|(offset, message)| Placed { offset: *offset, message: *message }).collect()
+    }
+
+    /// The message is sent from now on. What it overwrites is not kept any more.
+    pub fn overwrite(&mut self, placed: Placed) {
+        for old in self.overwritten_by(placed) {
+            self.kept.remove(&old.offset);
         }
-        placed
     }
 
     /// The message is on the volume for good.
@@ -96,6 +106,7 @@ mod tests {
         let mut mailbox = Mailbox::new(0, 4096..4096 + (1 << 20), 5);
         for _ in 0..500 {
             let placed = mailbox.next();
+            mailbox.overwrite(placed);
             mailbox.acknowledge(placed);
             let mut free_from = 4096;
             for kept in mailbox.kept() {
@@ -115,9 +126,14 @@ mod tests {
         let mut mailbox = Mailbox::new(0, 0..256 << 10, 5);
         let first = mailbox.next();
         mailbox.acknowledge(first);
-        while mailbox.kept().any(|kept| kept == first) {
-            mailbox.next();
+        let mut placed = mailbox.next();
+        while mailbox.overwritten_by(placed).is_empty() {
+            mailbox.overwrite(placed);
+            placed = mailbox.next();
         }
+        assert_eq!(mailbox.overwritten_by(placed), [first]);
+        assert_eq!(mailbox.kept().collect::<Vec<_>>(), [first], "nothing was sent there yet");
+        mailbox.overwrite(placed);
         assert_eq!(mailbox.kept().count(), 0);
     }
 }

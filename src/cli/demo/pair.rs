@@ -1,12 +1,13 @@
 //! The two replicas and the tiebreaker of a demo, as processes, and the orders that it gives them.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::Value;
 
 use super::interruption::Interruption;
+use super::lease_watch::LeaseWatch;
 use super::process::{Process, log_end, run_to_end};
 use super::site::{RESOURCE, Side, Site};
 use crate::cli::client::Client;
@@ -110,15 +111,15 @@ impl Pair {
         Ok(None)
     }
 
-    /// Makes a replica Primary; says how long that took.
+    /// Makes a replica Primary; says how long it waited for the lease of a dead Primary.
     ///
     /// # Errors
     /// It refuses.
     pub fn promote(&mut self, side: Side) -> anyhow::Result<Duration> {
         let wait_ms = u64::try_from(PROMOTE_LIMIT.as_millis()).expect("a minute");
-        let begun = Instant::now();
+        let watch = LeaseWatch::begin(&self.site.run_dir(side))?;
         self.order(side, Command::Promote { wait_ms }, PROMOTE_LIMIT)?;
-        Ok(begun.elapsed())
+        Ok(watch.since().map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
     /// Waits until a replica has noticed that the other one is gone: before, it refuses to take over.
@@ -226,9 +227,13 @@ impl Pair {
                 return error;
             }
             let said = last.map_or_else(|| "no status".to_owned(), |status| format!("{status:#}"));
-            let logs = format!("{}\n{}", self.log_end(side), self.log_end(side.other()));
-            error.context(format!("{said}\n{logs}")).context("the demo failed")
+            error.context(format!("{said}\n{}", self.log_ends())).context("the demo failed")
         })
+    }
+
+    /// The ends of both logs.
+    pub fn log_ends(&self) -> String {
+        Side::BOTH.map(|side| self.log_end(side)).join("\n")
     }
 
     fn log_end(&self, side: Side) -> String {

@@ -102,10 +102,9 @@ impl Site {
         Ok(text)
     }
 
-    /// Bytes of each journal: as large as the volume within bounds, because what a node misses while it is dead must
-    /// fit in.
+    /// Bytes of each journal.
     pub fn journal_bytes(&self) -> u64 {
-        self.size_bytes.next_multiple_of(1 << 20).clamp(512 << 20, 1 << 30)
+        journal_bytes(self.size_bytes)
     }
 
     /// The folder with the configuration.
@@ -188,6 +187,12 @@ impl Site {
         all.extend(words(&[&"--config-dir", &self.folder, &"--run-dir", &self.folder]));
         all
     }
+}
+
+/// Bytes of each journal for a volume of this size: as large as the volume within bounds, because what a node misses
+/// while it is dead must fit in.
+pub fn journal_bytes(size_bytes: u64) -> u64 {
+    size_bytes.next_multiple_of(1 << 20).clamp(512 << 20, 1 << 30)
 }
 
 /// A path as a string in a configuration file.

@@ -22,6 +22,8 @@ const WRITERS: u32 = 4;
 const PHASE_MIN: Duration = Duration::from_millis(700);
 /// How often the progress display moves.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
+/// How long a new Primary may take until every writer has had an acknowledgement.
+const SERVE_LIMIT: Duration = Duration::from_secs(30);
 /// Lost messages that are listed.
 const LOST_SHOWN: usize = 20;
 
@@ -74,12 +76,13 @@ pub fn run(mut pair: Pair, plan: Plan, interruption: &Interruption) -> anyhow::R
     };
     trial.pair.promote(Side::A)?;
     trial.say("two replicas and a tiebreaker run; a is Primary, four writers send mail");
-    trial.writers.offer(&trial.pair.site().nbd_socket(Side::A));
+    trial.serve(Side::A)?;
     for done in 0..plan.kills {
         trial.takeover(plan.kills - done)?;
     }
     let left = plan.writing.saturating_sub(trial.begun.elapsed());
     trial.write_for(left.max(PHASE_MIN))?;
+    trial.expect_more()?;
     let (mut figures, primary) = trial.finish()?;
     pair.wait_until_written_back(primary)?;
     pair.demote(primary)?;
@@ -116,12 +119,12 @@ impl Trial<'_> {
         takeover.lease_seconds = seconds(self.pair.promote(heir)?);
         takeover.promotion_seconds = seconds(killed.elapsed());
         self.primary = heir;
-        self.writers.offer(&self.pair.site().nbd_socket(heir));
         self.say(&format!(
-            "{} is Primary; its promotion took {:.1} s, nearly all of it the lease of the dead Primary",
+            "{} is Primary; it waited for the lease of the dead Primary for {:.1} s",
             heir.name(),
             takeover.lease_seconds
         ));
+        self.serve(heir)?;
         let alone = self.between(PHASE_MIN, share / 2);
         self.write_until(alone, tally.bytes + self.pair.site().journal_bytes() / 4)?;
         let returned = Instant::now();
@@ -135,7 +138,30 @@ impl Trial<'_> {
             size(takeover.caught_up_bytes)
         ));
         self.takeovers.push(takeover);
-        Ok(())
+        self.expect_more()
+    }
+
+    /// Sends the writers to a Primary, and demands that each of them gets an acknowledgement.
+    fn serve(&self, primary: Side) -> anyhow::Result<()> {
+        self.writers.offer(&self.pair.site().nbd_socket(primary));
+        let what = format!("{} acknowledges a message of every writer", primary.name());
+        self.wait_until(&what, |tally| tally.served == WRITERS)
+    }
+
+    /// Demands that messages are acknowledged, from now on.
+    fn expect_more(&self) -> anyhow::Result<()> {
+        let before = self.writers.tally()?.messages;
+        let what = format!("{} acknowledges another message", self.primary.name());
+        self.wait_until(&what, |tally| tally.messages > before)
+    }
+
+    fn wait_until(&self, what: &str, is_met: impl Fn(&Tally) -> bool) -> anyhow::Result<()> {
+        let waited = self.interruption.wait_until(what, SERVE_LIMIT, || Ok(is_met(&self.writers.tally()?)));
+        waited.map_err(
+            |error| {
+                if self.interruption.has_come() { error } else { error.context(self.pair.log_ends()) }
+            },
+        )
     }
 
     /// Ends the traffic and reads everything back.
@@ -144,14 +170,25 @@ impl Trial<'_> {
         let (mailboxes, tally) = self.writers.stop()?;
         self.progress.finish_and_clear();
         let elapsed = self.begun.elapsed();
-        say(elapsed, &self.progress, "the writers stop; every message that was acknowledged is read back");
+        say(
+            elapsed,
+            &self.progress,
+            "the writers stop; every acknowledged message that is still there is read back",
+        );
         let socket = self.pair.site().nbd_socket(self.primary);
         let (checked, lost) = read_back(&socket, &mailboxes, self.interruption)?;
-        let all_lost: Vec<Lost> = tally.lost.iter().copied().chain(lost).collect();
+        let mut all_lost: Vec<Lost> = tally.lost.iter().copied().chain(lost).collect();
+        // What was missing after a takeover is missing at the end again.
+        all_lost.sort_by_key(Lost::message);
+        all_lost.dedup_by_key(|lost| lost.message());
         list(&all_lost);
         let figures = Self::count(&self.plan, self.pair.site().size_bytes(), writing, &tally, self.takeovers);
         Ok((
-            Figures { checked_messages: checked, lost_messages: bytes_u64(all_lost.len()), ..figures },
+            Figures {
+                checked_messages: tally.checked + checked,
+                lost_messages: bytes_u64(all_lost.len()),
+                ..figures
+            },
             self.primary,
         ))
     }

@@ -1,12 +1,15 @@
 //! The writers: a thread and a connection each, sending messages as fast as they are acknowledged, and going over
 //! to another Primary when theirs is gone.
 //!
-//! Rule: a connection may break only after the volume was withdrawn; any other trouble ends the demo.
+//! Rule: a connection may break only after the volume was withdrawn, and at the end if nothing is unacknowledged; any
+//! other trouble ends the demo. A place is used again only after its message was read back.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use replicator::units::bytes_u64;
 
 use super::mailbox::{Mailbox, Placed};
 use super::message::Found;
@@ -31,7 +34,11 @@ pub struct Tally {
     pub messages: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Longest time in which no writer got an acknowledgement.
+    /// Acknowledged messages that were read back before newer ones went over them.
+    pub checked: u64,
+    /// Writers that got an acknowledgement since the volume was offered last.
+    pub served: u32,
+    /// Longest time in which no writer got an acknowledgement, the time since the last one included.
     pub longest_pause: Duration,
     /// Messages that were in flight when a Primary died.
     pub in_flight: u64,
@@ -39,6 +46,7 @@ pub struct Tally {
     pub arrived: u64,
     /// What is wrong with acknowledged messages.
     pub lost: Vec<Lost>,
+    /// When the last message was acknowledged, or the volume offered first.
     last: Option<Instant>,
 }
 
@@ -51,13 +59,21 @@ pub struct Lost {
     pub found: Found,
 }
 
+impl Lost {
+    /// Names the message.
+    pub fn message(&self) -> (u32, u64) {
+        (self.placed.message.writer, self.placed.message.sequence)
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// Where the volume is served; nothing while no node is Primary.
     socket: Option<PathBuf>,
     /// How often the volume was withdrawn.
-    epoch: u64,
+    withdrawals: u64,
     is_stopping: bool,
+    stopped: Option<Instant>,
     tally: Tally,
     failure: Option<String>,
 }
@@ -85,7 +101,8 @@ impl Writers {
         let board = Arc::new(Board::default());
         let mut threads = Vec::new();
         for mailbox in mailboxes {
-            let mut writer = Writer { board: Arc::clone(&board), export, mailbox, unacknowledged: None };
+            let board = Arc::clone(&board);
+            let mut writer = Writer { board, export, mailbox, drafted: None, unacknowledged: None };
             let builder = std::thread::Builder::new().name("writer".to_owned());
             threads.push(builder.spawn(move || {
                 writer.work();
@@ -97,7 +114,10 @@ impl Writers {
 
     /// The volume is served behind `socket` from now on.
     pub fn offer(&self, socket: &Path) {
-        self.board.lock().socket = Some(socket.to_owned());
+        let mut state = self.board.lock();
+        state.socket = Some(socket.to_owned());
+        state.tally.served = 0;
+        state.tally.last.get_or_insert_with(Instant::now);
         self.board.changed.notify_all();
     }
 
@@ -105,7 +125,7 @@ impl Writers {
     pub fn withdraw(&self) {
         let mut state = self.board.lock();
         state.socket = None;
-        state.epoch += 1;
+        state.withdrawals += 1;
     }
 
     /// What they have done so far.
@@ -113,11 +133,7 @@ impl Writers {
     /// # Errors
     /// A writer met trouble that it must not meet.
     pub fn tally(&self) -> anyhow::Result<Tally> {
-        let state = self.board.lock();
-        match &state.failure {
-            None => Ok(state.tally.clone()),
-            Some(failure) => anyhow::bail!("a writer met trouble that nobody had ordered: {failure}"),
-        }
+        self.board.lock().tally_at(Instant::now())
     }
 
     /// Lets every writer finish its message, and gives back what they know.
@@ -138,13 +154,30 @@ impl Drop for Writers {
     }
 }
 
+impl State {
+    fn tally_at(&self, now: Instant) -> anyhow::Result<Tally> {
+        if let Some(failure) = &self.failure {
+            anyhow::bail!("a writer met trouble that nobody had ordered: {failure}");
+        }
+        let mut tally = self.tally.clone();
+        // Nobody expects anything after the stop.
+        let until = self.stopped.unwrap_or(now);
+        let pause = tally.last.map_or(Duration::ZERO, |last| until.saturating_duration_since(last));
+        tally.longest_pause = tally.longest_pause.max(pause);
+        Ok(tally)
+    }
+}
+
 impl Board {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stop(&self) {
-        self.lock().is_stopping = true;
+        let mut state = self.lock();
+        state.is_stopping = true;
+        state.stopped.get_or_insert_with(Instant::now);
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -160,7 +193,7 @@ impl Board {
                 return None;
             }
             if let Some(socket) = &state.socket {
-                return Some((socket.clone(), state.epoch));
+                return Some((socket.clone(), state.withdrawals));
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -178,21 +211,26 @@ impl Board {
         }
     }
 
-    fn acknowledged(&self, placed: Placed) {
+    /// A message was acknowledged: the first of a connection shows that its writer is served.
+    fn acknowledged(&self, placed: Placed, withdrawals: u64, nth: u64) {
         let mut state = self.lock();
         let now = Instant::now();
+        let is_served = nth == 0 && state.withdrawals == withdrawals;
         let tally = &mut state.tally;
         let pause = tally.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         tally.longest_pause = tally.longest_pause.max(pause);
         tally.last = Some(now);
         tally.messages += 1;
         tally.bytes += u64::from(placed.message.length);
+        tally.served += u32::from(is_served);
     }
 
-    /// A connection of this epoch broke. Fine if the volume was withdrawn since.
-    fn broken(&self, epoch: u64, error: &std::io::Error) {
+    /// A connection that was made after so many withdrawals broke. Fine if the volume was withdrawn since, or if it
+    /// is the end and nothing is missing.
+    fn broken(&self, withdrawals: u64, error: &std::io::Error, unacknowledged: Option<Placed>) {
         let mut state = self.lock();
-        if state.epoch == epoch && !state.is_stopping {
+        let is_end = state.is_stopping && unacknowledged.is_none();
+        if state.withdrawals == withdrawals && !is_end {
             state.failure.get_or_insert(error.to_string());
             state.is_stopping = true;
             self.changed.notify_all();
@@ -205,29 +243,31 @@ struct Writer {
     board: Arc<Board>,
     export: &'static str,
     mailbox: Mailbox,
+    /// Next in line; what it overwrites is still to be read back.
+    drafted: Option<Placed>,
     /// Sent, perhaps, when the connection broke.
     unacknowledged: Option<Placed>,
 }
 
 impl Writer {
     fn work(&mut self) {
-        let mut last_epoch = 0;
-        while let Some((socket, epoch)) = self.board.volume() {
-            let is_takeover = epoch != last_epoch;
-            last_epoch = epoch;
-            let ended = self.connect(&socket, epoch).and_then(|mut volume| {
+        let mut last_withdrawals = 0;
+        while let Some((socket, withdrawals)) = self.board.volume() {
+            let is_takeover = withdrawals != last_withdrawals;
+            last_withdrawals = withdrawals;
+            let ended = self.connect(&socket, withdrawals).and_then(|mut volume| {
                 if is_takeover {
                     self.look_back(&mut volume)?;
                 }
-                self.write(&mut volume)
+                self.write(&mut volume, withdrawals)
             });
             if let Err(error) = ended {
-                self.board.broken(epoch, &error);
+                self.board.broken(withdrawals, &error, self.unacknowledged);
             }
         }
     }
 
-    fn connect(&self, socket: &Path, epoch: u64) -> std::io::Result<Volume> {
+    fn connect(&self, socket: &Path, withdrawals: u64) -> std::io::Result<Volume> {
         let deadline = Instant::now() + CONNECT_LIMIT;
         loop {
             match Volume::connect(socket, self.export) {
@@ -235,7 +275,8 @@ impl Writer {
                 Err(error) if Instant::now() >= deadline || self.board.is_stopping() => return Err(error),
                 Err(_) => {
                     let state = self.board.lock();
-                    let is_withdrawn = |state: &mut State| state.epoch == epoch && !state.is_stopping;
+                    let is_withdrawn =
+                        |state: &mut State| state.withdrawals == withdrawals && !state.is_stopping;
                     let waited = self.board.changed.wait_timeout_while(state, RETRY_AFTER, is_withdrawn);
                     drop(waited);
                 }
@@ -259,21 +300,43 @@ impl Writer {
         Ok(())
     }
 
-    fn write(&mut self, volume: &mut Volume) -> std::io::Result<()> {
+    fn write(&mut self, volume: &mut Volume, withdrawals: u64) -> std::io::Result<()> {
         let mut due = Instant::now();
+        let mut nth = 0;
         while self.board.wait_until(due) {
             // What was cut off is sent again, as a mail server would.
-            let placed = self.unacknowledged.unwrap_or_else(|| self.mailbox.next());
+            let placed = match self.unacknowledged {
+                Some(placed) => placed,
+                None => self.make_room(volume)?,
+            };
             self.unacknowledged = Some(placed);
             volume.write_and_flush(placed.offset, &placed.message.encode())?;
             self.unacknowledged = None;
             self.mailbox.acknowledge(placed);
-            self.board.acknowledged(placed);
+            self.board.acknowledged(placed, withdrawals, nth);
+            nth += 1;
             let length = u64::from(placed.message.length);
             due = due.max(Instant::now() - BURST)
                 + Duration::from_micros(length * 1_000_000 / WRITER_BYTES_PER_SECOND);
         }
         Ok(())
+    }
+
+    /// The next message, after every message in its place was read back.
+    fn make_room(&mut self, volume: &mut Volume) -> std::io::Result<Placed> {
+        let placed = *self.drafted.get_or_insert_with(|| self.mailbox.next());
+        let old = self.mailbox.overwritten_by(placed);
+        let mut lost = Vec::new();
+        for old in &old {
+            lost.extend(check(volume, *old)?);
+        }
+        let mut state = self.board.lock();
+        state.tally.checked += bytes_u64(old.len());
+        state.tally.lost.extend(lost);
+        drop(state);
+        self.mailbox.overwrite(placed);
+        self.drafted = None;
+        Ok(placed)
     }
 }
 
@@ -285,4 +348,59 @@ pub fn check(volume: &mut Volume, placed: Placed) -> std::io::Result<Option<Lost
     let bytes = volume.read(placed.offset, placed.message.length)?;
     let found = placed.message.judge(&bytes);
     Ok((found != Found::Whole).then_some(Lost { placed, found }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error() -> std::io::Error {
+        std::io::Error::from(std::io::ErrorKind::TimedOut)
+    }
+
+    fn placed() -> Placed {
+        Mailbox::new(0, 0..1 << 20, 1).next()
+    }
+
+    #[test]
+    fn a_message_that_is_never_answered_is_trouble_even_at_the_end() {
+        for (unacknowledged, is_trouble) in [(Some(placed()), true), (None, false)] {
+            let board = Board::default();
+            board.stop();
+            board.broken(0, &error(), unacknowledged);
+            assert_eq!(board.lock().tally_at(Instant::now()).is_err(), is_trouble);
+        }
+    }
+
+    #[test]
+    fn a_connection_may_break_only_after_the_volume_was_withdrawn() {
+        for (withdrawals, is_trouble) in [(0, true), (1, false)] {
+            let board = Board::default();
+            board.lock().withdrawals = withdrawals;
+            board.broken(0, &error(), Some(placed()));
+            assert_eq!(board.lock().tally_at(Instant::now()).is_err(), is_trouble);
+        }
+    }
+
+    #[test]
+    fn a_pause_that_has_not_ended_is_a_pause_until_the_stop() {
+        let board = Board::default();
+        let begun = Instant::now();
+        board.acknowledged(placed(), 0, 0);
+        let hour = Duration::from_secs(3600);
+        let pause_at = |now| board.lock().tally_at(now).expect("no trouble").longest_pause;
+        assert!(pause_at(begun + hour) > hour / 2);
+        board.stop();
+        assert!(pause_at(begun + hour) < hour / 2, "nobody expects anything after the stop");
+    }
+
+    #[test]
+    fn only_the_first_acknowledgement_of_a_connection_that_is_not_withdrawn_shows_that_a_writer_is_served() {
+        let board = Board::default();
+        board.lock().withdrawals = 3;
+        for (withdrawals, nth, served) in [(2, 0, 0), (3, 0, 1), (3, 1, 1), (3, 0, 2)] {
+            board.acknowledged(placed(), withdrawals, nth);
+            assert_eq!(board.lock().tally.served, served);
+        }
+    }
 }

@@ -7,6 +7,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use replicator::promotion::tiebreaker_file::{
@@ -76,7 +77,7 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// Makes the file of a new voter.
+    /// Makes the file of a new voter, and its folder if that is missing.
     ///
     /// # Errors
     /// There is a file already, or the kernel failed; then there is none.
@@ -84,6 +85,7 @@ impl StateFile {
         let failed = |source| StateError::Io { path: path.to_owned(), source };
         let bytes = state.encode().repeat(TIEBREAKER_FILE_BYTES / BLOCK_SIZE);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        make_folder(folder).map_err(failed)?;
         // Under its name only when it is whole: an interrupted attempt leaves nothing that looks like a voter.
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
         file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
@@ -150,8 +152,23 @@ impl StateFile {
     }
 }
 
+/// Makes a folder that only its owner looks into, durably. The folder around it must be there: the path may be
+/// misspelt.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => {
+            let around = folder.parent().filter(|around| !around.as_os_str().is_empty());
+            fs::File::open(around.unwrap_or(Path::new("."))).and_then(|around| around.sync_all())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use replicator::layout::superblock::ResourceName;
     use replicator::units::VoterId;
 
@@ -176,6 +193,19 @@ mod tests {
             assert!(matches!(StateFile::create(&path, &other), Err(StateError::Exists { .. })));
             assert_eq!(StateFile::open(&path, "mail", NODE).expect("opens").1, state);
         });
+    }
+
+    #[test]
+    fn the_folder_of_a_file_is_made_for_its_owner_alone_but_not_the_folders_around_it() {
+        let around = tempfile::tempdir().expect("a folder");
+        let resource = ResourceName::parse("mail").expect("a name");
+        let state = TiebreakerState::new(resource, NODE, VoterId(42));
+        let path = around.path().join("twinblk/mail.tiebreaker");
+        StateFile::create(&path, &state).expect("made");
+        let mode = fs::metadata(path.parent().expect("a folder")).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        let misspelt = around.path().join("none/twinblk/mail.tiebreaker");
+        assert!(matches!(StateFile::create(&misspelt, &state), Err(StateError::Io { .. })));
     }
 
     #[test]

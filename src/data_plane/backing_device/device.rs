@@ -45,7 +45,7 @@ pub enum DeviceError {
         path: PathBuf,
     },
     /// The file system cannot bypass the page cache.
-    #[error("the file system of {} does not support O_DIRECT", path.display())]
+    #[error("the file system of {} does not support O_DIRECT; put it on a disk, in ext4 or XFS, or give a block device", path.display())]
     NoDirectIo {
         /// Which.
         path: PathBuf,
@@ -207,6 +207,21 @@ impl Device {
         Ok(())
     }
 
+    /// Whether any part of a file was ever written: a file of holes alone holds nothing. A device counts as written.
+    ///
+    /// # Errors
+    /// The file system does not say.
+    pub fn is_written(&self) -> Result<bool, DeviceError> {
+        if self.kind == DeviceKind::BlockDevice {
+            return Ok(true);
+        }
+        match rustix::fs::seek(&self.file, SeekFrom::Data(0)) {
+            Ok(_) => Ok(true),
+            Err(Errno::NXIO) => Ok(false),
+            Err(errno) => Err(self.failure("look for data on", 0, errno)),
+        }
+    }
+
     /// Whether both are the same file or device, whatever their paths.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
@@ -302,11 +317,13 @@ mod tests {
         Device::prepare_file(&path, 4096).unwrap();
         let device = Device::open(&path).unwrap();
         assert_eq!(device.bytes, 16_384);
+        assert!(!device.is_written().unwrap(), "it has holes only");
         device.require_bytes(16_384).unwrap();
         assert!(matches!(device.require_bytes(16_385), Err(DeviceError::TooSmall { .. })));
 
         device.write_at(4096, &PoolBuffer::copy_of(&[9; 8192])).unwrap();
         device.flush().unwrap();
+        assert!(device.is_written().unwrap());
         assert_eq!(&device.read_at(8192, 4096).unwrap()[..], [9; 4096]);
         assert!(matches!(device.read_at(12_288, 8192), Err(DeviceError::Io { what: "read", .. })));
     }

@@ -3,6 +3,7 @@
 
 use replicator::layout::locator::LOCATOR_MAGIC;
 use replicator::layout::superblock::bytes::SUPERBLOCK_MAGIC;
+use replicator::promotion::tiebreaker_file::TIEBREAKER_MAGIC;
 
 /// Bytes that must be read from the beginning and from the end of a disk.
 pub const PROBE_BYTES: usize = 1 << 20;
@@ -35,6 +36,7 @@ const SIGNATURES: &[Signature] = &[
     start("twinblk metadata", 64 << 10, &SUPERBLOCK_MAGIC),
     end("twinblk metadata", 4096, &LOCATOR_MAGIC),
     end("twinblk metadata", 128 << 10, &LOCATOR_MAGIC),
+    start("state of a twinblk tiebreaker", 0, &TIEBREAKER_MAGIC),
     start("ext2, ext3 or ext4 file system", 1024 + 56, &[0x53, 0xef]),
     start("XFS file system", 0, b"XFSB"),
     start("Btrfs file system", (64 << 10) + 64, b"_BHRfS_M"),

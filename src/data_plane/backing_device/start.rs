@@ -10,7 +10,7 @@ use replicator::layout::bitmap_page::{BitmapPage, PageError};
 use replicator::layout::locator::{Locator, LocatorError};
 use replicator::layout::superblock::{ChooseError, Superblock, SuperblockError, choose_newest};
 use replicator::layout::zones::{SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET, Zones};
-use replicator::units::{BLOCK_SIZE, NodeId, bytes_u64, bytes_usize};
+use replicator::units::{BLOCK_BYTES, BLOCK_SIZE, NodeId, bytes_u64, bytes_usize};
 use thiserror::Error;
 
 use crate::data_plane::backing_device::BackingDevice;
@@ -174,7 +174,8 @@ impl OpenDisks {
         if !self.is_internal() {
             return Ok(());
         }
-        for offset in Locator::offsets(self.metadata.bytes) {
+        let offsets = Locator::offsets(self.metadata.bytes);
+        for offset in offsets.into_iter().filter(|offset| offset + BLOCK_BYTES <= self.metadata.bytes) {
             match Locator::parse(&self.metadata.read_at(offset, BLOCK_SIZE)?) {
                 Ok(locator) => {
                     if let Some(offset) = locator.area_offset(self.metadata.bytes) {

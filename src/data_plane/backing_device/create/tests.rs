@@ -97,6 +97,23 @@ fn metadata_is_found_again_wherever_it_lies() {
 }
 
 #[test]
+fn a_forgotten_area_is_not_found_again_and_the_data_before_it_stays() {
+    for is_internal in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        create_in(folder.path(), is_internal, DataArea::Keep);
+        let mut disks = OpenDisks::open(&paths(folder.path(), is_internal)).unwrap();
+        disks.data.write_at(0, &PoolBuffer::copy_of(&[7; 4096])).unwrap();
+        let (place, bytes) = (superblock().zones.internal_offset(disks.data.bytes, VOLUME_BYTES), BLOCK_SIZE);
+        forget_old_areas(&disks.metadata).unwrap();
+        assert!(matches!(disks.read(&config()), Err(StartError::NoMetadata { .. })));
+        assert_eq!(disks.data.read_at(0, bytes).unwrap()[0], 7);
+        for offset in place.into_iter().flat_map(|area| [area, area + SUPERBLOCK_1_OFFSET]) {
+            assert!(disks.data.read_at(offset, bytes).unwrap().iter().all(|byte| *byte == 0));
+        }
+    }
+}
+
+#[test]
 fn a_disk_without_metadata_names_the_command_that_makes_it() {
     for is_internal in [false, true] {
         let folder = tempfile::tempdir().unwrap();

@@ -1,0 +1,67 @@
+//! Listens to a candidate's events: since when does it wait for the lease of a dead Primary?
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
+
+use super::site::RESOURCE;
+use crate::cli::client::{ANSWER_TIMEOUT, Client};
+use crate::control_protocol::{Command, EventLine};
+
+/// The name of the notice with which a candidate says what it waits for.
+const WAITS: &str = "promotion-waits";
+/// What that is, in the words of the voters.
+const LEASE: &str = "the lease of the last Primary";
+
+/// Somebody who listens to a candidate.
+#[derive(Debug)]
+pub struct LeaseWatch {
+    since: Receiver<Instant>,
+}
+
+impl LeaseWatch {
+    /// Begins to listen, before the order to promote is given.
+    ///
+    /// # Errors
+    /// The daemon does not let anybody listen.
+    pub fn begin(run_dir: &Path) -> anyhow::Result<Self> {
+        let mut client = Client::connect(run_dir, RESOURCE)?;
+        client.ask(Command::Events { now: false }, Some(ANSWER_TIMEOUT))?;
+        let (tell, since) = channel();
+        // It ends at the first such notice, or with the daemon.
+        std::thread::Builder::new().name("lease".to_owned()).spawn(move || {
+            while let Ok(Some(event)) = client.next_event() {
+                if waits_for_lease(&event) {
+                    // Nobody may want to know any more.
+                    let _ = tell.send(Instant::now());
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { since })
+    }
+
+    /// Since when the candidate waits for the lease, if it has said so.
+    pub fn since(&self) -> Option<Instant> {
+        self.since.try_recv().ok()
+    }
+}
+
+fn waits_for_lease(event: &EventLine) -> bool {
+    matches!(event, EventLine::Notice { name, text, .. } if name == WAITS && text.contains(LEASE))
+}
+
+#[cfg(test)]
+mod tests {
+    use replicator::peer::message::Denial;
+    use replicator::units::Span;
+
+    use super::*;
+
+    #[test]
+    fn only_the_lease_is_taken_for_the_lease() {
+        let notice = |text: String| EventLine::Notice { severity: "info".into(), name: WAITS.into(), text };
+        assert!(waits_for_lease(&notice(Denial::Lease { remaining: Span::from_millis(5) }.to_string())));
+        assert!(!waits_for_lease(&notice("2 of 3 votes are needed; no answer from tiebreaker".to_owned())));
+    }
+}
