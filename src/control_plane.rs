@@ -19,6 +19,7 @@ mod listen;
 mod nbd_listener;
 mod peer_link;
 pub mod plane_link;
+mod seats;
 mod systemd;
 pub mod tiebreaker;
 

@@ -10,13 +10,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use replicator::peer::handshake::{KnownPeer, PeerIdentity};
 use replicator::units::NodeId;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -25,9 +24,10 @@ use super::limit::LogLimit;
 use super::link_handshake::{LinkError, LinkSettings};
 use super::listen::{Connection, TcpSocket, accept_next};
 use super::plane_link::{PlaneError, PlaneLink};
+use super::seats::{self, Seats};
 use crate::border::ToDataPlane;
 
-/// Connections at a time that have not proved anything; further ones wait in the kernel's queue.
+/// Connections at a time that have not proved anything; of more, the oldest gives way.
 pub const UNAUTHENTICATED_MAX: usize = 32;
 
 /// Another voter as the configuration names it.
@@ -211,19 +211,16 @@ impl PeerLinks {
 
     /// Admits every peer that dials this node, for ever. May be dropped.
     pub async fn accept_all(self: Rc<Self>, listener: TcpSocket) {
-        let seats = Arc::new(Semaphore::new(UNAUTHENTICATED_MAX));
+        let mut seats = Seats::new(UNAUTHENTICATED_MAX, seats::GRACE);
         let shortage = LogLimit::default();
-        let mut handshakes = JoinSet::new();
         loop {
-            let seat = Arc::clone(&seats).acquire_owned().await.expect("nobody closes the semaphore");
             let stream = accept_next(&listener, &shortage).await;
-            while handshakes.try_join_next().is_some() {}
+            seats.vacate().await;
             let links = Rc::clone(&self);
-            handshakes.spawn_local(async move {
+            seats.take(async move {
                 if let Err(error) = links.admit(stream).await {
                     links.log_refusal(&error);
                 }
-                drop(seat);
             });
         }
     }
@@ -451,13 +448,18 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_connection_is_closed_at_the_limit_and_keeps_nobody_out() {
+    fn silent_connections_are_closed_at_the_limit_and_keep_no_peer_out() {
         tokio_uring::start(async {
             let (mut alpha, beta, address) = pair(SECRET, SECRET);
-            let mut silent = TcpStream::connect(address).await.expect("connects");
+            let mut silent = Vec::new();
+            for _ in 0..UNAUTHENTICATED_MAX {
+                silent.push(TcpStream::connect(address).await.expect("connects"));
+            }
             beta.dial();
             alpha.link().await;
-            assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
+            for stream in &mut silent {
+                assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
+            }
         });
     }
 
