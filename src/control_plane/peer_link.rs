@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use replicator::event::NoLink;
 use replicator::peer::handshake::{KnownPeer, PeerIdentity};
 use replicator::units::NodeId;
 use thiserror::Error;
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::limit::LogLimit;
-use super::link_handshake::{LinkError, LinkSettings};
+use super::link_handshake::{LinkError, LinkSettings, NotAdmitted};
 use super::listen::{Connection, TcpSocket, accept_next};
 use super::plane_link::{PlaneError, PlaneLink};
 use super::seats::{self, Seats};
@@ -85,11 +86,23 @@ enum AttemptError {
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]
+    NotAdmitted(#[from] NotAdmitted),
+    #[error(transparent)]
     Plane(#[from] PlaneError),
     #[error("no link to {0} is wanted any more")]
     NotWanted(String),
     #[error("the runtime did not let go of the socket: {0}")]
     Descriptor(std::io::Error),
+}
+
+impl AttemptError {
+    fn action(&self) -> Option<String> {
+        let action = match self {
+            Self::Link(error) | Self::NotAdmitted(NotAdmitted { error, .. }) => error.action(),
+            Self::Plane(_) | Self::NotWanted(_) | Self::Descriptor(_) => None,
+        };
+        action.map(str::to_owned)
+    }
 }
 
 /// All links of a node.
@@ -205,6 +218,10 @@ impl PeerLinks {
         let name = &peer.settings.known.name;
         tracing::warn!(peer = %name, %reason, "no link");
         *peer.reason.borrow_mut() = Some(reason.clone());
+        self.tell(peer, NoLink { reason, action: error.action() });
+    }
+
+    fn tell(&self, peer: &Peer, reason: NoLink) {
         // It fails only when the daemon ends.
         let _ = self.plane.tell(ToDataPlane::PeerUnreachable { peer: peer.settings.known.node, reason });
     }
@@ -218,19 +235,34 @@ impl PeerLinks {
             seats.vacate().await;
             let links = Rc::clone(&self);
             seats.take(async move {
+                let from =
+                    stream.peer_addr().map_or_else(|_| "nowhere".to_owned(), |from| from.ip().to_string());
                 if let Err(error) = links.admit(stream).await {
                     links.log_refusal(&error);
+                    links.report_claimed(&from, &error);
                 }
             });
         }
     }
 
     async fn admit(&self, stream: TcpStream) -> Result<(), AttemptError> {
-        let admitted = |peer: &&Peer| peer.settings.direction == Direction::Accept && peer.wanted.get();
-        let known = self.peers.values().filter(admitted).map(|peer| peer.settings.known.clone()).collect();
-        let (stream, identity) = self.settings.admit(stream, known).await?;
+        let accepted = || self.peers.values().filter(|peer| peer.settings.direction == Direction::Accept);
+        let known = accepted().map(|peer| peer.settings.known.clone()).collect();
+        let unwanted = accepted().filter(|peer| !peer.wanted.get()).map(|peer| peer.settings.known.node);
+        let (stream, identity) = self.settings.admit(stream, known, unwanted.collect()).await?;
         let peer = self.peers.get(&identity.node).expect("the handshake admits known peers only");
         self.hand_over(peer, stream, &identity)
+    }
+
+    /// Somebody who says that he is a peer was refused: whoever looks for that peer wants to know. It may be a lie, so
+    /// the words say who says so, and from where.
+    fn report_claimed(&self, from: &str, error: &AttemptError) {
+        let AttemptError::NotAdmitted(NotAdmitted { claimed: Some(claimed), .. }) = error else { return };
+        let Some(peer) = self.peers.get(claimed) else { return };
+        if peer.settings.direction == Direction::Accept {
+            let reason = format!("refused a connection from {from} that says it is the peer: {error}");
+            self.tell(peer, NoLink { reason, action: error.action() });
+        }
     }
 
     /// Anybody may connect, as often as he likes: a line for each new reason, but not too many.
@@ -341,7 +373,7 @@ mod tests {
 
         async fn unreachable(&mut self) -> String {
             match self.next().await {
-                ToDataPlane::PeerUnreachable { reason, .. } => reason,
+                ToDataPlane::PeerUnreachable { reason, .. } => reason.reason,
                 other => panic!("{other:?} instead of a failure"),
             }
         }
@@ -378,8 +410,13 @@ mod tests {
             beta.dial();
             let reason = beta.unreachable().await;
             assert_eq!(reason, "refused by the other side: authentication failed");
-            assert!(alpha.told.try_recv().is_err());
-            assert!(alpha.links.refused.borrow().contains("could not prove that it knows the shared secret"));
+            let reason = alpha.unreachable().await;
+            let refused = "the peer could not prove that it knows the shared secret";
+            assert_eq!(
+                reason,
+                format!("refused a connection from 127.0.0.1 that says it is the peer: {refused}")
+            );
+            assert_eq!(*alpha.links.refused.borrow(), refused);
         });
     }
 
@@ -420,7 +457,9 @@ mod tests {
             let (mut alpha, mut beta, _) = pair(SECRET, SECRET);
             alpha.links.on_dialing(BETA, false);
             beta.dial();
-            assert!(beta.unreachable().await.starts_with("refused by the other side"));
+            let reason = "refused by the other side: an operator has disconnected it from this node";
+            assert_eq!(beta.unreachable().await, reason);
+            assert!(alpha.unreachable().await.contains("an operator has disconnected node 1 here"));
             alpha.links.on_dialing(BETA, true);
             beta.link().await;
             alpha.link().await;

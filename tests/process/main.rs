@@ -19,6 +19,7 @@ mod volume;
 mod writers;
 
 mod clients;
+mod foreign;
 mod kills;
 mod refusals;
 mod stops;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use replicator::config::{Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
 use replicator::generation::lineage::Lineage;
 use replicator::layout::bitmap_page::BitmapPage;
 use replicator::layout::superblock::{DurableDisk, JournalAnchor, PeerSlot, ResourceName, SuperblockFlags};
@@ -38,7 +38,11 @@ fn superblock() -> Superblock {
 }
 
 fn config() -> Config {
-    let replica = |name: &str| ReplicaConfig { name: name.into(), protocol: ReplicationProtocol::C };
+    let replica = |name: &str| ReplicaConfig {
+        name: name.into(),
+        protocol: ReplicationProtocol::C,
+        address: Address::default(),
+    };
     Config {
         resource: "mail".into(),
         volume_bytes: VOLUME_BYTES,
