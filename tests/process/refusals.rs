@@ -1,5 +1,9 @@
 //! What daemons refuse, and in which words.
 
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::process::Output;
+
 use replicator::peer::handshake::{LocalIdentity, VersionRange};
 
 use crate::foreign;
@@ -152,19 +156,56 @@ fn a_disconnected_pair_says_on_both_ends_who_did_it_and_how_to_undo_it() {
 
 #[test]
 fn a_daemon_whose_volume_is_not_the_configured_size_does_not_start() {
-    let mut cluster = Cluster::make(&Settings::default());
+    let cluster = Cluster::make(&Settings::default());
     cluster.configure(Voter::A, &Settings { size: "32MiB", ..Settings::default() });
-    cluster.start_process(Voter::A);
-    let status = cluster.wait_for_end(Voter::A);
-    assert!(!status.success());
-    let said = cluster.logged(Voter::A);
-    assert!(said.contains("size") || said.contains("MiB") || said.contains("bytes"), "{said}");
+    let (status, said) = outcome(&cluster.run(Voter::A, &["run", RESOURCE]));
+    assert_eq!(status, Some(10), "{said}");
+    assert!(said.contains("for a volume of 67108864 bytes, the configuration says 33554432"), "{said}");
+    assert!(said.contains("action: write size = \"67108864\""), "{said}");
+}
+
+/// The exit status of a process that should not have started, and what it said last.
+fn outcome(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_second_daemon_of_a_resource_is_refused_by_the_name_of_the_socket() {
+    let cluster = Cluster::start(&Settings::default());
+    let (status, said) = outcome(&cluster.run(Voter::A, &["run", RESOURCE]));
+    assert_eq!(status, Some(11), "{said}");
+    assert!(said.contains("demo.sock") && said.contains("action: `twinblk status demo`"), "{said}");
+}
+
+#[test]
+fn a_daemon_whose_nbd_socket_or_port_is_taken_is_refused_by_its_name() {
+    let cluster = Cluster::make(&Settings::default());
+    let socket = cluster.nbd_socket(Voter::A);
+    let holder = UnixListener::bind(&socket).expect("bound");
+    let (status, said) = outcome(&cluster.run(Voter::A, &["run", RESOURCE]));
+    assert_eq!(status, Some(11), "{said}");
+    assert!(said.contains("another process listens on") && said.contains("demo.nbd"), "{said}");
+    drop(holder);
+
+    let port = cluster.port(Voter::A);
+    let _holder = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("bound");
+    let (status, said) = outcome(&cluster.run(Voter::A, &["run", RESOURCE]));
+    assert_eq!(status, Some(11), "{said}");
+    assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("action: `ss -ltnp"), "{said}");
+}
+
+#[test]
+fn a_second_tiebreaker_on_the_same_file_is_refused() {
+    let cluster = Cluster::start(&Settings::default());
+    let (status, said) = outcome(&cluster.run(Voter::Tiebreaker, &["tiebreaker", RESOURCE]));
+    assert_eq!(status, Some(11), "{said}");
+    assert!(said.contains("another tiebreaker runs on it") && said.contains("action: end"), "{said}");
 }
 
 #[test]
 fn a_second_daemon_on_the_same_disk_is_refused() {
     let mut cluster = Cluster::start(&Settings::default());
-    // The same disks and addresses, but a folder of its own, so that not the control socket stands in the way.
+    // The same disks, but a folder, sockets and ports of its own, so that nothing else stands in the way.
     let elsewhere = cluster.scratch().join("elsewhere");
     std::fs::create_dir(&elsewhere).expect("made");
     let config = std::fs::read_to_string(cluster.run_dir(Voter::A).join("demo.toml")).expect("there");
@@ -177,8 +218,10 @@ fn a_second_daemon_on_the_same_disk_is_refused() {
         .args(["run", RESOURCE, "--node", "a", "--config-dir", folder, "--run-dir", folder])
         .output()
         .expect("the executable");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("in use"), "{}: {said}", output.status);
+    let (status, said) = outcome(&output);
+    assert_eq!(status, Some(11), "{said}");
+    assert!(said.contains("/a/data is in use by another process"), "{said}");
+    assert!(said.contains("action: `fuser -v"), "{said}");
     // The first one goes on.
     cluster.promote(Voter::A);
     assert!(cluster.stop(Voter::B).success());
