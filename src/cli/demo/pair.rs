@@ -1,6 +1,5 @@
 //! The two replicas and the tiebreaker of a demo, as processes, and the orders that it gives them.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -9,6 +8,7 @@ use serde_json::Value;
 use super::interruption::Interruption;
 use super::process::{Process, log_end, run_to_end};
 use super::site::{RESOURCE, Side, Site};
+use crate::cli::args::Places;
 use crate::cli::client::Client;
 use crate::control_protocol::{Command, ReplyBody};
 
@@ -188,11 +188,11 @@ impl Pair {
     }
 
     fn order(&mut self, side: Side, command: Command, within: Duration) -> anyhow::Result<()> {
-        let run_dir = self.site.run_dir(side);
+        let places = self.site.places(side);
         let answer_limit = within + Duration::from_secs(10);
         // On a thread of its own, so that an interruption need not wait for the answer.
         let asking = std::thread::spawn(move || {
-            match Client::connect(&run_dir, RESOURCE)?.ask(command, Some(answer_limit))? {
+            match Client::connect(&places, RESOURCE)?.ask(command, Some(answer_limit))? {
                 ReplyBody::Done { .. } => Ok(()),
                 other => anyhow::bail!("the daemon answered an order with {other:?}"),
             }
@@ -211,14 +211,14 @@ impl Pair {
         within: Duration,
         mut is_as_wanted: impl FnMut(&Value) -> Option<bool>,
     ) -> anyhow::Result<()> {
-        let run_dir = self.site.run_dir(side);
+        let places = self.site.places(side);
         let interruption = self.interruption.clone();
         let mut last = None;
         let waited = interruption.wait_until(&format!("{} {what}", side.name()), within, || {
             for process in self.replicas.iter_mut().chain([&mut self.tiebreaker]).flatten() {
                 process.check_alive()?;
             }
-            last = status(&run_dir);
+            last = status(&places);
             Ok(last.as_ref().is_some_and(|status| is_as_wanted(status) == Some(true)))
         });
         waited.map_err(|error| {
@@ -237,8 +237,8 @@ impl Pair {
 }
 
 /// What a daemon says of itself; nothing while it cannot be asked.
-fn status(run_dir: &Path) -> Option<Value> {
-    Client::connect(run_dir, RESOURCE).and_then(|mut client| client.status()).ok()
+fn status(places: &Places) -> Option<Value> {
+    Client::connect(places, RESOURCE).and_then(|mut client| client.status()).ok()
 }
 
 fn is_linked(status: &Value) -> Option<bool> {
