@@ -200,7 +200,7 @@ impl Pair {
         let what = format!("{} answers an order", side.name());
         self.interruption.wait_until(&what, 2 * answer_limit, || Ok(asking.is_finished()))?;
         let answer = asking.join().expect("asking does not panic");
-        answer.with_context(|| format!("node {}\n{}", side.name(), self.log_end(side)))
+        answer.with_context(|| format!("node {}\n{}", side.name(), log_end(&self.site.log(side))))
     }
 
     /// Waits until the status of a replica is as wanted.
@@ -225,14 +225,14 @@ impl Pair {
             if interruption.has_come() {
                 return error;
             }
-            let said = last.map_or_else(|| "no status".to_owned(), |status| format!("{status:#}"));
-            let logs = format!("{}\n{}", self.log_end(side), self.log_end(side.other()));
-            error.context(format!("{said}\n{logs}")).context("the demo failed")
+            let said = match &last {
+                Some(status) => format!("its last status: {status:#}\n"),
+                None => String::new(),
+            };
+            let logs = [self.site.log(side), self.site.log(side.other()), self.site.tiebreaker_log()];
+            let logs = logs.map(|log| log_end(&log)).join("\n");
+            anyhow::anyhow!("the demo failed: {error:#}\n{said}{logs}")
         })
-    }
-
-    fn log_end(&self, side: Side) -> String {
-        log_end(&self.site.log(side))
     }
 }
 
