@@ -85,11 +85,19 @@ pub struct Settings {
     pub peer_timeout: &'static str,
     /// Size of each journal.
     pub journal_size: &'static str,
+    /// When a write is complete.
+    pub protocol: &'static str,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { size: "64MiB", heartbeat: "100ms", peer_timeout: "500ms", journal_size: "16MiB" }
+        Self {
+            size: "64MiB",
+            heartbeat: "100ms",
+            peer_timeout: "500ms",
+            journal_size: "16MiB",
+            protocol: "C",
+        }
     }
 }
 

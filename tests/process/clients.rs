@@ -55,6 +55,30 @@ fn a_client_of_a_node_that_is_demoted_by_force_hears_that_it_shuts_down_or_the_e
 }
 
 #[test]
+fn a_request_in_flight_at_a_forced_demotion_is_answered_with_shutdown_and_then_the_connection_ends() {
+    let mut cluster = Cluster::start(&Settings::default());
+    cluster.promote(Voter::A);
+    cluster.wait_until_synced(Voter::A);
+    let mut stream = raw_client(&cluster, Voter::A);
+    // Without a majority all I/O waits, so the request is in flight for certain.
+    cluster.kill(Voter::B);
+    cluster.kill(Voter::Tiebreaker);
+    cluster.wait_until("all I/O waits", SOON, |cluster| {
+        cluster.value(Voter::A, "/frozen").is_some_and(|frozen| !frozen.is_null())
+    });
+    ask_to_read(&mut stream, 512).expect("sent");
+    cluster.wait_until("the request waits too", SOON, |cluster| {
+        cluster.value(Voter::A, "/devices/0/upper-pending").is_some_and(|pending| pending == 1)
+    });
+    cluster.expect(Voter::A, &["demote", RESOURCE, "--force"]);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an orderly end");
+    assert_eq!(answer.len(), 16, "{answer:02x?}");
+    assert_eq!(answer[4..8], ESHUTDOWN.to_be_bytes(), "{answer:02x?}");
+    assert_eq!(answer[8..], 77_u64.to_be_bytes(), "the cookie of the request");
+}
+
+#[test]
 fn half_open_and_silent_clients_hurt_nobody() {
     let cluster = Cluster::start(&Settings::default());
     cluster.promote(Voter::A);

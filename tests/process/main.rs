@@ -21,5 +21,6 @@ mod writers;
 mod clients;
 mod foreign;
 mod kills;
+mod protocols;
 mod refusals;
 mod stops;
