@@ -165,7 +165,7 @@ fn one_path_for_data_and_metadata_is_refused_with_the_cure() {
 }
 
 #[test]
-fn dirty_bitmaps_are_read_only_if_the_superblock_says_so_and_a_damaged_page_is_refused() {
+fn dirty_bitmaps_are_read_only_if_the_superblock_says_so_and_only_a_torn_page_is_forgiven() {
     let folder = tempfile::tempdir().unwrap();
     create_in(folder.path(), false, DataArea::Keep);
     let mut disks = OpenDisks::open(&paths(folder.path(), false)).unwrap();
@@ -181,7 +181,15 @@ fn dirty_bitmaps_are_read_only_if_the_superblock_says_so_and_a_damaged_page_is_r
         PeerSlot { node: Some(NodeId(0)), bitmap_slot: 1, has_dirty_bits: true, ..PeerSlot::default() };
     let place = dirty.zones.superblocks()[dirty.copy_index()].offset;
     disks.metadata.write_at(place, &PoolBuffer::copy_of(&dirty.encode()[..])).unwrap();
-    assert_eq!(disks.read(&config()).unwrap().bitmap_pages, [page]);
+    assert_eq!(disks.read(&config()).unwrap().bitmap_pages, [page.clone()]);
+
+    // The first sector of the page did not arrive.
+    let mut torn = page.encode();
+    torn[..512].fill(0);
+    torn[4095] = 1;
+    disks.metadata.write_at(zone.offset, &PoolBuffer::copy_of(&torn)).unwrap();
+    let found = disks.read(&config()).unwrap().bitmap_pages;
+    assert!(found[0].bits.iter().all(|byte| *byte == 0xFF), "nothing is known, so every block may differ");
 
     disks.metadata.write_at(zone.offset, &PoolBuffer::copy_of(&[1; 4096])).unwrap();
     assert!(matches!(disks.read(&config()), Err(StartError::BitmapPage { slot: 1, page: 0, .. })));
