@@ -19,8 +19,10 @@ mod volume;
 mod writers;
 
 mod clients;
+mod extended;
 mod foreign;
 mod kills;
 mod protocols;
 mod refusals;
 mod stops;
+mod trio;
