@@ -1,6 +1,6 @@
 //! When metadata is not made: one row for each case. Pure: what was found goes in, reasons come out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config_file::values::show_size;
 
@@ -71,13 +71,9 @@ const RULES: [Rule; 7] = [
         },
         yields: true,
         reason: |found| {
-            let names = found.on_data.iter().chain(&found.at_end_of_data);
-            let names: Vec<&str> = names.copied().collect();
-            format!(
-                "{} holds: {}: --force zeroes it, --uptodate instead of --uptodate-zeroed adopts it",
-                found.data_path.display(),
-                names.join(", ")
-            )
+            let names = [&found.on_data[..], &found.at_end_of_data].concat();
+            let cure = "--force zeroes it, --uptodate instead of --uptodate-zeroed adopts it";
+            in_the_way(&found.data_path, "holds", &names, cure)
         },
     },
     Rule {
@@ -86,33 +82,25 @@ const RULES: [Rule; 7] = [
         },
         yields: true,
         reason: |found| {
-            format!(
-                "{} holds: {}: internal metadata overwrites its end; --force does, --uptodate adopts it",
-                found.data_path.display(),
-                found.on_data.join(", ")
-            )
+            let cure = "internal metadata overwrites its end; --force does, --uptodate adopts it";
+            in_the_way(&found.data_path, "holds", &found.on_data, cure)
         },
     },
     Rule {
         applies: |found, _| found.metadata_path.is_none() && !found.at_end_of_data.is_empty(),
         yields: false,
         reason: |found| {
-            format!(
-                "{} ends with: {}, where internal metadata would be: write metadata = PATH, or remove it with `wipefs`",
-                found.data_path.display(),
-                found.at_end_of_data.join(", ")
-            )
+            let cure = "internal metadata would be there; write metadata = PATH, or remove it with `wipefs`";
+            in_the_way(&found.data_path, "ends with", &found.at_end_of_data, cure)
         },
     },
     Rule {
         applies: |found, _| !found.on_metadata.is_empty(),
         yields: false,
         reason: |found| {
-            let path = found.metadata_path.as_deref().unwrap_or(&found.data_path).display();
-            let names = found.on_metadata.join(", ");
-            format!(
-                "{path} is to hold metadata and holds: {names}: write another path, or remove it with `wipefs`"
-            )
+            let path = found.metadata_path.as_deref().unwrap_or(&found.data_path);
+            let cure = "write another path, or remove it with `wipefs`";
+            in_the_way(path, "is to hold metadata and holds", &found.on_metadata, cure)
         },
     },
     Rule {
@@ -169,6 +157,11 @@ pub fn discarded(found: &Findings, content: Content) -> Vec<String> {
         Content::Zeroed | Content::New | Content::Adopted => {}
     }
     lines
+}
+
+/// What was found on a disk, and what to do about it.
+fn in_the_way(path: &Path, verb: &str, names: &[&str], cure: &str) -> String {
+    format!("{} {verb}: {}: {cure}", path.display(), names.join(", "))
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::path::Path;
 use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
 use replicator::generation::lineage::Lineage;
 use replicator::layout::bitmap_page::BitmapPage;
-use replicator::layout::superblock::{DurableDisk, JournalAnchor, PeerSlot, ResourceName, SuperblockFlags};
-use replicator::layout::zones::{PEERS_MAX, Zones};
-use replicator::units::{GenerationId, Incarnation, Lsn, NodeId, Span, VoterId};
+use replicator::layout::superblock::{DurableDisk, PeerSlot, ResourceName};
+use replicator::layout::zones::Zones;
+use replicator::units::{Lsn, NodeId, Span, VoterId};
 
 use super::*;
 use crate::data_plane::backing_device::signatures::signatures;
@@ -16,25 +16,16 @@ use crate::data_plane::backing_device::start::{DiskPaths, MetadataPlace, StartEr
 const VOLUME_BYTES: u64 = 1 << 20;
 
 fn superblock() -> Superblock {
-    Superblock {
-        sequence: 1,
-        resource: ResourceName::parse("mail").unwrap(),
-        node: NodeId(1),
-        voter: VoterId(77),
-        volume_bytes: VOLUME_BYTES,
-        max_peers: 2,
-        zones: Zones::for_volume(VOLUME_BYTES, 16 << 20, 2).unwrap(),
-        disk: DurableDisk::UpToDate,
-        flags: SuperblockFlags::default(),
-        resync: None,
-        membership: Default::default(),
-        incarnation_recorded: Incarnation::default(),
-        incarnation: Incarnation::default(),
-        pins: Default::default(),
-        lineage: Lineage::zeroed(),
-        peers: [PeerSlot::default(); PEERS_MAX],
-        journal: JournalAnchor::empty(Lsn::ZERO, GenerationId::ZEROED),
-    }
+    let created = Superblock::created(
+        ResourceName::parse("mail").unwrap(),
+        NodeId(1),
+        VoterId(77),
+        VOLUME_BYTES,
+        Zones::for_volume(VOLUME_BYTES, 16 << 20, 2).unwrap(),
+        DurableDisk::UpToDate,
+        Lineage::zeroed(),
+    );
+    Superblock { sequence: 1, ..created }
 }
 
 fn config() -> Config {
