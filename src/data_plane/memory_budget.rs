@@ -1,5 +1,6 @@
 //! How many bytes of requests and replies clients may keep in this node's memory, all together. First come, first
-//! served: while somebody waits, only small requests of connections that have nothing in flight pass.
+//! served, but every connection has a small share of its own: clients that do not take their replies slow nobody down
+//! who stays within his.
 
 use std::collections::VecDeque;
 
@@ -9,9 +10,9 @@ use crate::data_plane::round::ClientId;
 pub const ALL_CLIENTS_BYTES_MAX: u64 = 128 << 20;
 /// Most bytes in flight of one connection.
 pub const CLIENT_BYTES_MAX: u64 = 64 << 20;
-/// A request of up to this size is always admitted to a connection that has nothing in flight, so that a crowd of
-/// large requests never stops small ones.
-const SMALL_REQUEST_BYTES: u64 = 1 << 20;
+/// So much of every connection is always admitted, so that a crowd of large requests, or of replies that nobody reads,
+/// never stops small ones, however many are in flight. With every connection that may be there it is bounded too.
+const SHARE_BYTES: u64 = 1 << 20;
 
 /// The budget.
 #[derive(Debug, Default)]
@@ -24,11 +25,11 @@ impl MemoryBudget {
     /// Takes `bytes` for a connection that holds `held` already. If there is no room, the connection waits in line
     /// and asks again when it is [`MemoryBudget::next_in_line`].
     pub fn try_reserve(&mut self, client: ClientId, held: u64, bytes: u64) -> bool {
-        let is_small_and_first = held == 0 && bytes <= SMALL_REQUEST_BYTES;
+        let is_within_share = held + bytes <= SHARE_BYTES;
         let fits_client = held == 0 || held + bytes <= CLIENT_BYTES_MAX;
         let is_next = self.waiting.front().is_none_or(|first| *first == client);
         let fits_all = is_next && (self.used == 0 || self.used + bytes <= ALL_CLIENTS_BYTES_MAX);
-        if bytes == 0 || fits_client && (is_small_and_first || fits_all) {
+        if bytes == 0 || fits_client && (is_within_share || fits_all) {
             self.leave_line(client);
             self.used += bytes;
             return true;
@@ -72,6 +73,20 @@ mod tests {
         assert!(!budget.try_reserve(ClientId(1), 64 * MIB, 1));
         assert_eq!(budget.next_in_line(), None);
         assert!(budget.try_reserve(ClientId(2), 0, 32 * MIB));
+    }
+
+    #[test]
+    fn beside_clients_that_hold_everything_another_keeps_many_small_requests_in_flight() {
+        let mut budget = MemoryBudget::default();
+        for client in [1, 2] {
+            assert!(budget.try_reserve(ClientId(client), 0, 32 * MIB));
+            assert!(budget.try_reserve(ClientId(client), 32 * MIB, 32 * MIB));
+        }
+        for request in 0..256 {
+            assert!(budget.try_reserve(ClientId(3), request * 4096, 4096), "request {request}");
+        }
+        assert!(!budget.try_reserve(ClientId(3), MIB, 4096), "its share is used up");
+        assert_eq!(budget.next_in_line(), Some(ClientId(3)));
     }
 
     #[test]
