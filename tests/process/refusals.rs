@@ -140,6 +140,11 @@ fn a_peer_whose_metadata_was_made_anew_is_refused_by_name_on_both_ends() {
     for told in [accepting, dialing] {
         assert!(told.action.contains("Starting over"), "{told:?}");
     }
+    cluster.wait_until("b says why the tiebreaker refuses it too", SOON, |cluster| {
+        let reason = cluster.value(Voter::B, "/tiebreaker/reason");
+        reason
+            .is_some_and(|reason| reason.as_str().is_some_and(|said| said.contains("another voter identity")))
+    });
 }
 
 #[test]
