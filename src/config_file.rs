@@ -40,6 +40,8 @@ pub struct ResourceConfig {
     pub peer_timeout: Span,
     /// Time after which an unfinished journal write or flush counts as failed.
     pub disk_timeout: Span,
+    /// How long the data plane looks for completions before it sleeps, while they follow one another closely.
+    pub busy_poll: Span,
     /// The replicas; a [`NodeId`] is an index into it.
     pub nodes: Vec<NodeConfig>,
     /// Links that are configured; every other pair of nodes has protocol C.

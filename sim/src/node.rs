@@ -56,6 +56,27 @@ pub enum DiskHealth {
     Failing,
     /// No I/O is ever reported.
     Stuck,
+    /// No I/O of the data area is ever reported.
+    DataStuck,
+}
+
+impl DiskHealth {
+    /// Whether an I/O hangs.
+    #[must_use]
+    pub fn holds(self, work: &IoWork) -> bool {
+        let is_of_data = match work {
+            IoWork::Data(..)
+            | IoWork::Zero(_)
+            | IoWork::ReadData(_)
+            | IoWork::FlushData(_)
+            | IoWork::FindAllocated(_) => true,
+            IoWork::Journal(..)
+            | IoWork::WriteThrough(_)
+            | IoWork::ReadJournal(..)
+            | IoWork::FlushJournal(_) => false,
+        };
+        self == Self::Stuck || (self == Self::DataStuck && is_of_data)
+    }
 }
 
 /// A machine.

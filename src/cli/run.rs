@@ -35,6 +35,7 @@ fn start(config: &ResourceConfig, local: NodeId, run_dir: &Path) -> Result<DataP
     let settings = Settings {
         config: config.to_core(local),
         disks: disk_paths(config.node(local)),
+        busy_poll: config.busy_poll,
         continuity_page: run_dir.join(format!("{}.run", config.resource)),
     };
     let (to_control, heard) = mpsc::unbounded_channel();

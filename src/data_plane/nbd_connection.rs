@@ -23,6 +23,7 @@ use crate::data_plane::memory_budget::MemoryBudget;
 use crate::data_plane::outflow::Outflow;
 use crate::data_plane::ring::{Operation, Outcome};
 use crate::data_plane::round::{ClientId, Round, Tag};
+use crate::data_plane::send_now::send_now;
 
 /// Most requests of a connection that are not answered, the answer sent.
 pub const REQUESTS_MAX: usize = 128;
@@ -171,14 +172,29 @@ impl NbdConnection {
         if self.is_closed() {
             return;
         }
-        self.progress_at = now;
+        self.note_sent(round, budget, now, pieces, bytes);
+        self.advance(round, budget, now);
+    }
+
+    /// Counts what the socket took; the ring sends the rest when there is room again.
+    fn note_sent(
+        &mut self,
+        round: &mut Round,
+        budget: &mut MemoryBudget,
+        now: Tick,
+        pieces: Vec<Bytes>,
+        bytes: usize,
+    ) {
+        if bytes > 0 {
+            self.progress_at = now;
+        }
         let (sent, rest) = self.outflow.on_sent(pieces, bytes);
         self.held -= sent.weight;
         budget.release(sent.weight);
         if let Some(pieces) = rest {
-            self.send(round, pieces);
+            let operation = Operation::Send { socket: self.socket.clone(), pieces };
+            round.ring.submit(Tag::ClientSend(self.id), operation);
         }
-        self.advance(round, budget, now);
     }
 
     /// Takes the replica's answer to a request, to be sent with the next [`Self::advance`]. An answer to a request
@@ -245,8 +261,13 @@ impl NbdConnection {
             return self.close(budget, "the client does not move on");
         }
         self.decode(round, budget, now);
-        if let Some(pieces) = self.outflow.next_send() {
-            self.send(round, pieces);
+        while let Some(pieces) = self.outflow.next_send() {
+            match send_now(&self.socket, &pieces) {
+                Ok(bytes) => self.note_sent(round, budget, now, pieces, bytes),
+                Err(_) => return self.close(budget, "it takes no more replies"),
+            }
+            // Replies that are out make room for requests that have arrived already.
+            self.decode(round, budget, now);
         }
         if self.has_said_everything() {
             // Closing at once would make TCP drop replies that the client has not read yet.
@@ -423,14 +444,6 @@ impl NbdConnection {
     fn is_waited_for(&self, budget: &MemoryBudget) -> bool {
         let blocks_others = self.inflow.is_in_payload() && budget.next_in_line().is_some();
         !self.outflow.is_empty() || blocks_others
-    }
-
-    fn send(&mut self, round: &mut Round, pieces: Vec<Bytes>) {
-        if !self.is_closed() {
-            round
-                .ring
-                .submit(Tag::ClientSend(self.id), Operation::Send { socket: self.socket.clone(), pieces });
-        }
     }
 
     /// Receives, if what arrives has a place to go.

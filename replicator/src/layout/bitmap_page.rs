@@ -1,6 +1,8 @@
 //! A page of a dirty bitmap: one bit for each block that may differ from one peer.
 //! A page that was never written is all zeroes and parses as clean.
 
+use std::ops::Range;
+
 pub use crate::layout::page::{PAGE_BODY_BYTES, PageError, PageHeader};
 
 use crate::layout::page::{encode_page, parse_page};
@@ -67,9 +69,19 @@ impl BitmapPage {
         self.bits[bytes_usize(at / 8)] & (1 << (at % 8)) != 0
     }
 
-    /// Marks block `at` of the page as dirty.
-    pub fn set(&mut self, at: u64) {
-        self.bits[bytes_usize(at / 8)] |= 1 << (at % 8);
+    /// Marks blocks `range` of the page as dirty.
+    pub fn set(&mut self, range: Range<u64>) {
+        let (mut at, end) = (range.start, range.end);
+        while at < end {
+            // A whole byte where there is one: a trim may cover a million blocks.
+            if at.is_multiple_of(8) && end - at >= 8 {
+                self.bits[bytes_usize(at / 8)] = 0xFF;
+                at += 8;
+            } else {
+                self.bits[bytes_usize(at / 8)] |= 1 << (at % 8);
+                at += 1;
+            }
+        }
     }
 
     /// Marks block `at` of the page as equal.
@@ -108,8 +120,8 @@ mod tests {
     fn a_page_comes_back_as_written_and_only_in_its_own_place() {
         let mut page = BitmapPage::clean(1, 2);
         page.header.sequence = 5;
-        page.set(0);
-        page.set(BITMAP_PAGE_BLOCKS - 1);
+        page.set(0..1);
+        page.set(BITMAP_PAGE_BLOCKS - 1..BITMAP_PAGE_BLOCKS);
         let block = page.encode();
         let again = BitmapPage::parse(&block, 1, 2).unwrap();
         assert_eq!(again, page);
@@ -123,7 +135,7 @@ mod tests {
         let page = |sequence: u64, blocks: [u64; 2]| {
             let mut page = BitmapPage::clean(1, 2);
             page.header.sequence = sequence;
-            blocks.into_iter().for_each(|block| page.set(block));
+            blocks.into_iter().for_each(|block| page.set(block..block + 1));
             page
         };
         let never = BitmapPage::clean(1, 2);
@@ -142,6 +154,17 @@ mod tests {
                 let found = BitmapPage::recover(&torn, 1, 2).expect("a start is never refused for it");
                 let is_dirty_all_over = found.bits.iter().all(|byte| *byte == 0xFF);
                 assert!(found == old || found == new || is_dirty_all_over, "sectors {arrived:08b}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_of_bits_is_set_and_none_beside_it() {
+        for (start, end) in [(0, 1), (3, 5), (7, 9), (8, 16), (5, 29), (0, BITMAP_PAGE_BLOCKS)] {
+            let mut page = BitmapPage::clean(0, 0);
+            page.set(start..end);
+            for at in 0..BITMAP_PAGE_BLOCKS {
+                assert_eq!(page.is_set(at), (start..end).contains(&at), "block {at} of {start}..{end}");
             }
         }
     }

@@ -190,9 +190,10 @@ impl Replica {
     }
 
     fn start_source(&mut self, node: NodeId, course: Course) {
-        let now = self.now;
+        // Beside a Primary two Secondaries need nothing from one another: the target may leave it at that.
+        let deadline_from = (self.role == Role::Primary).then_some(self.now);
         if let Some(link) = &mut self.peer_mut(node).link {
-            link.replication = Replication::Source(Box::new(Outbound::new(course, now)));
+            link.replication = Replication::Source(Box::new(Outbound::new(course, deadline_from)));
         }
     }
 

@@ -50,7 +50,7 @@ pub(super) struct Link {
     /// The newest value of this node's clock that came back.
     pub(super) echoed: Option<Tick>,
     pub(super) last_received: Tick,
-    pub(super) last_sent: Option<Tick>,
+    pub(super) heartbeat_sent: Option<Tick>,
     pub(super) frames_queued: u64,
     /// The role that the last heartbeat spoke of: whoever votes must hear of a change at once.
     pub(super) role_told: Option<Role>,
@@ -115,7 +115,7 @@ impl Peer {
     }
 
     pub(super) fn heartbeat_due(&self, heartbeat: Span) -> Option<Tick> {
-        self.link.as_ref().map(|link| link.last_sent.map_or(Tick(0), |sent| sent.plus(heartbeat)))
+        self.link.as_ref().map(|link| link.heartbeat_sent.map_or(Tick(0), |sent| sent.plus(heartbeat)))
     }
 
     /// The shipping of records to this peer, if there is one.
@@ -191,7 +191,7 @@ impl Replica {
             peer_clock: Tick(0),
             echoed: None,
             last_received: now,
-            last_sent: None,
+            heartbeat_sent: None,
             frames_queued: 0,
             role_told: None,
             introduction: Introduction { number: 1, sent: None, received: None },
@@ -228,9 +228,11 @@ impl Replica {
         peer.trouble = Some(NoLink { reason: reason.to_owned(), action: None });
         let text = format!("lost the link to {}: {reason}", self.name_of(node));
         effects.push(Effect::Notify(Notice::warning("peer-lost", text)));
+        let was_source = self.inbound.as_ref().is_some_and(|inbound| inbound.from == node);
         self.end_inbound_from(node, effects);
-        // The loss of the Primary counts as a new connect among the others (semantics §3).
-        if self.record().primary == Some(node) {
+        // The loss of the Primary, or of whom this node took records from, counts as a new connect among the others
+        // (semantics §3).
+        if was_source || self.record().primary == Some(node) {
             self.reintroduce();
         }
     }
@@ -249,7 +251,6 @@ impl Replica {
         let peer = self.peer_mut(node);
         let Some(link) = &mut peer.link else { return };
         let frame = message.encode(FrameStamp { term, clock: now, echo: link.peer_clock });
-        link.last_sent = Some(now);
         link.frames_queued += 1;
         peer.sent_bytes += bytes_u64(frame.wire_bytes());
         effects.push(Effect::SendToPeer { peer: node, link: link.id, frame });
@@ -363,9 +364,8 @@ impl Replica {
         for (node, reason) in lost {
             self.drop_link(node, &reason, effects);
         }
-        if self.oldest_metadata_io().is_some_and(|since| now >= since.plus(self.config.disk_timeout)) {
-            let reason =
-                format!("a journal write or flush has not finished for {}", self.config.disk_timeout);
+        if self.oldest_io().is_some_and(|since| now >= since.plus(self.config.disk_timeout)) {
+            let reason = format!("a read, write or flush has not finished for {}", self.config.disk_timeout);
             self.fail_disk(reason, effects);
         }
     }
@@ -389,6 +389,7 @@ impl Replica {
             self.note_stable_told(node);
             if let Some(link) = &mut self.peer_mut(node).link {
                 link.role_told = Some(role);
+                link.heartbeat_sent = Some(now);
             }
         }
     }

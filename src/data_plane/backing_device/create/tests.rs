@@ -162,7 +162,7 @@ fn dirty_bitmaps_are_read_only_if_the_superblock_says_so_and_only_a_torn_page_is
     let mut disks = OpenDisks::open(&paths(folder.path(), false)).unwrap();
     let mut page = BitmapPage::clean(1, 0);
     page.header.sequence = 1;
-    page.set(5);
+    page.set(5..6);
     let zone = superblock().zones.bitmap(1).unwrap();
     disks.metadata.write_at(zone.offset, &PoolBuffer::copy_of(&page.encode())).unwrap();
     assert!(disks.read(&config()).unwrap().bitmap_pages.is_empty());
