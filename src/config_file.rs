@@ -12,7 +12,7 @@ pub mod values;
 
 use std::path::{Path, PathBuf};
 
-use replicator::config::{Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
 use replicator::units::{NodeId, Span};
 
 pub use problem::{ConfigProblems, Problem};
@@ -240,6 +240,7 @@ impl ResourceConfig {
         let replica = |id: NodeId| ReplicaConfig {
             name: self.node(id).name.clone(),
             protocol: self.protocol_between(local, id),
+            address: Address { host: self.node(id).address.host.clone(), port: self.node(id).address.port },
         };
         Config {
             resource: self.resource.clone(),

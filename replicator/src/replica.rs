@@ -12,6 +12,7 @@ mod candidacy;
 mod clients;
 mod cut;
 mod disk;
+mod explanations;
 mod introductions;
 mod links;
 mod orders;

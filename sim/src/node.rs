@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use replicator::config::{Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
 use replicator::event::{IoId, LinkId};
 use replicator::generation::lineage::Lineage;
 use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
@@ -137,7 +137,11 @@ impl Default for NodeOptions {
 }
 
 fn config(node: NodeId, options: &NodeOptions) -> Config {
-    let replica = |name: &str| ReplicaConfig { name: name.to_owned(), protocol: options.protocol };
+    let replica = |name: &str| ReplicaConfig {
+        name: name.to_owned(),
+        protocol: options.protocol,
+        address: Address::default(),
+    };
     Config {
         resource: "sim".to_owned(),
         volume_bytes: VOLUME_BYTES,

@@ -12,7 +12,6 @@ use tracing_subscriber::EnvFilter;
 use super::args::LogFormat;
 
 /// Begins to log. What is logged is written at the latest when the guard is dropped.
-#[must_use]
 pub fn start(format: LogFormat) -> WorkerGuard {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let (writer, guard) = NonBlocking::new(std::io::stderr());

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::args::{Places, RunArgs};
 use super::create_metadata::disk_paths;
-use super::{host, logging};
+use super::{host, logging, start_refusal};
 use crate::config_file::ResourceConfig;
 use crate::control_plane::plane_link::PlaneLink;
 use crate::control_plane::{self, DataPlane, RunError};
@@ -27,8 +27,9 @@ pub fn run(places: &Places, args: &RunArgs) -> anyhow::Result<()> {
     super::warn(&config);
     let node = &config.node(local).name;
     tracing::info!(resource = %config.resource, node = %node, "starting {} on {node}", config.resource);
-    control_plane::run(&config, local, &places.run_dir, || start(&config, local, &places.run_dir))?;
-    Ok(())
+    let outcome =
+        control_plane::run(&config, local, &places.run_dir, || start(&config, local, &places.run_dir));
+    outcome.map_err(|error| start_refusal::of_daemon(&config.resource, &error))
 }
 
 /// Opens the disks and starts the data plane.
@@ -40,8 +41,7 @@ fn start(config: &ResourceConfig, local: NodeId, run_dir: &Path) -> Result<DataP
         continuity_page: run_dir.join(format!("{}.run", config.resource)),
     };
     let (to_control, heard) = mpsc::unbounded_channel();
-    let plane = spawn::DataPlane::spawn(settings, to_control)
-        .map_err(|error| RunError::DataPlane(error.to_string()))?;
+    let plane = spawn::DataPlane::spawn(settings, to_control)?;
     let teller = plane.teller();
     let link = PlaneLink::new(move |what| teller.tell(what));
     Ok(DataPlane { link, heard, voter: plane.voter() })

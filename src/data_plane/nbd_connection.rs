@@ -219,9 +219,13 @@ impl NbdConnection {
         self.held -= sent.weight;
         budget.release(sent.weight);
         if let Some(pieces) = rest {
-            let operation = Operation::Send { socket: self.socket.clone(), pieces };
-            round.ring.submit(Tag::ClientSend(self.id), operation);
+            self.send_by_ring(round, pieces);
         }
+    }
+
+    fn send_by_ring(&self, round: &mut Round, pieces: Vec<Bytes>) {
+        let operation = Operation::Send { socket: self.socket.clone(), pieces };
+        round.ring.submit(Tag::ClientSend(self.id), operation);
     }
 
     /// Takes the replica's answer to a request, to be sent with the next [`Self::advance`]. An answer to a request
@@ -290,6 +294,11 @@ impl NbdConnection {
         }
         self.decode(round, budget, now);
         while let Some(pieces) = self.outflow.next_send() {
+            if matches!(self.phase, Phase::ShuttingDown { .. }) {
+                // By way of the ring: a request that it has received already is seen, and refused, before the end.
+                self.send_by_ring(round, pieces);
+                break;
+            }
             match send_now(&self.socket, &pieces) {
                 Ok(bytes) => self.note_sent(round, budget, now, pieces, bytes),
                 Err(_) => return self.close(budget, "it takes no more replies"),

@@ -10,6 +10,7 @@ use crate::superblock_keeper::Revision;
 use crate::units::{NodeId, Span, Tick};
 
 use super::Replica;
+use super::explanations;
 use super::links::Replication;
 
 /// How long a demotion or a stop waits for writes in flight.
@@ -194,8 +195,7 @@ impl Replica {
             effects.push(Effect::SetDialing { peer: node, wanted: false });
             self.send(node, &Message::Farewell { reason: FarewellReason::Disconnected }, effects);
             self.drop_link(node, "an operator disconnected it", effects);
-            self.peer_mut(node).reason =
-                Some("disconnected by an operator; `twinblk connect` reverses it".to_owned());
+            self.peer_mut(node).trouble = Some(explanations::disconnected_here(&self.config.resource));
         }
         self.answer(order, Answer::Done { text: "disconnected".to_owned() }, effects);
     }
