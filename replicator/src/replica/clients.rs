@@ -10,6 +10,7 @@ use crate::state::Role;
 use crate::units::{BlockRange, ByteRange, Lsn, RequestId, bytes_u64};
 use crate::write::edit::{Edit, EditKind, payload_records, zero_kind};
 
+use super::orders::Demotion;
 use super::{IoPurpose, Replica};
 
 /// Bytes of accepted records that may wait for a journal batch before clients are slowed.
@@ -61,8 +62,10 @@ impl Replica {
     }
 
     fn may_admit(&self) -> bool {
+        // A demotion waits for what had arrived before it.
+        let is_ending = self.demotion.as_ref().is_some_and(Demotion::is_recording);
         self.role == Role::Primary
-            && self.demotion.is_none()
+            && !is_ending
             && !self.is_frozen()
             && self.disk_fault.is_none()
             && self.generation_is_durable()
