@@ -159,10 +159,15 @@ impl Replica {
     }
 
     pub(super) fn advance_candidacy(&mut self, effects: &mut Effects) {
-        if !self.is_started() || self.disk_fault.is_some() {
+        if !self.is_started() {
             return;
         }
         let Some(mut candidacy) = self.candidacy.take() else { return };
+        if self.disk_fault.is_some() {
+            candidacy.last_refusal = self.may_try_promotion().err();
+            self.abandon_candidacy(candidacy, effects);
+            return;
+        }
         let stage = std::mem::replace(&mut candidacy.stage, Stage::Flushing);
         let next = match stage {
             Stage::Looking { since } => match self.may_try_promotion() {
@@ -184,6 +189,9 @@ impl Replica {
             Stage::Taking(taking) => Some(self.count_votes(&mut candidacy.newest, taking, effects)),
             Stage::Storing { record, revision, granted } => {
                 Some(self.record_when_stored(&mut candidacy.newest, record, revision, granted, effects))
+            }
+            Stage::Recording { record, .. } if self.record().order() != record.order() => {
+                Some(self.rest_deposed(&mut candidacy.newest))
             }
             Stage::Recording { record, revision, granted } => {
                 if self.superblock.is_durable(revision) {
@@ -493,6 +501,14 @@ impl Replica {
         self.reintroduce();
     }
 
+    /// A newer record arrived while this node's own was being stored: this candidacy is over, another may be tried.
+    fn rest_deposed(&mut self, newest: &mut MembershipRecord) -> Stage {
+        *newest = *self.record();
+        // Verdicts had to wait, and peers may have acted on theirs.
+        self.reintroduce();
+        Stage::Resting { until: self.now.plus(ROUND_PAUSE) }
+    }
+
     fn record_when_stored(
         &mut self,
         newest: &mut MembershipRecord,
@@ -502,9 +518,7 @@ impl Replica {
         effects: &mut Effects,
     ) -> Stage {
         if self.record().order() != record.order() {
-            // A newer record arrived meanwhile: this candidacy is over, another one may be tried.
-            *newest = *self.record();
-            return Stage::Resting { until: self.now.plus(ROUND_PAUSE) };
+            return self.rest_deposed(newest);
         }
         if !self.superblock.is_durable(revision) || !self.journal.is_clean() {
             return Stage::Storing { record, revision, granted };

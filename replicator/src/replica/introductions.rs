@@ -136,7 +136,8 @@ impl Replica {
         let (Some(ours), Some(theirs)) = (&link.introduction.sent, &link.introduction.received) else {
             return;
         };
-        if theirs.introduction != number || !self.peer(node).is_replica() {
+        // What this node is about to reign with must not be cut, nor added to, by a verdict of before.
+        if theirs.introduction != number || !self.peer(node).is_replica() || self.candidacy_is_storing() {
             return;
         }
         if ours.configuration_digest != theirs.configuration_digest

@@ -1,5 +1,7 @@
 //! Disks that fail or hang.
 
+use replicator::effect::Answer;
+use replicator::event::Order;
 use replicator::journal::recovery_case::RecoveryCase;
 use replicator::state::DiskState;
 use replicator::units::{ByteRange, Lsn, Span};
@@ -91,4 +93,18 @@ fn a_journal_damaged_below_what_the_data_area_holds_makes_the_disk_inconsistent_
     assert_eq!(world.disk(BETA), DiskState::Inconsistent);
     world.write_now(ALPHA, 0, 4096);
     world.read_everything(ALPHA);
+}
+
+#[test]
+fn a_candidate_whose_disk_fails_is_refused_and_says_why() {
+    let mut world = promoted(8);
+    world.kill(ALPHA);
+    let order = world.order(BETA, Order::Promote { wait: Span::from_millis(20_000) });
+    pass(&mut world, 1000);
+    world.set_health(BETA, DiskHealth::Failing);
+    pass(&mut world, 7000);
+    let Some(Answer::Refused(refused)) = world.answers.get(&order) else {
+        panic!("{}", world.summaries());
+    };
+    assert_eq!(refused.name, "disk-failed", "{refused:?}");
 }
