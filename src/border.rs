@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use nbd_server::Negotiated;
 use replicator::effect::{Answer, ExportState};
-use replicator::event::Order;
+use replicator::event::{NoLink, Order};
 use replicator::notice::Notice;
 use replicator::status_report::StatusReport;
 use replicator::units::{NodeId, VoterId};
@@ -34,8 +34,8 @@ pub enum ToDataPlane {
     PeerUnreachable {
         /// Which voter.
         peer: NodeId,
-        /// Why, for people.
-        reason: String,
+        /// Why, and what to do.
+        reason: NoLink,
     },
     /// An operator's order.
     Order {

@@ -16,6 +16,7 @@ mod orders;
 mod render;
 mod report;
 mod run;
+mod start_refusal;
 mod status;
 mod tiebreaker;
 

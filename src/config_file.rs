@@ -12,7 +12,7 @@ pub mod values;
 
 use std::path::{Path, PathBuf};
 
-use replicator::config::{Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
 use replicator::units::{NodeId, Span};
 
 pub use problem::{ConfigProblems, Problem};
@@ -40,6 +40,8 @@ pub struct ResourceConfig {
     pub peer_timeout: Span,
     /// Time after which an unfinished journal write or flush counts as failed.
     pub disk_timeout: Span,
+    /// How long the data plane looks for completions before it sleeps, while they follow one another closely.
+    pub busy_poll: Span,
     /// The replicas; a [`NodeId`] is an index into it.
     pub nodes: Vec<NodeConfig>,
     /// Links that are configured; every other pair of nodes has protocol C.
@@ -238,6 +240,7 @@ impl ResourceConfig {
         let replica = |id: NodeId| ReplicaConfig {
             name: self.node(id).name.clone(),
             protocol: self.protocol_between(local, id),
+            address: Address { host: self.node(id).address.host.clone(), port: self.node(id).address.port },
         };
         Config {
             resource: self.resource.clone(),

@@ -15,11 +15,12 @@ mod fake_plane;
 mod health;
 mod limit;
 mod link_handshake;
-mod listen;
+pub mod listen;
 mod nbd_listener;
 mod own_address;
 mod peer_link;
 pub mod plane_link;
+mod seats;
 mod systemd;
 pub mod tiebreaker;
 
@@ -49,6 +50,7 @@ use self::systemd::ServiceManager;
 use crate::border::FromDataPlane;
 use crate::config_file::{HostPort, ResourceConfig, SecretError};
 use crate::control_protocol;
+use crate::data_plane::spawn::SpawnError;
 
 /// Mode of a socket that only the owner may connect to.
 const OWNER_ONLY: u32 = 0o600;
@@ -75,6 +77,9 @@ pub enum RunError {
     /// The kernel refuses something that every kernel has.
     #[error("cannot wait for signals: {0}")]
     Signal(std::io::Error),
+    /// The data plane cannot be started.
+    #[error(transparent)]
+    Start(#[from] SpawnError),
     /// The data plane gave up.
     #[error("{0}")]
     DataPlane(String),

@@ -3,6 +3,7 @@
 
 pub mod backing_device;
 pub mod buffers;
+pub mod busy_poll;
 pub mod continuity;
 pub mod core;
 pub mod event_loop;
@@ -13,4 +14,5 @@ pub mod outflow;
 pub mod peer_connection;
 pub mod ring;
 pub mod round;
+pub mod send_now;
 pub mod spawn;

@@ -5,13 +5,13 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use replicator::config::ReplicationProtocol;
+use replicator::config::{Address, ReplicationProtocol};
 use replicator::generation::lineage::Generation;
 use replicator::promotion::membership::Member;
 use replicator::state::{ConnectionState, DiskState, ReplicationState, Role};
 use replicator::status_report::{
     Advice, CanPromote, ConnectionReport, DeviceReport, FrozenReport, InSyncReport, JournalReport, LsnReport,
-    PeerDeviceReport, StatusReport, TiebreakerReport,
+    PathReport, PeerDeviceReport, StatusReport, TiebreakerReport,
 };
 use replicator::units::{GenerationId, Incarnation, Lsn, NodeId, Term};
 use serde_json::Value;
@@ -35,7 +35,7 @@ const DRBD_KEYS: [&str; 12] = [
 ];
 
 /// The same of a connection, and of the volume on the peer.
-const DRBD_CONNECTION_KEYS: [&str; 9] = [
+const DRBD_CONNECTION_KEYS: [&str; 10] = [
     "peer-node-id",
     "name",
     "connection-state",
@@ -44,6 +44,7 @@ const DRBD_CONNECTION_KEYS: [&str; 9] = [
     "tls",
     "ap-in-flight",
     "rs-in-flight",
+    "paths",
     "peer_devices",
 ];
 const DRBD_PEER_DEVICE_KEYS: [&str; 13] = [
@@ -151,6 +152,11 @@ fn connection() -> ConnectionReport {
         rs_in_flight: 0,
         protocol: ReplicationProtocol::C,
         reason: Some("no common generation".to_owned()),
+        paths: vec![PathReport {
+            this_host: Address { host: "192.0.2.1".to_owned(), port: 7788 },
+            remote_host: Address { host: "fd00::2".to_owned(), port: 7788 },
+            established: false,
+        }],
         rule: Some("Unrelated".to_owned()),
         peer_devices: vec![PeerDeviceReport {
             volume: 0,

@@ -21,6 +21,16 @@ pub enum OnPeerLost {
     Quorum,
 }
 
+/// Where a replica listens for its peers. For status only: the core connects to nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Address {
+    /// Name or address of the host.
+    #[serde(rename = "address")]
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
 /// A replica as the configuration names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaConfig {
@@ -28,6 +38,8 @@ pub struct ReplicaConfig {
     pub name: String,
     /// The protocol between this node and that one. Without meaning for the local node.
     pub protocol: ReplicationProtocol,
+    /// Where it listens.
+    pub address: Address,
 }
 
 /// Everything a replica is told before it starts.

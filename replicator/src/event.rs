@@ -87,6 +87,15 @@ pub struct AllocatedExtent {
     pub is_hole: bool,
 }
 
+/// Why there is no link, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoLink {
+    /// Why.
+    pub reason: String,
+    /// What to do about it, a sentence, if more is known than to look there.
+    pub action: Option<String>,
+}
+
 /// Why a link ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LinkLoss {
@@ -233,8 +242,8 @@ pub enum Event {
     PeerUnreachable {
         /// Whose.
         peer: NodeId,
-        /// Why, for people.
-        reason: String,
+        /// Why, and what to do.
+        reason: NoLink,
     },
     /// An operator asked for something.
     OperatorAsked {

@@ -1,5 +1,6 @@
-//! Client reads: the newest bytes, from memory where a record is not in the data area yet, else from disk.
-//! A read that overlaps an uncompleted write waits for it. Knows nothing of leases: it is told when it may answer.
+//! Client reads: the newest bytes, from memory where a record is not in the data area yet, else from disk; and
+//! queries of what is allocated, which say as much about the bytes. Both wait for a write that they overlap and that
+//! is not complete. Knows nothing of leases: it is told when it may answer.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +15,28 @@ use crate::write_back::{ContentBytes, WriteBack};
 /// Zeroes to answer with.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
-/// A read that waits for a write to be complete.
+/// What a client wants to know of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Bytes,
+    Allocation,
+}
+
+/// A read that waits for a write to be complete, or a query that waits for its turn besides.
 #[derive(Clone, Copy, Debug)]
 struct Parked {
     id: RequestId,
+    wanted: Wanted,
     range: ByteRange,
     until: Lsn,
+}
+
+/// A query that the disk is being asked.
+#[derive(Clone, Copy, Debug)]
+struct Query {
+    id: RequestId,
+    io: IoId,
+    range: ByteRange,
 }
 
 /// A read whose bytes are being fetched, or which waits for the leave to answer.
@@ -39,8 +56,10 @@ pub struct Reads {
     fetching: BTreeMap<u64, Fetching>,
     /// Read of the data area → which read, which piece.
     disk: BTreeMap<IoId, (u64, usize)>,
-    /// Allocation queries.
-    queries: BTreeMap<IoId, (RequestId, ByteRange)>,
+    /// The query that the disk is being asked: one at a time, because the answer may take it a while.
+    query: Option<Query>,
+    /// Answers to queries, which wait for the leave to go.
+    allocations: Vec<(RequestId, Completion)>,
     answered_bytes: u64,
     next: u64,
 }
@@ -48,7 +67,12 @@ pub struct Reads {
 impl Reads {
     /// A read arrived. It may start when everything up to `until` is complete.
     pub fn arrive(&mut self, id: RequestId, range: ByteRange, until: Lsn) {
-        self.parked.push(Parked { id, range, until });
+        self.parked.push(Parked { id, wanted: Wanted::Bytes, range, until });
+    }
+
+    /// A query of what is allocated arrived. It may start when everything up to `until` is complete.
+    pub fn query(&mut self, id: RequestId, range: ByteRange, until: Lsn) {
+        self.parked.push(Parked { id, wanted: Wanted::Allocation, range, until });
     }
 
     /// Starts what may start.
@@ -70,10 +94,11 @@ impl Reads {
                 let newest = blocks.and_then(|blocks| write_back.newest_overlapping(blocks));
                 read.until = newest.unwrap_or(Lsn::ZERO);
             }
-            if read.until <= complete {
-                self.start(read, write_back, next_io, effects);
-            } else {
-                self.parked.push(read);
+            match read.wanted {
+                _ if read.until > complete => self.parked.push(read),
+                Wanted::Bytes => self.start(read, write_back, next_io, effects),
+                Wanted::Allocation if self.query.is_some() => self.parked.push(read),
+                Wanted::Allocation => self.ask_disk(read, next_io, effects),
             }
         }
     }
@@ -115,6 +140,14 @@ impl Reads {
         self.fetching.insert(number, Fetching { id: read.id, range: read.range, pieces, missing });
     }
 
+    fn ask_disk(&mut self, query: Parked, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) {
+        let Parked { id, range, .. } = query;
+        let blocks = range.covering_blocks().expect("a query covers something");
+        let io = next_io();
+        self.query = Some(Query { id, io, range });
+        effects.push(Effect::FindAllocated { io, range: blocks });
+    }
+
     /// Bytes arrived from the data area. Returns whether they were for a client.
     pub fn on_bytes(&mut self, io: IoId, bytes: Bytes) -> bool {
         let Some((number, piece)) = self.disk.remove(&io) else { return false };
@@ -127,6 +160,9 @@ impl Reads {
 
     /// Answers every read whose bytes are there. Called only while this node may serve reads.
     pub fn answer(&mut self, effects: &mut Effects) {
+        for (id, outcome) in self.allocations.drain(..) {
+            effects.push(Effect::CompleteRequest { id, outcome });
+        }
         if self.fetching.values().all(|fetching| fetching.missing > 0) {
             return;
         }
@@ -146,20 +182,18 @@ impl Reads {
         }
     }
 
-    /// An allocation query arrived; `io` asks the disk.
-    pub fn query(&mut self, id: RequestId, range: ByteRange, io: IoId) {
-        self.queries.insert(io, (id, range));
-    }
-
-    /// The disk's answer to an allocation query, corrected by what is not in the data area yet.
+    /// The disk's answer to a query, corrected by what is not in the data area yet.
     pub fn on_allocation(
         &mut self,
         io: IoId,
         extents: &[AllocatedExtent],
+        complete: Lsn,
         write_back: &WriteBack,
-    ) -> Option<(RequestId, Completion)> {
-        let (id, range) = self.queries.remove(&io)?;
-        Some((id, Completion::Allocation(corrected_extents(range, extents, write_back))))
+    ) {
+        if let Some(query) = self.query.take_if(|query| query.io == io) {
+            let extents = corrected_extents(query.range, extents, complete, write_back);
+            self.allocations.push((query.id, Completion::Allocation(extents)));
+        }
     }
 
     /// Bytes that clients have read.
@@ -171,7 +205,7 @@ impl Reads {
     /// Number of unanswered reads and queries.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.parked.len() + self.fetching.len() + self.queries.len()
+        self.parked.len() + self.fetching.len() + usize::from(self.query.is_some()) + self.allocations.len()
     }
 
     /// Whether nothing is unanswered.
@@ -190,7 +224,8 @@ impl Reads {
     pub fn forget(&mut self) {
         self.parked.clear();
         self.fetching.clear();
-        self.queries.clear();
+        self.query = None;
+        self.allocations.clear();
     }
 }
 
@@ -227,10 +262,12 @@ fn part_of(pieces: impl Iterator<Item = Bytes>, skip: u64, length: u64) -> Vec<B
     part
 }
 
-/// What the disk says of `range`, overridden by pending records; neighbours of one kind are joined.
+/// What the disk says of `range`, overridden by pending records; neighbours of one kind are joined. Zeroes that may
+/// still come to nothing make no hole.
 fn corrected_extents(
     range: ByteRange,
     extents: &[AllocatedExtent],
+    complete: Lsn,
     write_back: &WriteBack,
 ) -> Vec<AllocatedExtent> {
     let Some(blocks) = range.covering_blocks() else { return Vec::new() };
@@ -248,7 +285,7 @@ fn corrected_extents(
     for piece in write_back.pieces(blocks) {
         match piece {
             Piece::Held(held, content) => {
-                let is_hole = matches!(content.bytes, ContentBytes::Zero(_));
+                let is_hole = matches!(content.bytes, ContentBytes::Zero(_)) && content.lsn <= complete;
                 add(held.byte_offset(), held.byte_offset() + held.bytes(), is_hole);
             }
             Piece::Gap(gap) => {
@@ -311,6 +348,35 @@ mod tests {
         expected.extend([5; 712]);
         assert_eq!(bytes.concat(), expected);
         assert_eq!(bytes_u64(bytes.concat().len()), 9000);
+    }
+
+    #[test]
+    fn a_query_of_what_is_allocated_waits_like_a_read_and_never_tells_of_a_trim_that_may_come_to_nothing() {
+        let trim = |lsn, first| Record::zero(Lsn(lsn), RecordKind::Trim, BlockRange::new(first, 1));
+        let mut write_back = WriteBack::new(Lsn(0));
+        write_back.accept(trim(1, 0), Tick(0));
+        let (mut reads, mut effects) = (Reads::default(), Effects::default());
+        let range = ByteRange::new(0, 8192);
+        reads.query(RequestId(9), range, Lsn(1));
+        reads.advance(Lsn(0), &write_back, &mut || IoId(1), &mut effects);
+        assert!(effects.is_empty(), "record 1 is not complete");
+        reads.advance(Lsn(1), &write_back, &mut || IoId(1), &mut effects);
+        assert!(matches!(effects.drain().next(), Some(Effect::FindAllocated { io: IoId(1), .. })));
+        write_back.accept(trim(2, 1), Tick(0));
+        reads.on_allocation(IoId(1), &[AllocatedExtent { range, is_hole: false }], Lsn(1), &write_back);
+        assert!(effects.is_empty() && !reads.is_empty(), "it waits for the leave to answer");
+        reads.answer(&mut effects);
+        let answers: Vec<_> = effects.drain().collect();
+        let [Effect::CompleteRequest { id: RequestId(9), outcome: Completion::Allocation(extents) }] =
+            &answers[..]
+        else {
+            panic!("{answers:?}")
+        };
+        let expected = [(0, true), (4096, false)];
+        assert_eq!(extents.len(), expected.len());
+        for (extent, (start, is_hole)) in extents.iter().zip(expected) {
+            assert_eq!((extent.range, extent.is_hole), (ByteRange::new(start, 4096), is_hole));
+        }
     }
 
     #[test]

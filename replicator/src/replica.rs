@@ -12,6 +12,7 @@ mod candidacy;
 mod clients;
 mod cut;
 mod disk;
+mod explanations;
 mod introductions;
 mod links;
 mod orders;
@@ -94,14 +95,26 @@ enum IoPurpose {
     TailBitmap,
 }
 
-/// Numbers for I/Os.
+/// Numbers for I/Os, and when those that are under way were ordered.
 #[derive(Debug, Default)]
-struct IoNumbers(u64);
+struct IoNumbers {
+    last: u64,
+    now: Tick,
+    /// The lower its number, the older an I/O is.
+    ordered: BTreeMap<IoId, Tick>,
+}
 
 impl IoNumbers {
     fn next(&mut self) -> IoId {
-        self.0 += 1;
-        IoId(self.0)
+        self.last += 1;
+        let io = IoId(self.last);
+        self.ordered.insert(io, self.now);
+        io
+    }
+
+    /// When the oldest I/O that is under way was ordered.
+    fn oldest(&self) -> Option<Tick> {
+        self.ordered.first_key_value().map(|(_, ordered)| *ordered)
     }
 }
 
@@ -249,13 +262,31 @@ impl Replica {
     pub fn handle(&mut self, now: Tick, event: Event, effects: &mut Effects) {
         assert!(now >= self.now, "the clock never goes back");
         self.now = now;
+        self.numbers.now = now;
+        match &event {
+            Event::IoCompleted { io }
+            | Event::BytesRead { io, .. }
+            | Event::AllocationFound { io, .. }
+            | Event::IoFailed { io, .. } => {
+                self.numbers.ordered.remove(io);
+            }
+            Event::TimePassed
+            | Event::RequestReceived { .. }
+            | Event::ClientsCounted { .. }
+            | Event::PeerConnected { .. }
+            | Event::FrameReceived { .. }
+            | Event::FramesSent { .. }
+            | Event::PeerLost { .. }
+            | Event::PeerUnreachable { .. }
+            | Event::OperatorAsked { .. } => {}
+        }
         match event {
             Event::TimePassed => self.settle(effects),
             Event::RequestReceived { id, request } => self.on_request(id, request, effects),
             Event::ClientsCounted { clients } => self.clients = clients,
-            Event::IoCompleted { io } => self.on_io_completed(io),
+            Event::IoCompleted { io } => self.on_io_completed(io, effects),
             Event::BytesRead { io, bytes } => self.on_bytes_read(io, bytes, effects),
-            Event::AllocationFound { io, extents } => self.on_allocation_found(io, &extents, effects),
+            Event::AllocationFound { io, extents } => self.on_allocation_found(io, &extents),
             Event::IoFailed { io, errno } => self.on_io_failed(io, errno, effects),
             Event::PeerConnected { peer, link, voter } => self.on_peer_connected(peer, link, voter, effects),
             Event::FrameReceived { peer, link, frame } => self.on_frame(peer, link, &frame, effects),
@@ -291,7 +322,7 @@ impl Replica {
         self.advance_tail(effects);
         self.report_progress(effects);
         self.send_heartbeats(effects);
-        self.superblock.advance(self.now, &mut || self.numbers.next(), effects);
+        self.superblock.advance(&mut || self.numbers.next(), effects);
         self.answer_waits(effects);
         self.update_export(effects);
         self.check_invariants();
@@ -340,7 +371,7 @@ impl Replica {
     /// When something becomes due by time alone.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Tick> {
-        let stuck = self.oldest_metadata_io().map(|since| since.plus(self.config.disk_timeout));
+        let stuck = self.oldest_io().map(|since| since.plus(self.config.disk_timeout));
         if !self.is_started() || self.is_cutting() {
             // Only the disk can move anything on.
             return [self.order_deadline(), stuck].into_iter().flatten().min();
@@ -356,10 +387,9 @@ impl Replica {
         due.map(|due| due.max(self.now.plus(OVERDUE_PAUSE)))
     }
 
-    /// When the oldest write or flush of the metadata area in flight was ordered, if the disk still counts.
-    fn oldest_metadata_io(&self) -> Option<Tick> {
-        let oldest = self.journal.oldest_io().into_iter().chain(self.superblock.oldest_io()).min();
-        oldest.filter(|_| self.disk_fault.is_none())
+    /// When the oldest I/O under way was ordered, if the disk still counts.
+    fn oldest_io(&self) -> Option<Tick> {
+        self.numbers.oldest().filter(|_| self.disk_fault.is_none())
     }
 
     /// The newest write that has a number.

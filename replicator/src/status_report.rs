@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::config::Address;
 use crate::generation::lineage::Generation;
 use crate::promotion::membership::Member;
 use crate::state::{ConnectionState, DiskState, ReplicationState, Role};
@@ -119,11 +120,24 @@ pub struct ConnectionReport {
     pub protocol: crate::config::ReplicationProtocol,
     /// Why the link is down or refused, for people.
     pub reason: Option<String>,
+    /// How the two are connected; always one way.
+    pub paths: Vec<PathReport>,
     /// The rule that decided at the last handshake.
     pub rule: Option<String>,
     /// The peer's volume; always one. DRBD writes this key with an underscore.
     #[serde(rename = "peer_devices")]
     pub peer_devices: Vec<PeerDeviceReport>,
+}
+
+/// A way between two nodes. DRBD writes these keys with an underscore.
+#[derive(Clone, Debug, Serialize)]
+pub struct PathReport {
+    /// Where this node listens.
+    pub this_host: Address,
+    /// Where the peer listens.
+    pub remote_host: Address,
+    /// Whether there is a link.
+    pub established: bool,
 }
 
 /// A volume on a peer.

@@ -4,7 +4,6 @@
 use crate::effect::{Effect, Effects};
 use crate::event::IoId;
 use crate::layout::superblock::Superblock;
-use crate::units::Tick;
 
 /// Number of a change. Durable once a superblock that contains it has been written and flushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,7 +15,6 @@ struct InFlight {
     io: IoId,
     revision: Revision,
     session: u64,
-    started: Tick,
 }
 
 /// The superblock in memory and how much of it is on disk.
@@ -88,12 +86,6 @@ impl SuperblockKeeper {
         self.in_flight.is_some()
     }
 
-    /// When the write that is on its way was ordered.
-    #[must_use]
-    pub fn oldest_io(&self) -> Option<Tick> {
-        self.in_flight.map(|write| write.started)
-    }
-
     /// Superblock writes since the start.
     #[must_use]
     pub fn writes(&self) -> u64 {
@@ -101,18 +93,14 @@ impl SuperblockKeeper {
     }
 
     /// Writes the content if it has changed and no write is on its way.
-    pub fn advance(&mut self, now: Tick, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) {
+    pub fn advance(&mut self, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) {
         if self.in_flight.is_some() || self.revision == self.durable {
             return;
         }
         self.content.sequence += 1;
         let io = next_io();
-        self.in_flight = Some(InFlight {
-            io,
-            revision: self.revision,
-            session: self.content.journal.session,
-            started: now,
-        });
+        let session = self.content.journal.session;
+        self.in_flight = Some(InFlight { io, revision: self.revision, session });
         let bytes = self.content.encode().to_vec();
         let offset = self.content.zones.superblocks()[self.content.copy_index()].offset;
         effects.push(Effect::WriteSuperblock { io, offset, bytes });

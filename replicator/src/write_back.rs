@@ -15,11 +15,13 @@ use crate::config::{WRITE_BACK_BYTES_MAX, WRITE_BACK_ROUND_BYTES};
 use crate::effect::{Effect, Effects, ZeroMethod};
 use crate::event::IoId;
 use crate::record::{Record, RecordKind};
-use crate::units::{BLOCK_BYTES, BlockRange, Lsn, Span, Tick, bytes_u64, index_range};
+use crate::units::{BLOCK_BYTES, BlockRange, Lsn, Span, Tick, bytes_u64, bytes_usize, index_range};
 use extent_map::{Extent, ExtentMap, Piece};
 
 /// Largest single write to the data area, bytes.
 const DATA_WRITE_BYTES_MAX: u64 = 1 << 20;
+/// Largest range that is zeroed at once, blocks: a disk that has to write the zeroes does so within `disk-timeout`.
+const DATA_ZERO_BLOCKS_MAX: u64 = (16 << 20) / BLOCK_BYTES;
 /// Writes to the data area in flight at a time.
 const DATA_WRITES_MAX: usize = 32;
 /// More are ordered only when no more than this many are in flight: writes that are ordered together cost the
@@ -313,12 +315,20 @@ pub enum Urgency {
     Now,
 }
 
+/// A range of zeroes, in parts.
+fn zero_ios(range: BlockRange, method: ZeroMethod) -> impl Iterator<Item = DataIo> {
+    let starts = (range.first..range.end()).step_by(bytes_usize(DATA_ZERO_BLOCKS_MAX));
+    starts.map(move |first| {
+        DataIo::Zero(BlockRange::new(first, DATA_ZERO_BLOCKS_MAX.min(range.end() - first)), method)
+    })
+}
+
 /// The I/Os that bring `newest` into the data area: neighbours merged, in block order.
 fn data_ios(newest: &ExtentMap<Content>) -> VecDeque<DataIo> {
     let mut ios: VecDeque<DataIo> = VecDeque::new();
     for (range, content) in newest.iter() {
         match &content.bytes {
-            ContentBytes::Zero(method) => ios.push_back(DataIo::Zero(range, *method)),
+            ContentBytes::Zero(method) => ios.extend(zero_ios(range, *method)),
             ContentBytes::Payload(payload) => match ios.back_mut() {
                 Some(DataIo::Write(previous, pieces))
                     if previous.end() == range.first

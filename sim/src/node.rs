@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use replicator::config::{Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
 use replicator::event::{IoId, LinkId};
 use replicator::generation::lineage::Lineage;
 use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
@@ -56,6 +56,27 @@ pub enum DiskHealth {
     Failing,
     /// No I/O is ever reported.
     Stuck,
+    /// No I/O of the data area is ever reported.
+    DataStuck,
+}
+
+impl DiskHealth {
+    /// Whether an I/O hangs.
+    #[must_use]
+    pub fn holds(self, work: &IoWork) -> bool {
+        let is_of_data = match work {
+            IoWork::Data(..)
+            | IoWork::Zero(_)
+            | IoWork::ReadData(_)
+            | IoWork::FlushData(_)
+            | IoWork::FindAllocated(_) => true,
+            IoWork::Journal(..)
+            | IoWork::WriteThrough(_)
+            | IoWork::ReadJournal(..)
+            | IoWork::FlushJournal(_) => false,
+        };
+        self == Self::Stuck || (self == Self::DataStuck && is_of_data)
+    }
 }
 
 /// A machine.
@@ -116,7 +137,11 @@ impl Default for NodeOptions {
 }
 
 fn config(node: NodeId, options: &NodeOptions) -> Config {
-    let replica = |name: &str| ReplicaConfig { name: name.to_owned(), protocol: options.protocol };
+    let replica = |name: &str| ReplicaConfig {
+        name: name.to_owned(),
+        protocol: options.protocol,
+        address: Address::default(),
+    };
     Config {
         resource: "sim".to_owned(),
         volume_bytes: VOLUME_BYTES,

@@ -247,13 +247,13 @@ pub struct TiebreakerArgs {
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
     /// How long to write messages
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     pub seconds: u64,
     /// Repeats the moments and messages of an earlier run
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// How often a Primary is killed
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub kills: u32,
     /// Size of the disk
     #[arg(long, value_name = "SIZE", value_parser = size)]

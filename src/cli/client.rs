@@ -8,13 +8,19 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::args::Places;
 use super::exit::{Ended, Status};
+use crate::config_file::file_of;
 use crate::control_protocol::{
     Command, EventLine, REPLY_BYTES_MAX, Reply, ReplyBody, Request, encode_line, socket_path,
 };
 
 /// How long a daemon may take for an answer that needs no waiting.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to do where nothing is configured.
+const WRITE_ONE: &str =
+    "write one (docs/operating/install.md shows how), or say where it is with --config-dir";
 
 /// A connection to the daemon of a resource.
 #[derive(Debug)]
@@ -43,10 +49,10 @@ impl Client {
     ///
     /// # Errors
     /// There is no daemon, or it may not be asked.
-    pub fn connect(run_dir: &Path, resource: &str) -> anyhow::Result<Self> {
-        let socket = socket_path(run_dir, resource);
+    pub fn connect(places: &Places, resource: &str) -> anyhow::Result<Self> {
+        let socket = socket_path(&places.run_dir, resource);
         let stream = UnixStream::connect(&socket).map_err(|error| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => no_daemon(resource, &socket),
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => no_daemon(places, resource, &socket),
             ErrorKind::PermissionDenied => Ended::with(
                 Status::Configuration,
                 format!(
@@ -136,22 +142,33 @@ impl Client {
 }
 
 /// No control socket at all.
-pub fn no_daemon_at_all(run_dir: &Path) -> anyhow::Error {
-    let text = format!(
-        "no daemon runs here (no socket in {})\n  action: `systemctl start twinblk@RES`, or `twinblk run RES` in the foreground",
-        run_dir.display()
-    );
+pub fn no_daemon_at_all(places: &Places) -> anyhow::Error {
+    let Places { run_dir, config_dir, .. } = places;
+    let what = format!("no daemon runs here (no socket in {})", run_dir.display());
+    let text = if has_a_configuration(config_dir) {
+        format!("{what}\n  action: `systemctl start twinblk@RES`, or `twinblk run RES` in the foreground")
+    } else {
+        format!("{what}, and there is no configuration in {}\n  action: {WRITE_ONE}", config_dir.display())
+    };
     Ended::with(Status::Configuration, text)
 }
 
-fn no_daemon(resource: &str, socket: &Path) -> anyhow::Error {
-    Ended::with(
-        Status::Configuration,
+fn no_daemon(places: &Places, resource: &str, socket: &Path) -> anyhow::Error {
+    let what = format!("{resource}: no daemon runs here (nobody listens on {})", socket.display());
+    let file = file_of(&places.config_dir, resource);
+    let text = if file.exists() {
         format!(
-            "{resource}: no daemon runs here (nobody listens on {})\n  action: `systemctl start twinblk@{resource}`, or `twinblk run {resource}` in the foreground",
-            socket.display()
-        ),
-    )
+            "{what}\n  action: `systemctl start twinblk@{resource}`, or `twinblk run {resource}` in the foreground"
+        )
+    } else {
+        format!("{what}, and there is no configuration {}\n  action: {WRITE_ONE}", file.display())
+    };
+    Ended::with(Status::Configuration, text)
+}
+
+fn has_a_configuration(config_dir: &Path) -> bool {
+    let mut entries = std::fs::read_dir(config_dir).into_iter().flatten().flatten();
+    entries.any(|entry| entry.path().extension().is_some_and(|extension| extension == "toml"))
 }
 
 fn no_answer(text: String) -> anyhow::Error {
@@ -181,10 +198,17 @@ mod tests {
         error.downcast_ref::<Ended>().expect("an end with a status").status.number()
     }
 
+    fn places(folder: &Path) -> Places {
+        Places { config_dir: folder.to_owned(), run_dir: folder.to_owned(), node: None }
+    }
+
     #[test]
     fn without_a_daemon_the_socket_and_the_command_that_starts_one_are_named() {
         let folder = tempfile::tempdir().expect("a folder");
-        let error = Client::connect(folder.path(), "mail").expect_err("nobody");
+        let missing = Client::connect(&places(folder.path()), "mail").expect_err("nobody").to_string();
+        assert!(missing.contains("there is no configuration") && missing.contains("mail.toml"), "{missing}");
+        std::fs::write(folder.path().join("mail.toml"), "").expect("written");
+        let error = Client::connect(&places(folder.path()), "mail").expect_err("nobody");
         assert_eq!(status_of(&error), 10);
         for word in ["mail.sock", "twinblk run mail", "systemctl start twinblk@mail"] {
             assert!(error.to_string().contains(word), "{error}");
@@ -196,7 +220,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let answer = b"{\"version\":1,\"reply\":\"refused\",\"exit-status\":17,\"name\":\"n\",\"reason\":\"because\",\"cure\":\"type this\"}\n";
         let daemon = daemon(folder.path(), answer);
-        let mut client = Client::connect(folder.path(), "mail").expect("a daemon");
+        let mut client = Client::connect(&places(folder.path()), "mail").expect("a daemon");
         let error = client.ask(Command::Promote { wait_ms: 5 }, Some(ANSWER_TIMEOUT)).expect_err("refused");
         assert_eq!(status_of(&error), 17);
         assert!(error.to_string().contains("because") && error.to_string().contains("type this"));
@@ -208,7 +232,7 @@ mod tests {
     fn a_daemon_that_breaks_off_is_no_daemon() {
         let folder = tempfile::tempdir().expect("a folder");
         let daemon = daemon(folder.path(), b"{\"version\":1,");
-        let mut client = Client::connect(folder.path(), "mail").expect("a daemon");
+        let mut client = Client::connect(&places(folder.path()), "mail").expect("a daemon");
         let error = client.status().expect_err("half an answer");
         assert_eq!(status_of(&error), 10);
         daemon.join().expect("it ended");

@@ -19,6 +19,7 @@ use self::rules::{Content, Findings, Force, FoundDisk};
 use super::args::{CreateMetadataArgs, Places};
 use super::exit::{Ended, Status};
 use super::inspect::show::disk_name;
+use super::start_refusal::of_disk;
 use crate::config_file::values::show_size;
 use crate::config_file::{MetadataPlace, NodeConfig, ResourceConfig};
 use crate::data_plane::backing_device::create::{DataArea, create, forget_old_areas};
@@ -53,7 +54,7 @@ pub fn run(places: &Places, args: &CreateMetadataArgs) -> anyhow::Result<()> {
         eprintln!("{}: {line}", config.resource);
     }
     let superblock = new_superblock(&config, local, zones, content)?;
-    make(&disk_paths(node), &superblock, content).map_err(ended)?;
+    make(&disk_paths(node), &superblock, content).map_err(of_disk)?;
     print_done(&config, node, &superblock)
 }
 
@@ -120,7 +121,7 @@ fn look(config: &ResourceConfig, node: &NodeConfig, zones: &Zones) -> anyhow::Re
 /// What there is to know of one disk, if it is there.
 fn look_at(path: &Path) -> anyhow::Result<Option<FoundDisk>> {
     let Some(device) = open_if_there(path)? else { return Ok(None) };
-    let (head, tail) = ends_of(&device).map_err(|error| ended(error.into()))?;
+    let (head, tail) = ends_of(&device).map_err(of_disk)?;
     let (head_names, tail_names) = (signatures(&head, &[]), signatures(&[], &tail));
     let is_ours = head_names.iter().chain(&tail_names).any(|name| *name == OWN_SIGNATURE);
     let head_names = foreign(head_names);
@@ -133,7 +134,7 @@ fn look_at(path: &Path) -> anyhow::Result<Option<FoundDisk>> {
         tail: foreign(tail_names),
         content_bytes,
         is_ours,
-        is_written: device.is_written().map_err(|error| ended(error.into()))?,
+        is_written: device.is_written().map_err(of_disk)?,
     }))
 }
 
@@ -144,7 +145,7 @@ fn foreign(names: Vec<&'static str>) -> Vec<&'static str> {
 /// The disk, if it is there; if not, it must be possible to make it.
 fn open_if_there(path: &Path) -> anyhow::Result<Option<Device>> {
     if path.exists() {
-        return Device::open(path).map(Some).map_err(|error| ended(error.into()));
+        return Device::open(path).map(Some).map_err(of_disk);
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
     let reason = if path.starts_with("/dev") {
@@ -179,7 +180,7 @@ fn old_superblock(node: &NodeConfig) -> anyhow::Result<Option<String>> {
     if !holder.exists() || !node.data.exists() {
         return Ok(None);
     }
-    let mut disks = OpenDisks::open(&paths).map_err(|error| ended(error.into()))?;
+    let mut disks = OpenDisks::open(&paths).map_err(of_disk)?;
     let name = holder.display();
     let found = disks.find_area("").and_then(|()| disks.read_superblock());
     match found {
@@ -194,7 +195,7 @@ fn old_superblock(node: &NodeConfig) -> anyhow::Result<Option<String>> {
         Err(error @ StartError::Superblock { .. }) => {
             Ok(Some(format!("{name} holds metadata that cannot be read ({error})")))
         }
-        Err(error) => Err(ended(error)),
+        Err(error) => Err(of_disk(error)),
     }
 }
 
@@ -249,29 +250,6 @@ fn print_done(config: &ResourceConfig, node: &NodeConfig, superblock: &Superbloc
         disk_name(superblock.disk)
     )?;
     Ok(())
-}
-
-/// A trouble with a disk, with its exit status.
-fn ended(error: StartError) -> anyhow::Error {
-    let status = match &error {
-        StartError::Device(DeviceError::InUse { .. }) => Status::Refused,
-        StartError::Device(DeviceError::TooSmall { .. } | DeviceError::Same { .. }) => Status::Configuration,
-        StartError::Device(
-            DeviceError::Open { .. }
-            | DeviceError::Kind { .. }
-            | DeviceError::NoDirectIo { .. }
-            | DeviceError::LogicalBlock { .. }
-            | DeviceError::Io { .. },
-        )
-        | StartError::NoMetadata { .. }
-        | StartError::Superblock { .. }
-        | StartError::OtherResource { .. }
-        | StartError::OtherNode { .. }
-        | StartError::OtherSize { .. }
-        | StartError::TooFewPeers { .. }
-        | StartError::BitmapPage { .. } => Status::Failed,
-    };
-    Ended::with(status, error.to_string())
 }
 
 #[cfg(test)]

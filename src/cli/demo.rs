@@ -17,46 +17,33 @@ mod room;
 mod site;
 mod trial;
 mod volume;
+mod wishes;
 mod writers;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use tempfile::TempDir;
 
 use self::figures::Figures;
 use self::interruption::Interruption;
 use self::pair::Pair;
 use self::playground::Announcement;
 use self::site::Site;
+use self::wishes::Wishes;
 use super::args::DemoArgs;
 use super::exit::{Ended, Status};
 use crate::config_file::values::show_size;
 
 pub use self::process::end_with;
 
-/// Size of the disk if none is asked for: filled a few times in the default time.
-const SIZE_BYTES: u64 = 256 << 20;
-/// Smallest disk on which the writers have room.
-const SIZE_BYTES_MIN: u64 = 4 << 20;
-
 /// `twinblk demo`
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
-    let size_bytes = args.size.unwrap_or(SIZE_BYTES).next_multiple_of(replicator::units::BLOCK_BYTES);
-    if size_bytes < SIZE_BYTES_MIN {
-        let text = format!(
-            "--size: {} is too small; write {} or more",
-            show_size(size_bytes),
-            show_size(SIZE_BYTES_MIN)
-        );
-        return Err(Ended::with(Status::Given(2), text));
-    }
     super::host::require_io_uring()?;
     let interruption = Interruption::watch()?;
-    let folder = make_folder(args.dir.as_deref())?;
+    let Wishes { size_bytes, socket, folder } = Wishes::check(args)?;
     room::check(folder.path(), size_bytes)?;
-    let socket = args.socket.as_deref().map(std::path::absolute).transpose()?;
     let outcome = run_in(folder.path(), size_bytes, socket, args, &interruption);
     let has_failed = outcome.is_err() && !interruption.has_come();
     if args.keep || has_failed {
@@ -86,15 +73,16 @@ fn run_in(
     let plan = trial::Plan { writing: Duration::from_secs(args.seconds), kills: args.kills, seed };
     pair.start()?;
     let figures = trial::run(pair, plan, interruption)?;
-    report(&figures, args.json)
+    report(&figures, args)
 }
 
-fn report(figures: &Figures, json: bool) -> anyhow::Result<()> {
-    if json {
-        super::status::print_json(&serde_json::to_value(figures)?)?;
+fn report(figures: &Figures, args: &DemoArgs) -> anyhow::Result<()> {
+    let text = if args.json {
+        serde_json::to_string_pretty(figures)? + "\n"
     } else {
-        print!("{}", figures.render());
-    }
+        figures.render(&again(figures, args))
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
     if figures.is_good() {
         return Ok(());
     }
@@ -109,15 +97,13 @@ fn report(figures: &Figures, json: bool) -> anyhow::Result<()> {
     Err(Ended::with(Status::Failed, text))
 }
 
-fn make_folder(within: Option<&Path>) -> anyhow::Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("twinblk-demo-");
-    match within {
-        None => builder.tempdir().context("cannot make a temporary folder"),
-        Some(dir) => {
-            let dir = std::path::absolute(dir)?;
-            std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-            builder.tempdir_in(&dir).with_context(|| format!("cannot make a folder in {}", dir.display()))
-        }
-    }
+/// The command that does the same again.
+fn again(figures: &Figures, args: &DemoArgs) -> String {
+    format!(
+        "twinblk demo --seed {} --seconds {} --kills {} --size {}",
+        figures.seed,
+        args.seconds,
+        args.kills,
+        show_size(figures.size_bytes)
+    )
 }

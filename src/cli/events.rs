@@ -28,11 +28,11 @@ pub fn run(places: &Places, args: &EventsArgs) -> anyhow::Result<()> {
     let resources =
         args.resource.clone().map_or_else(|| resources_with_socket(&places.run_dir), |one| vec![one]);
     if resources.is_empty() {
-        return Err(no_daemon_at_all(&places.run_dir));
+        return Err(no_daemon_at_all(places));
     }
     let (sender, receiver) = mpsc::sync_channel(LINES_MAX);
     for resource in &resources {
-        let mut client = Client::connect(&places.run_dir, resource)?;
+        let mut client = Client::connect(places, resource)?;
         match client.ask(Command::Events { now: args.now }, Some(ANSWER_TIMEOUT))? {
             ReplyBody::Streaming => {}
             other => anyhow::bail!("{resource}: the daemon answered a question for events with {other:?}"),

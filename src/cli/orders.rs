@@ -51,7 +51,7 @@ fn longer_than(span: Span) -> Duration {
 }
 
 fn order(places: &Places, resource: &str, command: Command, within: Option<Duration>) -> anyhow::Result<()> {
-    match Client::connect(&places.run_dir, resource)?.ask(command, within)? {
+    match Client::connect(places, resource)?.ask(command, within)? {
         ReplyBody::Done { text } => println!("{text}"),
         other => anyhow::bail!("{resource}: the daemon answered an order with {other:?}"),
     }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::args::{Places, RunArgs};
 use super::create_metadata::disk_paths;
-use super::{host, logging};
+use super::{host, logging, start_refusal};
 use crate::config_file::ResourceConfig;
 use crate::control_plane::plane_link::PlaneLink;
 use crate::control_plane::{self, DataPlane, RunError};
@@ -23,12 +23,13 @@ pub fn run(places: &Places, args: &RunArgs) -> anyhow::Result<()> {
     config.load_secret()?;
     host::require_io_uring()?;
     host::make_run_dir(&places.run_dir)?;
-    logging::start(args.log_format);
+    let _log = logging::start(args.log_format);
     super::warn(&config);
     let node = &config.node(local).name;
     tracing::info!(resource = %config.resource, node = %node, "starting {} on {node}", config.resource);
-    control_plane::run(&config, local, &places.run_dir, || start(&config, local, &places.run_dir))?;
-    Ok(())
+    let outcome =
+        control_plane::run(&config, local, &places.run_dir, || start(&config, local, &places.run_dir));
+    outcome.map_err(|error| start_refusal::of_daemon(&config.resource, &error))
 }
 
 /// Opens the disks and starts the data plane.
@@ -36,11 +37,11 @@ fn start(config: &ResourceConfig, local: NodeId, run_dir: &Path) -> Result<DataP
     let settings = Settings {
         config: config.to_core(local),
         disks: disk_paths(config.node(local)),
+        busy_poll: config.busy_poll,
         continuity_page: run_dir.join(format!("{}.run", config.resource)),
     };
     let (to_control, heard) = mpsc::unbounded_channel();
-    let plane = spawn::DataPlane::spawn(settings, to_control)
-        .map_err(|error| RunError::DataPlane(error.to_string()))?;
+    let plane = spawn::DataPlane::spawn(settings, to_control)?;
     let teller = plane.teller();
     let link = PlaneLink::new(move |what| teller.tell(what));
     Ok(DataPlane { link, heard, voter: plane.voter() })

@@ -1,7 +1,6 @@
 //! `twinblk status` and `twinblk role`: what a daemon says of itself, for people or as JSON.
 
 use std::io::Write;
-use std::path::Path;
 
 use anyhow::Context;
 use serde_json::Value;
@@ -16,27 +15,27 @@ use super::report::Report;
 pub fn run(places: &Places, args: &StatusArgs) -> anyhow::Result<()> {
     match &args.resource {
         Some(resource) => {
-            let report = snapshot(&places.run_dir, resource)?;
+            let report = snapshot(places, resource)?;
             if args.json { print_json(&report) } else { print_for_people(report) }
         }
-        None => all(&places.run_dir, args.json),
+        None => all(places, args.json),
     }
 }
 
 /// `twinblk role`
 pub fn role(places: &Places, args: &ResourceArgs) -> anyhow::Result<()> {
-    let report = parse(snapshot(&places.run_dir, &args.resource)?)?;
+    let report = parse(snapshot(places, &args.resource)?)?;
     writeln!(std::io::stdout(), "{}", report.role)?;
     Ok(())
 }
 
 /// Every daemon that answers; the ones that do not are named at the end.
-fn all(run_dir: &Path, json: bool) -> anyhow::Result<()> {
-    let resources = resources_with_socket(run_dir);
+fn all(places: &Places, json: bool) -> anyhow::Result<()> {
+    let resources = resources_with_socket(&places.run_dir);
     let mut reports = Vec::new();
     let mut silent = Vec::new();
     for resource in &resources {
-        match snapshot(run_dir, resource) {
+        match snapshot(places, resource) {
             Ok(report) => reports.push(report),
             Err(error) => silent.push(format!("{error:#}")),
         }
@@ -49,13 +48,13 @@ fn all(run_dir: &Path, json: bool) -> anyhow::Result<()> {
         }
     }
     if resources.is_empty() {
-        return Err(no_daemon_at_all(run_dir));
+        return Err(no_daemon_at_all(places));
     }
     if silent.is_empty() { Ok(()) } else { Err(Ended::with(Status::Configuration, silent.join("\n"))) }
 }
 
-fn snapshot(run_dir: &Path, resource: &str) -> anyhow::Result<Value> {
-    Client::connect(run_dir, resource)?.status()
+fn snapshot(places: &Places, resource: &str) -> anyhow::Result<Value> {
+    Client::connect(places, resource)?.status()
 }
 
 /// The part of a report that people see.

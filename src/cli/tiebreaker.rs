@@ -5,7 +5,7 @@
 
 use super::args::{Places, TiebreakerArgs};
 use super::exit::{Ended, Status};
-use super::{host, logging};
+use super::{host, logging, start_refusal};
 use crate::config_file::{ResourceConfig, TiebreakerConfig};
 use crate::control_plane;
 
@@ -32,10 +32,10 @@ pub fn run(places: &Places, args: &TiebreakerArgs) -> anyhow::Result<()> {
         return Err(Ended::with(Status::Configuration, text));
     }
     host::require_io_uring()?;
-    logging::start(args.log_format);
+    let _log = logging::start(args.log_format);
     super::warn(&config);
-    control_plane::tiebreaker::run_tiebreaker(&config, &tiebreaker.state)?;
-    Ok(())
+    let outcome = control_plane::tiebreaker::run_tiebreaker(&config, &tiebreaker.state);
+    outcome.map_err(|error| start_refusal::of_tiebreaker(&config.resource, &error))
 }
 
 fn init(config: &ResourceConfig, tiebreaker: &TiebreakerConfig) -> anyhow::Result<()> {
@@ -46,7 +46,8 @@ fn init(config: &ResourceConfig, tiebreaker: &TiebreakerConfig) -> anyhow::Resul
         );
         return Err(Ended::with(Status::Refused, text));
     }
-    let voter = control_plane::tiebreaker::init(config, &tiebreaker.state)?;
+    let voter = control_plane::tiebreaker::init(config, &tiebreaker.state);
+    let voter = voter.map_err(|error| start_refusal::of_tiebreaker(&config.resource, &error))?;
     println!("{}: tiebreaker of {}, voter {voter}", tiebreaker.state.display(), config.resource);
     Ok(())
 }

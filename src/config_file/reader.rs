@@ -13,7 +13,7 @@ use super::section::{Field, Section};
 use super::values::{self, BadValue, HostPort};
 use super::{LinkConfig, MetadataPlace, NbdConfig, NodeConfig, ResourceConfig, TiebreakerConfig};
 
-const ROOT_KEYS: [&str; 11] = [
+const ROOT_KEYS: [&str; 12] = [
     "resource",
     "size",
     "on-peer-lost",
@@ -21,6 +21,7 @@ const ROOT_KEYS: [&str; 11] = [
     "heartbeat",
     "peer-timeout",
     "disk-timeout",
+    "busy-poll",
     "nbd",
     "node",
     "link",
@@ -34,6 +35,10 @@ const TIEBREAKER_KEYS: [&str; 2] = ["address", "state"];
 const HEARTBEAT: Span = Span::from_millis(1000);
 const PEER_TIMEOUT: Span = Span::from_millis(3000);
 const DISK_TIMEOUT: Span = Span::from_millis(30_000);
+/// How long the data plane looks for completions before it sleeps, while they follow one another closely.
+const BUSY_POLL: Span = Span(100);
+/// Longer than this costs more than sleeping ever does.
+const BUSY_POLL_MAX: Span = Span::from_millis(1);
 const TIMEOUT_MIN: Span = Span::from_millis(10);
 const TIMEOUT_MAX: Span = Span::from_millis(600_000);
 /// Longest path of a Unix socket: the kernel's limit, its ending zero left out.
@@ -77,6 +82,7 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: &Problems) -> Op
     let heartbeat = read_timeout(&root, "heartbeat", HEARTBEAT);
     let peer_timeout = read_timeout(&root, "peer-timeout", PEER_TIMEOUT);
     let disk_timeout = read_timeout(&root, "disk-timeout", DISK_TIMEOUT);
+    let busy_poll = read_busy_poll(&root);
     let default_nbd = read_nbd(&root, resource.as_deref());
     let nodes = read_nodes(&root, default_nbd.as_ref(), size_bytes);
     let links = read_links(&root, &nodes);
@@ -97,6 +103,7 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: &Problems) -> Op
         heartbeat: heartbeat?,
         peer_timeout: peer_timeout?,
         disk_timeout: disk_timeout?,
+        busy_poll: busy_poll?,
         nodes: nodes.into_iter().map(|node| node.config).collect(),
         links: links.into_iter().map(|link| link.value).collect(),
         tiebreaker,
@@ -176,6 +183,19 @@ fn read_timeout(root: &Section<'_>, key: &str, default: Span) -> Option<Span> {
         wrong,
         format_args!("write 10ms to 10min, for example \"{}s\"", default.0 / 1_000_000),
     );
+    None
+}
+
+fn read_busy_poll(root: &Section<'_>) -> Option<Span> {
+    if !root.has("busy-poll") {
+        return Some(BUSY_POLL);
+    }
+    let span = root.parsed("busy-poll", values::parse_span)?;
+    if span.value <= BUSY_POLL_MAX {
+        return Some(span.value);
+    }
+    let wrong = format!("busy-poll: {} is out of range", span.value);
+    root.problems().add(span.line, wrong, "write \"0us\" (never) to \"1ms\", or leave it out for \"100us\"");
     None
 }
 

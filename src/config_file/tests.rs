@@ -69,6 +69,7 @@ fn a_good_file_gives_everything_it_says_and_the_defaults() {
     assert_eq!(config.size_bytes, 100 << 30);
     assert_eq!(config.heartbeat, Span::from_millis(1000));
     assert_eq!(config.peer_timeout, Span::from_millis(5000));
+    assert_eq!(config.busy_poll, Span(100));
     let (alpha, beta) = (&config.nodes[0], &config.nodes[1]);
     assert_eq!(alpha.journal_bytes, Some(2 << 30));
     assert_eq!(alpha.nbd.unix.as_deref(), Some(Path::new("/run/twinblk/mail.nbd")));
@@ -145,6 +146,7 @@ fn every_single_mistake_is_named_where_it_stands() {
         ("\"quorum\"", "\"freeze\"", 3, "There is no default"),
         ("\"5s\"", "\"1900ms\"", 5, "less than twice the heartbeat"),
         ("\"5s\"", "\"1h\"", 5, "out of range"),
+        ("\"5s\"", "\"5s\"\nbusy-poll = \"2ms\"", 6, "write \"0us\" (never) to \"1ms\""),
         ("\"/etc/twinblk/mail.secret\"", "\"mail.secret\"", 4, "is relative"),
         ("name = \"beta\"", "name = \"alpha\"", 14, "is the node of line 7 already"),
         ("\"internal\"", "\"/dev/vg/mail\"", 14, "data and metadata of `beta` are the same"),

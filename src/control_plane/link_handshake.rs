@@ -12,6 +12,7 @@ use replicator::peer::handshake::{
     HANDSHAKE_BYTES_MAX, Handshake, HandshakeError, KnownPeer, LocalIdentity, Nonce, PeerIdentity, Progress,
     Secret,
 };
+use replicator::units::NodeId;
 use socket2::SockRef;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -55,6 +56,31 @@ pub enum LinkError {
     Socket(#[from] io::Error),
 }
 
+impl LinkError {
+    /// What an operator does about it, if more is known than to look there.
+    #[must_use]
+    pub fn action(&self) -> Option<&'static str> {
+        match self {
+            Self::Handshake(error) => Some(error.action()),
+            Self::Connect { .. }
+            | Self::ConnectTooSlow { .. }
+            | Self::TooSlow(_)
+            | Self::HungUp
+            | Self::Socket(_) => None,
+        }
+    }
+}
+
+/// Why an accepted connection did not become a link, and whose it claims to be.
+#[derive(Debug, Error)]
+#[error("{error}")]
+pub struct NotAdmitted {
+    /// Who is at the other end by its own word, which may be a lie.
+    pub claimed: Option<NodeId>,
+    /// Why.
+    pub error: LinkError,
+}
+
 /// What this node proves to others, and how long it waits for them.
 #[derive(Clone, Debug)]
 pub struct LinkSettings {
@@ -80,11 +106,12 @@ impl LinkSettings {
             Ok(Err(source)) => return Err(LinkError::Connect { address: address.to_owned(), source }),
             Err(_) => return Err(LinkError::ConnectTooSlow { address: address.to_owned(), limit }),
         };
-        let handshake = Handshake::dial(self.identity.clone(), peer, self.secret.clone(), fresh_nonce());
-        self.authenticate(stream, handshake).await
+        let mut handshake = Handshake::dial(self.identity.clone(), peer, self.secret.clone(), fresh_nonce());
+        self.authenticate(stream, &mut handshake).await
     }
 
-    /// Authenticates both ends of an accepted connection, which must come from one of `peers`.
+    /// Authenticates both ends of an accepted connection, which must come from one of `peers` and from none of
+    /// `unwanted`.
     ///
     /// # Errors
     /// It takes too long, or the two do not belong together.
@@ -92,15 +119,18 @@ impl LinkSettings {
         &self,
         stream: TcpStream,
         peers: Vec<KnownPeer>,
-    ) -> Result<(TcpStream, PeerIdentity), LinkError> {
+        unwanted: Vec<NodeId>,
+    ) -> Result<(TcpStream, PeerIdentity), NotAdmitted> {
         let handshake = Handshake::listen(self.identity.clone(), peers, self.secret.clone(), fresh_nonce());
-        self.authenticate(stream, handshake).await
+        let mut handshake = handshake.turning_away(unwanted);
+        let outcome = self.authenticate(stream, &mut handshake).await;
+        outcome.map_err(|error| NotAdmitted { claimed: handshake.claimed(), error })
     }
 
     async fn authenticate(
         &self,
         mut stream: TcpStream,
-        handshake: Handshake,
+        handshake: &mut Handshake,
     ) -> Result<(TcpStream, PeerIdentity), LinkError> {
         set_up(&stream, self.peer_timeout)?;
         let limit = self.handshake_limit;
@@ -117,7 +147,7 @@ fn set_up(stream: &TcpStream, peer_timeout: Duration) -> io::Result<()> {
     SockRef::from(&stream.as_fd()).set_tcp_user_timeout(Some(peer_timeout))
 }
 
-async fn converse(stream: &mut TcpStream, mut handshake: Handshake) -> Result<PeerIdentity, LinkError> {
+async fn converse(stream: &mut TcpStream, handshake: &mut Handshake) -> Result<PeerIdentity, LinkError> {
     if let Some(first) = handshake.first_bytes() {
         stream.write_all(&first).await?;
     }

@@ -1,7 +1,7 @@
 //! Takes NBD clients in: accepts, negotiates, and hands the socket to the data plane.
 //!
-//! Rule: a client can cost one seat for a limited time, and an error ends that client's connection only. What is
-//! negotiated depends on what the data plane said last about the export; a client that slips through during a
+//! Rule: a client can cost one seat for a limited time, gives it up to a newcomer when every seat is taken
+//! (`seats`), and an error ends that client's connection only. What is negotiated depends on what the data plane said last about the export; a client that slips through during a
 //! change of role is turned away by the data plane.
 //! Sockets are tokio's (epoll): a negotiation has a time limit, and a read on the ring that is dropped at the limit
 //! would live on and hold the descriptor. Requests are none of its business.
@@ -10,7 +10,6 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -21,16 +20,16 @@ use nbd_server::{
 use replicator::effect::ExportState;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
 
 use super::limit::{ClientCount, LogLimit};
 use super::listen::{Connection, Listener, accept_next};
 use super::plane_link::{PlaneError, PlaneLink};
+use super::seats::{self, Seats};
 use crate::border::ToDataPlane;
 
 /// Time for a whole negotiation.
 pub const NEGOTIATION_LIMIT: Duration = Duration::from_secs(10);
-/// Negotiations at a time on one listener; further clients wait in the kernel's queue.
+/// Negotiations at a time on one listener; of more, the oldest gives way.
 pub const NEGOTIATIONS_MAX: usize = 64;
 /// Connected clients.
 pub const CLIENTS_MAX: usize = 256;
@@ -44,13 +43,20 @@ pub struct Limits {
     pub negotiation: Duration,
     /// Negotiations at a time.
     pub negotiations_max: usize,
+    /// Time in which a negotiation does not give way to a newcomer.
+    pub grace: Duration,
     /// Connected clients, counted over all listeners.
     pub clients_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { negotiation: NEGOTIATION_LIMIT, negotiations_max: NEGOTIATIONS_MAX, clients_max: CLIENTS_MAX }
+        Self {
+            negotiation: NEGOTIATION_LIMIT,
+            negotiations_max: NEGOTIATIONS_MAX,
+            grace: seats::GRACE,
+            clients_max: CLIENTS_MAX,
+        }
     }
 }
 
@@ -157,26 +163,22 @@ enum Rejection {
 
 /// Takes clients in for ever. May be dropped: that closes the listener and every negotiation under way.
 pub async fn serve<L: Listener>(listener: L, reception: Reception) {
-    let seats = Arc::new(Semaphore::new(reception.limits.negotiations_max));
+    let Limits { negotiations_max, grace, .. } = reception.limits;
+    let mut seats = Seats::new(negotiations_max, grace);
     let (shortage, crowd) = (LogLimit::default(), LogLimit::default());
     let rejected = Rc::new(LogLimit::default());
     let name: Rc<str> = listener.name().into();
-    let mut negotiations = tokio::task::JoinSet::new();
     loop {
-        if seats.available_permits() == 0
+        let connection = accept_next(&listener, &shortage).await;
+        if seats.vacate().await
             && let Some(suppressed) = crowd.permits()
         {
-            let limit = reception.limits.negotiations_max;
-            tracing::warn!(listener = %name, limit, suppressed, "too many clients negotiate at once; others wait");
+            let limit = negotiations_max;
+            tracing::warn!(listener = %name, limit, suppressed, "too many clients negotiate at once; the oldest was closed");
         }
-        let seat = Arc::clone(&seats).acquire_owned().await.expect("nobody closes the semaphore");
-        let connection = accept_next(&listener, &shortage).await;
         let (reception, rejected, name) = (reception.clone(), Rc::clone(&rejected), Rc::clone(&name));
-        while negotiations.try_join_next().is_some() {}
-        negotiations.spawn_local(async move {
-            let outcome = receive(connection, &reception).await;
-            drop(seat);
-            if let Err(reason) = outcome
+        seats.take(async move {
+            if let Err(reason) = receive(connection, &reception).await
                 && let Some(suppressed) = rejected.permits()
             {
                 tracing::info!(listener = %name, %reason, suppressed, "a client did not get in");
@@ -337,22 +339,33 @@ mod tests {
     }
 
     #[test]
-    fn when_every_seat_is_taken_by_silence_the_next_client_gets_in_after_the_limit() {
+    fn when_every_seat_is_taken_by_silence_the_next_client_gets_in_at_once() {
         tokio_uring::start(async {
-            let limits =
-                Limits { negotiation: Duration::from_millis(200), negotiations_max: 1, ..Limits::default() };
+            // So long that whoever waits for it has failed.
+            let limits = Limits { negotiation: Duration::from_secs(3600), ..Limits::default() };
             let (reception, _told) = reception(limits);
             let address = start(&reception);
-            let _silent = TcpStream::connect(address).await.expect("connects");
+            let mut silent = Vec::new();
+            for _ in 0..NEGOTIATIONS_MAX {
+                silent.push(TcpStream::connect(address).await.expect("connects"));
+            }
             let mut client = TcpStream::connect(address).await.expect("connects");
-            assert_eq!(ask(&mut client, "mail").await.expect("an answer"), ACK);
+            let answer = tokio::time::timeout(Duration::from_secs(60), ask(&mut client, "mail")).await;
+            assert_eq!(answer.expect("it is not kept waiting").expect("an answer"), ACK);
+            // The oldest gave way; the next oldest stayed.
+            let mut greeting = [0; 18];
+            silent[0].read_exact(&mut greeting).await.expect("the greeting");
+            assert_eq!(silent[0].read(&mut greeting).await.unwrap_or(0), 0);
+            assert_eq!(ask(&mut silent[1], "mail").await.expect("an answer"), ACK);
         });
     }
 
     #[test]
     fn two_hundred_clients_that_connect_at_once_all_get_in() {
         tokio_uring::start(async {
-            let (reception, mut told) = reception(Limits::default());
+            // They speak one after the other here, so the last ones may be slow.
+            let limits = Limits { grace: Duration::from_secs(3600), ..Limits::default() };
+            let (reception, mut told) = reception(limits);
             let folder = tempfile::tempdir().expect("a folder");
             let path = folder.path().join("mail.nbd");
             let listener = listen::on_path(&path, 0o600).expect("listens");

@@ -10,24 +10,25 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
+use replicator::event::NoLink;
 use replicator::peer::handshake::{KnownPeer, PeerIdentity};
 use replicator::units::NodeId;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::limit::LogLimit;
-use super::link_handshake::{LinkError, LinkSettings};
+use super::link_handshake::{LinkError, LinkSettings, NotAdmitted};
 use super::listen::{Connection, TcpSocket, accept_next};
 use super::plane_link::{PlaneError, PlaneLink};
+use super::seats::{self, Seats};
 use crate::border::ToDataPlane;
 
-/// Connections at a time that have not proved anything; further ones wait in the kernel's queue.
+/// Connections at a time that have not proved anything; of more, the oldest gives way.
 pub const UNAUTHENTICATED_MAX: usize = 32;
 
 /// Another voter as the configuration names it.
@@ -85,11 +86,23 @@ enum AttemptError {
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]
+    NotAdmitted(#[from] NotAdmitted),
+    #[error(transparent)]
     Plane(#[from] PlaneError),
     #[error("no link to {0} is wanted any more")]
     NotWanted(String),
     #[error("the runtime did not let go of the socket: {0}")]
     Descriptor(std::io::Error),
+}
+
+impl AttemptError {
+    fn action(&self) -> Option<String> {
+        let action = match self {
+            Self::Link(error) | Self::NotAdmitted(NotAdmitted { error, .. }) => error.action(),
+            Self::Plane(_) | Self::NotWanted(_) | Self::Descriptor(_) => None,
+        };
+        action.map(str::to_owned)
+    }
 }
 
 /// All links of a node.
@@ -205,35 +218,51 @@ impl PeerLinks {
         let name = &peer.settings.known.name;
         tracing::warn!(peer = %name, %reason, "no link");
         *peer.reason.borrow_mut() = Some(reason.clone());
+        self.tell(peer, NoLink { reason, action: error.action() });
+    }
+
+    fn tell(&self, peer: &Peer, reason: NoLink) {
         // It fails only when the daemon ends.
         let _ = self.plane.tell(ToDataPlane::PeerUnreachable { peer: peer.settings.known.node, reason });
     }
 
     /// Admits every peer that dials this node, for ever. May be dropped.
     pub async fn accept_all(self: Rc<Self>, listener: TcpSocket) {
-        let seats = Arc::new(Semaphore::new(UNAUTHENTICATED_MAX));
+        let mut seats = Seats::new(UNAUTHENTICATED_MAX, seats::GRACE);
         let shortage = LogLimit::default();
-        let mut handshakes = JoinSet::new();
         loop {
-            let seat = Arc::clone(&seats).acquire_owned().await.expect("nobody closes the semaphore");
             let stream = accept_next(&listener, &shortage).await;
-            while handshakes.try_join_next().is_some() {}
+            seats.vacate().await;
             let links = Rc::clone(&self);
-            handshakes.spawn_local(async move {
+            seats.take(async move {
+                let from =
+                    stream.peer_addr().map_or_else(|_| "nowhere".to_owned(), |from| from.ip().to_string());
                 if let Err(error) = links.admit(stream).await {
                     links.log_refusal(&error);
+                    links.report_claimed(&from, &error);
                 }
-                drop(seat);
             });
         }
     }
 
     async fn admit(&self, stream: TcpStream) -> Result<(), AttemptError> {
-        let admitted = |peer: &&Peer| peer.settings.direction == Direction::Accept && peer.wanted.get();
-        let known = self.peers.values().filter(admitted).map(|peer| peer.settings.known.clone()).collect();
-        let (stream, identity) = self.settings.admit(stream, known).await?;
+        let accepted = || self.peers.values().filter(|peer| peer.settings.direction == Direction::Accept);
+        let known = accepted().map(|peer| peer.settings.known.clone()).collect();
+        let unwanted = accepted().filter(|peer| !peer.wanted.get()).map(|peer| peer.settings.known.node);
+        let (stream, identity) = self.settings.admit(stream, known, unwanted.collect()).await?;
         let peer = self.peers.get(&identity.node).expect("the handshake admits known peers only");
         self.hand_over(peer, stream, &identity)
+    }
+
+    /// Somebody who says that he is a peer was refused: whoever looks for that peer wants to know. It may be a lie, so
+    /// the words say who says so, and from where.
+    fn report_claimed(&self, from: &str, error: &AttemptError) {
+        let AttemptError::NotAdmitted(NotAdmitted { claimed: Some(claimed), .. }) = error else { return };
+        let Some(peer) = self.peers.get(claimed) else { return };
+        if peer.settings.direction == Direction::Accept {
+            let reason = format!("refused a connection from {from} that says it is the peer: {error}");
+            self.tell(peer, NoLink { reason, action: error.action() });
+        }
     }
 
     /// Anybody may connect, as often as he likes: a line for each new reason, but not too many.
@@ -344,7 +373,7 @@ mod tests {
 
         async fn unreachable(&mut self) -> String {
             match self.next().await {
-                ToDataPlane::PeerUnreachable { reason, .. } => reason,
+                ToDataPlane::PeerUnreachable { reason, .. } => reason.reason,
                 other => panic!("{other:?} instead of a failure"),
             }
         }
@@ -381,8 +410,13 @@ mod tests {
             beta.dial();
             let reason = beta.unreachable().await;
             assert_eq!(reason, "refused by the other side: authentication failed");
-            assert!(alpha.told.try_recv().is_err());
-            assert!(alpha.links.refused.borrow().contains("could not prove that it knows the shared secret"));
+            let reason = alpha.unreachable().await;
+            let refused = "the peer could not prove that it knows the shared secret";
+            assert_eq!(
+                reason,
+                format!("refused a connection from 127.0.0.1 that says it is the peer: {refused}")
+            );
+            assert_eq!(*alpha.links.refused.borrow(), refused);
         });
     }
 
@@ -423,7 +457,9 @@ mod tests {
             let (mut alpha, mut beta, _) = pair(SECRET, SECRET);
             alpha.links.on_dialing(BETA, false);
             beta.dial();
-            assert!(beta.unreachable().await.starts_with("refused by the other side"));
+            let reason = "refused by the other side: an operator has disconnected it from this node";
+            assert_eq!(beta.unreachable().await, reason);
+            assert!(alpha.unreachable().await.contains("an operator has disconnected node 1 here"));
             alpha.links.on_dialing(BETA, true);
             beta.link().await;
             alpha.link().await;
@@ -451,13 +487,18 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_connection_is_closed_at_the_limit_and_keeps_nobody_out() {
+    fn silent_connections_are_closed_at_the_limit_and_keep_no_peer_out() {
         tokio_uring::start(async {
             let (mut alpha, beta, address) = pair(SECRET, SECRET);
-            let mut silent = TcpStream::connect(address).await.expect("connects");
+            let mut silent = Vec::new();
+            for _ in 0..UNAUTHENTICATED_MAX {
+                silent.push(TcpStream::connect(address).await.expect("connects"));
+            }
             beta.dial();
             alpha.link().await;
-            assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
+            for stream in &mut silent {
+                assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
+            }
         });
     }
 

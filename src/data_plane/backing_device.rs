@@ -161,18 +161,17 @@ impl BackingDevice {
 
     /// Reports which parts of the data area are holes. Only a file can tell; a device holds data everywhere.
     pub fn find_allocated(&mut self, round: &mut Round, io: IoId, range: BlockRange) {
-        let outcome = match (self.poison_of(Disk::Data), self.data.kind) {
-            (Some(errno), _) => Err(errno),
-            (None, DeviceKind::BlockDevice) => {
-                let range = ByteRange::new(range.byte_offset(), range.bytes());
-                Ok(vec![AllocatedExtent { range, is_hole: false }])
-            }
-            (None, DeviceKind::File) => find_holes(&self.data, range),
-        };
-        match outcome {
-            Ok(extents) => round.events.push_back(Event::AllocationFound { io, extents }),
-            Err(errno) => self.fail(round, DiskTag { io, disk: Disk::Data, step: Step::Last }, errno),
+        if let Some(errno) = self.poison_of(Disk::Data) {
+            return self.fail(round, DiskTag { io, disk: Disk::Data, step: Step::Last }, errno);
         }
+        let found = match self.data.kind {
+            DeviceKind::BlockDevice => None,
+            // A file system that cannot tell has lost no data.
+            DeviceKind::File => find_holes(&self.data, range).ok(),
+        };
+        let all = ByteRange::new(range.byte_offset(), range.bytes());
+        let extents = found.unwrap_or_else(|| vec![AllocatedExtent { range: all, is_hole: false }]);
+        round.events.push_back(Event::AllocationFound { io, extents });
     }
 
     /// Takes the completion of an operation of this module.

@@ -1,8 +1,8 @@
 //! The loop of the data plane: waits, takes everything that is done, tells the replica, carries out its orders.
 //!
-//! One round is one system call to the ring. All that came together is told to the replica before it is asked what
-//! follows, so that requests that arrive together are journaled, sent and flushed together. No locks, no polling;
-//! commands of the control plane wake the loop by an eventfd.
+//! One round is one system call to the ring, and one for each connection that has something to send. All that came
+//! together is told to the replica before it is asked what follows, so that requests that arrive together are
+//! journaled, sent and flushed together. No locks; commands of the control plane wake the loop by an eventfd.
 
 mod effects;
 
@@ -23,12 +23,13 @@ use tracing::{debug, warn};
 
 use crate::border::{FromDataPlane, ToDataPlane};
 use crate::data_plane::backing_device::BackingDevice;
+use crate::data_plane::busy_poll::BusyPoll;
 use crate::data_plane::continuity::{Continuity, ContinuityError};
 use crate::data_plane::core::Core;
 use crate::data_plane::memory_budget::MemoryBudget;
 use crate::data_plane::nbd_connection::NbdConnection;
 use crate::data_plane::peer_connection::PeerConnection;
-use crate::data_plane::ring::{Completion, Operation};
+use crate::data_plane::ring::{Completion, Look, Operation, Outcome};
 use crate::data_plane::round::{ClientId, Round, Tag};
 
 /// Shortest sleep, so that a deadline that cannot be met is no busy loop.
@@ -56,6 +57,8 @@ pub struct Parts<C> {
     pub resource: String,
     /// Silence after which a peer counts as lost.
     pub peer_timeout: Span,
+    /// How long to look for completions before each sleep, while they follow one another closely.
+    pub busy_poll: Span,
     /// Who decides.
     pub core: C,
     /// The disks.
@@ -99,6 +102,7 @@ pub struct EventLoop<C> {
     orders: BTreeMap<OrderId, oneshot::Sender<Answer>>,
     last_order: u64,
     life: Life,
+    busy_poll: BusyPoll,
 }
 
 /// The clock of the data plane: counts while the machine sleeps, and never goes back.
@@ -117,6 +121,7 @@ impl<C: Core> EventLoop<C> {
     pub fn new(parts: Parts<C>) -> Result<Self, LoopError> {
         let mut round = Round::new().map_err(LoopError::Ring)?;
         round.ring.submit(Tag::Wake, Operation::WaitForWake { counter: parts.counter.clone() });
+        let busy_poll = BusyPoll::new(Duration::from_micros(parts.busy_poll.0));
         Ok(Self {
             parts,
             round,
@@ -132,6 +137,7 @@ impl<C: Core> EventLoop<C> {
             orders: BTreeMap::new(),
             last_order: 0,
             life: Life::Running,
+            busy_poll,
         })
     }
 
@@ -150,9 +156,8 @@ impl<C: Core> EventLoop<C> {
 
     /// One round: waits until something is done or due, and lets everything follow.
     fn run_once(&mut self, completions: &mut Vec<Completion<Tag>>) -> Result<(), LoopError> {
-        self.round.ring.enter(self.time_to_sleep(now())).map_err(LoopError::Ring)?;
+        let now = self.wait().map_err(LoopError::Ring)?;
         self.round.ring.collect(completions);
-        let now = now();
         for completion in completions.drain(..) {
             self.on_completion(completion, now)?;
         }
@@ -168,6 +173,19 @@ impl<C: Core> EventLoop<C> {
             return Ok(());
         }
         self.settle(now)
+    }
+
+    /// Waits until something is done or due: awake while it is expected soon, then asleep. Returns the time it is.
+    fn wait(&mut self) -> std::io::Result<Tick> {
+        let begun = now();
+        let window = self.busy_poll.window(begun);
+        if !window.is_zero() && self.round.ring.look(window)? == Look::Crowded {
+            self.busy_poll.on_crowded(begun);
+        }
+        self.round.ring.enter(self.time_to_sleep(now()))?;
+        let ended = now();
+        self.busy_poll.on_waited(Duration::from_micros(ended.since(begun).0));
+        Ok(ended)
     }
 
     /// Tells the replica everything, and carries out what it orders, until nothing more follows.
@@ -247,6 +265,9 @@ impl<C: Core> EventLoop<C> {
                 }
             }
             Tag::Wake => {
+                if let Outcome::Failed(errno) = outcome {
+                    return Err(LoopError::Ring(errno.into()));
+                }
                 let counter = self.parts.counter.clone();
                 self.round.ring.submit(Tag::Wake, Operation::WaitForWake { counter });
                 self.take_commands(now)?;

@@ -117,6 +117,12 @@ impl Inflow {
         matches!(self.body, Body::Payload { .. })
     }
 
+    /// Whether bytes are here that nobody has consumed, even while more are being received.
+    #[must_use]
+    pub fn holds_bytes(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
     /// Whether what follows is a header, or unwanted bytes have all been dropped.
     #[must_use]
     pub fn is_at_header(&self) -> bool {

@@ -1,7 +1,11 @@
 //! How many bytes of requests and replies clients may keep in this node's memory, all together. First come, first
-//! served: while somebody waits, only small requests of connections that have nothing in flight pass.
+//! served, but every connection has a small share of its own: clients that do not take their replies slow nobody down
+//! who stays within his. What a client leaves behind that goes away counts until the replica is done with it: else a
+//! client that comes back again and again during a freeze would fill the memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+
+use replicator::units::RequestId;
 
 use crate::data_plane::round::ClientId;
 
@@ -9,14 +13,17 @@ use crate::data_plane::round::ClientId;
 pub const ALL_CLIENTS_BYTES_MAX: u64 = 128 << 20;
 /// Most bytes in flight of one connection.
 pub const CLIENT_BYTES_MAX: u64 = 64 << 20;
-/// A request of up to this size is always admitted to a connection that has nothing in flight, so that a crowd of
-/// large requests never stops small ones.
-const SMALL_REQUEST_BYTES: u64 = 1 << 20;
+/// So much of every connection is always admitted, so that a crowd of large requests, or of replies that nobody reads,
+/// never stops small ones, however many are in flight. With every connection that may be there it is bounded too.
+const SHARE_BYTES: u64 = 1 << 20;
 
 /// The budget.
 #[derive(Debug, Default)]
 pub struct MemoryBudget {
     used: u64,
+    /// Bytes of requests that the replica works on for nobody.
+    left_behind: BTreeMap<RequestId, u64>,
+    left_bytes: u64,
     waiting: VecDeque<ClientId>,
 }
 
@@ -24,11 +31,12 @@ impl MemoryBudget {
     /// Takes `bytes` for a connection that holds `held` already. If there is no room, the connection waits in line
     /// and asks again when it is [`MemoryBudget::next_in_line`].
     pub fn try_reserve(&mut self, client: ClientId, held: u64, bytes: u64) -> bool {
-        let is_small_and_first = held == 0 && bytes <= SMALL_REQUEST_BYTES;
+        // Whoever is gone had his share; clients that come and go must not have one each time.
+        let is_within_share = held + bytes <= SHARE_BYTES && self.left_bytes < ALL_CLIENTS_BYTES_MAX;
         let fits_client = held == 0 || held + bytes <= CLIENT_BYTES_MAX;
         let is_next = self.waiting.front().is_none_or(|first| *first == client);
         let fits_all = is_next && (self.used == 0 || self.used + bytes <= ALL_CLIENTS_BYTES_MAX);
-        if bytes == 0 || fits_client && (is_small_and_first || fits_all) {
+        if bytes == 0 || fits_client && (is_within_share || fits_all) {
             self.leave_line(client);
             self.used += bytes;
             return true;
@@ -44,6 +52,27 @@ impl MemoryBudget {
     pub fn release(&mut self, bytes: u64) {
         assert!(bytes <= self.used, "{bytes} bytes are released, {} are held", self.used);
         self.used -= bytes;
+    }
+
+    /// The client of a request is gone; its bytes are given back when the replica is done with it.
+    pub fn leave_behind(&mut self, id: RequestId, bytes: u64) {
+        self.left_behind.insert(id, bytes);
+        self.left_bytes += bytes;
+    }
+
+    /// The replica is done with a request.
+    pub fn on_request_ended(&mut self, id: RequestId) {
+        if let Some(bytes) = self.left_behind.remove(&id) {
+            self.left_bytes -= bytes;
+            self.release(bytes);
+        }
+    }
+
+    /// The replica has forgotten every request.
+    pub fn on_requests_forgotten(&mut self) {
+        self.left_behind.clear();
+        self.release(self.left_bytes);
+        self.left_bytes = 0;
     }
 
     /// Who asks again when there is room.
@@ -72,6 +101,22 @@ mod tests {
         assert!(!budget.try_reserve(ClientId(1), 64 * MIB, 1));
         assert_eq!(budget.next_in_line(), None);
         assert!(budget.try_reserve(ClientId(2), 0, 32 * MIB));
+    }
+
+    #[test]
+    fn what_a_client_leaves_behind_counts_until_the_replica_is_done_with_it() {
+        let mut budget = MemoryBudget::default();
+        for client in 1..=2 {
+            assert!(budget.try_reserve(ClientId(client), 0, 64 * MIB));
+            budget.leave_behind(RequestId(client), 64 * MIB);
+        }
+        assert!(!budget.try_reserve(ClientId(3), 0, 4096), "not even its share");
+        budget.on_request_ended(RequestId(1));
+        budget.on_request_ended(RequestId(1));
+        assert!(budget.try_reserve(ClientId(3), 0, 64 * MIB));
+        assert!(!budget.try_reserve(ClientId(4), 0, 2 * MIB));
+        budget.on_requests_forgotten();
+        assert!(budget.try_reserve(ClientId(4), 0, 64 * MIB));
     }
 
     #[test]

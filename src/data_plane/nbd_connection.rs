@@ -14,7 +14,7 @@ use bytes::Bytes;
 use nbd_server::{Command, Decoded, Failure, Negotiated, ReplyEncoder, ReplyTo, Request, Session};
 use replicator::effect::Completion;
 use replicator::event::Event;
-use replicator::units::{RequestId, Span, Tick};
+use replicator::units::{RequestId, Span, Tick, bytes_u64};
 use rustix::net::Shutdown;
 use tracing::debug;
 
@@ -23,12 +23,15 @@ use crate::data_plane::memory_budget::MemoryBudget;
 use crate::data_plane::outflow::Outflow;
 use crate::data_plane::ring::{Operation, Outcome};
 use crate::data_plane::round::{ClientId, Round, Tag};
+use crate::data_plane::send_now::send_now;
 
 /// Most requests of a connection that are not answered, the answer sent.
 pub const REQUESTS_MAX: usize = 128;
-/// Time without progress after which a client that does not take its replies is cut off. The same holds for a client
-/// that stops in the middle of a payload while others wait for the memory.
+/// Time in which a client has to take [`PROGRESS_BYTES`] of its replies, or all of them, lest it be cut off. The same
+/// holds for a payload that it sends while others wait for the memory.
 pub const STALL_LIMIT: Span = Span::from_millis(30_000);
+/// What counts as progress: a client that moves a byte now and then would hold its memory for ever.
+const PROGRESS_BYTES: u64 = 256 << 10;
 /// Time in which a client that was told to go may read its last replies.
 const FAREWELL_LIMIT: Span = Span::from_millis(2_000);
 /// Bytes of the staging buffer.
@@ -39,6 +42,30 @@ const SHORT_RECEIVE_BYTES: usize = 512;
 const SLOT_BITS: u32 = 16;
 
 const _: () = assert!(REQUESTS_MAX <= 1 << SLOT_BITS);
+
+/// Whether bytes move fast enough in one direction.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    since: Tick,
+    moved: u64,
+}
+
+impl Pace {
+    fn begun(now: Tick) -> Self {
+        Self { since: now, moved: 0 }
+    }
+
+    fn note(&mut self, bytes: usize, now: Tick) {
+        self.moved += bytes_u64(bytes);
+        if self.moved >= PROGRESS_BYTES {
+            *self = Self::begun(now);
+        }
+    }
+
+    fn deadline(self) -> Tick {
+        self.since.plus(STALL_LIMIT)
+    }
+}
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +119,10 @@ pub struct NbdConnection {
     /// Header bytes that the decoder misses.
     needed: usize,
     is_receiving: bool,
-    /// When the client last took or gave something.
-    progress_at: Tick,
+    /// How fast the client takes its replies.
+    taking: Pace,
+    /// How fast it sends a payload.
+    giving: Pace,
 }
 
 impl NbdConnection {
@@ -123,7 +152,8 @@ impl NbdConnection {
             held: 0,
             needed: 0,
             is_receiving: false,
-            progress_at: now,
+            taking: Pace::begun(now),
+            giving: Pace::begun(now),
         })
     }
 
@@ -150,7 +180,7 @@ impl NbdConnection {
         self.is_receiving = false;
         match outcome {
             Outcome::Received { buffer, bytes } if bytes > 0 => {
-                self.progress_at = now;
+                self.giving.note(bytes, now);
                 self.inflow.on_received(buffer, bytes);
             }
             Outcome::Received { .. } | Outcome::Failed(_) => {
@@ -171,14 +201,31 @@ impl NbdConnection {
         if self.is_closed() {
             return;
         }
-        self.progress_at = now;
+        self.note_sent(round, budget, now, pieces, bytes);
+        self.advance(round, budget, now);
+    }
+
+    /// Counts what the socket took; the ring sends the rest when there is room again.
+    fn note_sent(
+        &mut self,
+        round: &mut Round,
+        budget: &mut MemoryBudget,
+        now: Tick,
+        pieces: Vec<Bytes>,
+        bytes: usize,
+    ) {
+        self.taking.note(bytes, now);
         let (sent, rest) = self.outflow.on_sent(pieces, bytes);
         self.held -= sent.weight;
         budget.release(sent.weight);
         if let Some(pieces) = rest {
-            self.send(round, pieces);
+            self.send_by_ring(round, pieces);
         }
-        self.advance(round, budget, now);
+    }
+
+    fn send_by_ring(&self, round: &mut Round, pieces: Vec<Bytes>) {
+        let operation = Operation::Send { socket: self.socket.clone(), pieces };
+        round.ring.submit(Tag::ClientSend(self.id), operation);
     }
 
     /// Takes the replica's answer to a request, to be sent with the next [`Self::advance`]. An answer to a request
@@ -230,11 +277,12 @@ impl NbdConnection {
     /// When this connection wants to be looked at, whatever happens.
     #[must_use]
     pub fn deadline(&self, budget: &MemoryBudget) -> Option<Tick> {
+        let taking = (!self.outflow.is_empty()).then(|| self.taking.deadline());
+        let blocks_others = self.inflow.is_in_payload() && budget.next_in_line().is_some();
+        let giving = blocks_others.then(|| self.giving.deadline());
         match self.phase {
-            Phase::Serving | Phase::Finishing if self.is_waited_for(budget) => {
-                Some(self.progress_at.plus(STALL_LIMIT))
-            }
-            Phase::Serving | Phase::Finishing | Phase::Closed => None,
+            Phase::Serving | Phase::Finishing => taking.into_iter().chain(giving).min(),
+            Phase::Closed => None,
             Phase::ShuttingDown { until } | Phase::Farewell { until } => Some(until),
         }
     }
@@ -245,8 +293,18 @@ impl NbdConnection {
             return self.close(budget, "the client does not move on");
         }
         self.decode(round, budget, now);
-        if let Some(pieces) = self.outflow.next_send() {
-            self.send(round, pieces);
+        while let Some(pieces) = self.outflow.next_send() {
+            if matches!(self.phase, Phase::ShuttingDown { .. }) {
+                // By way of the ring: a request that it has received already is seen, and refused, before the end.
+                self.send_by_ring(round, pieces);
+                break;
+            }
+            match send_now(&self.socket, &pieces) {
+                Ok(bytes) => self.note_sent(round, budget, now, pieces, bytes),
+                Err(_) => return self.close(budget, "it takes no more replies"),
+            }
+            // Replies that are out make room for requests that have arrived already.
+            self.decode(round, budget, now);
         }
         if self.has_said_everything() {
             // Closing at once would make TCP drop replies that the client has not read yet.
@@ -260,11 +318,15 @@ impl NbdConnection {
     /// Whether nothing more will be sent.
     fn has_said_everything(&self) -> bool {
         match self.phase {
-            Phase::Finishing | Phase::ShuttingDown { .. } => {
-                self.executing_count == 0 && self.outflow.is_empty() && self.arriving.is_none()
-            }
+            Phase::Finishing => self.has_answered_everything(),
+            // A request that is here in part gets its answer too.
+            Phase::ShuttingDown { .. } => self.has_answered_everything() && !self.inflow.holds_bytes(),
             Phase::Serving | Phase::Farewell { .. } | Phase::Closed => false,
         }
+    }
+
+    fn has_answered_everything(&self) -> bool {
+        self.executing_count == 0 && self.outflow.is_empty() && self.arriving.is_none()
     }
 
     /// Whether requests are taken off the stream, be it to refuse them.
@@ -275,7 +337,7 @@ impl NbdConnection {
         }
     }
 
-    /// Cuts the connection. What the replica still works on is answered to nobody.
+    /// Cuts the connection. What the replica still works on is answered to nobody, and keeps its bytes until then.
     fn close(&mut self, budget: &mut MemoryBudget, why: &str) {
         if self.is_closed() {
             return;
@@ -285,6 +347,12 @@ impl NbdConnection {
         // Ends what the ring is doing on the socket; its memory comes back with the completions.
         let _ = rustix::net::shutdown(&*self.socket, Shutdown::Both);
         budget.leave_line(self.id);
+        for slot in 0..self.executing.len() {
+            if let Some(Executing { held, .. }) = self.executing[slot].take() {
+                self.held -= held;
+                budget.leave_behind(self.request_id(slot), held);
+            }
+        }
         budget.release(std::mem::take(&mut self.held));
     }
 
@@ -359,6 +427,13 @@ impl NbdConnection {
         payload_bytes: u32,
         now: Tick,
     ) -> bool {
+        if self.phase != Phase::Serving {
+            // It is refused whatever it brings, and needs no memory for that.
+            budget.leave_line(self.id);
+            self.inflow.begin_unwanted(u64::from(payload_bytes));
+            self.arriving = Some(Arriving::Refused(request.reply_to(), Failure::ShuttingDown));
+            return true;
+        }
         let held = translate::bytes_in_memory(&request);
         if !budget.try_reserve(self.id, self.held, held) {
             self.arriving = Some(Arriving::WithoutRoom(request, payload_bytes));
@@ -366,6 +441,7 @@ impl NbdConnection {
         }
         self.held += held;
         if payload_bytes > 0 {
+            self.giving = Pace::begun(now);
             self.inflow.begin_payload(usize::try_from(payload_bytes).expect("usize has 64 bits"));
             self.arriving = Some(Arriving::InPart(request, held));
         } else if translate::is_done_by_itself(&request) {
@@ -402,8 +478,12 @@ impl NbdConnection {
         assert!(slot < REQUESTS_MAX, "decode() bounds the requests");
         self.executing[slot] = Some(Executing { request, held });
         self.executing_count += 1;
-        let id = RequestId(self.id.0 << SLOT_BITS | u64::try_from(slot).expect("a slot is small"));
+        let id = self.request_id(slot);
         round.events.push_back(Event::RequestReceived { id, request: translate::request(&request, payload) });
+    }
+
+    fn request_id(&self, slot: usize) -> RequestId {
+        RequestId(self.id.0 << SLOT_BITS | bytes_u64(slot))
     }
 
     fn refuse(&mut self, reply_to: ReplyTo, failure: Failure, held: u64, now: Tick) {
@@ -415,21 +495,7 @@ impl NbdConnection {
     /// The time for which a client may leave replies lying begins with the first of them.
     fn note_reply_queued(&mut self, now: Tick) {
         if self.outflow.is_empty() {
-            self.progress_at = now;
-        }
-    }
-
-    /// Whether somebody waits for this client to take or give something.
-    fn is_waited_for(&self, budget: &MemoryBudget) -> bool {
-        let blocks_others = self.inflow.is_in_payload() && budget.next_in_line().is_some();
-        !self.outflow.is_empty() || blocks_others
-    }
-
-    fn send(&mut self, round: &mut Round, pieces: Vec<Bytes>) {
-        if !self.is_closed() {
-            round
-                .ring
-                .submit(Tag::ClientSend(self.id), Operation::Send { socket: self.socket.clone(), pieces });
+            self.taking = Pace::begun(now);
         }
     }
 

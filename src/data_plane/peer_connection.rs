@@ -14,13 +14,14 @@ use replicator::peer::frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameError, FrameHeader, OutboundFrame, ReceivedFrame,
 };
 use replicator::units::{NodeId, Span, bytes_u64};
-use rustix::net::{SendFlags, Shutdown, sockopt};
+use rustix::net::{Shutdown, sockopt};
 use tracing::warn;
 
 use crate::data_plane::inflow::Inflow;
 use crate::data_plane::outflow::Outflow;
 use crate::data_plane::ring::{Operation, Outcome};
 use crate::data_plane::round::{Round, Tag};
+use crate::data_plane::send_now::send_now;
 
 /// Bytes of the staging buffer: the largest header and body, and as much again of what follows.
 const STAGING_BYTES: usize = 2 * FRAME_BODY_BYTES_MAX;
@@ -108,7 +109,10 @@ impl PeerConnection {
             return;
         }
         if let Some(pieces) = self.outflow.next_send() {
-            self.send(round, pieces);
+            match send_now(&self.socket, &pieces) {
+                Ok(bytes) => self.note_sent(round, pieces, bytes),
+                Err(errno) => return self.end(round, LinkLoss::Socket(errno.raw_os_error())),
+            }
         }
         if !self.is_receiving {
             self.is_receiving = true;
@@ -153,16 +157,22 @@ impl PeerConnection {
         if self.is_over {
             return;
         }
+        self.note_sent(round, pieces, bytes);
+        self.advance(round);
+    }
+
+    /// Counts what the socket took; the ring sends the rest when there is room again.
+    fn note_sent(&mut self, round: &mut Round, pieces: Vec<Bytes>, bytes: usize) {
         let (sent, rest) = self.outflow.on_sent(pieces, bytes);
         if let Some(pieces) = rest {
-            self.send(round, pieces);
+            let operation = Operation::Send { socket: self.socket.clone(), pieces };
+            round.ring.submit(Tag::PeerSend(self.peer, self.link), operation);
         }
         if sent.messages > 0 {
             self.sent_frames += bytes_u64(sent.messages);
             let (peer, link, frames) = (self.peer, self.link, self.sent_frames);
             round.events.push_back(Event::FramesSent { peer, link, frames });
         }
-        self.advance(round);
     }
 
     /// Ends the link and tells the replica, once.
@@ -183,12 +193,8 @@ impl PeerConnection {
     /// waits; what the kernel has no room for is lost, as it would be on any link that breaks.
     fn send_last_words(&mut self) {
         // While the ring sends, nothing may get in between.
-        let Some(pieces) = self.outflow.next_send() else { return };
-        for piece in pieces {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            if rustix::net::send(&*self.socket, &piece, flags) != Ok(piece.len()) {
-                return;
-            }
+        if let Some(pieces) = self.outflow.next_send() {
+            let _ = send_now(&self.socket, &pieces);
         }
     }
 
@@ -218,11 +224,6 @@ impl PeerConnection {
         let Some(payload) = self.inflow.take_payload() else { return Ok(None) };
         let (header, body) = self.arriving.take().expect("a payload follows its header");
         ReceivedFrame::assemble(header, body, payload).map(Some)
-    }
-
-    fn send(&mut self, round: &mut Round, pieces: Vec<Bytes>) {
-        let operation = Operation::Send { socket: self.socket.clone(), pieces };
-        round.ring.submit(Tag::PeerSend(self.peer, self.link), operation);
     }
 }
 

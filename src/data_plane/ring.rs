@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
@@ -20,6 +20,7 @@ use io_uring::{IoUring, opcode, squeue};
 use rustix::io::Errno;
 
 use crate::data_plane::buffers::PoolBuffer;
+use crate::data_plane::busy_poll::CROWDED_AFTER;
 
 /// Submissions that fit between two system calls; more are submitted early.
 const SUBMISSIONS: u32 = 512;
@@ -31,6 +32,9 @@ const PIECES_MAX: usize = 1024;
 const COUNTER_BYTES: usize = 8;
 /// Time to wait for cancelled operations when the ring ends.
 const CANCEL_WAIT: Duration = Duration::from_millis(100);
+
+/// Looks at the ring between two offers of the processor to others.
+const LOOKS_BETWEEN_YIELDS: u32 = 16;
 
 /// What to do. Everything it needs moves in with it.
 #[derive(Debug)]
@@ -123,6 +127,17 @@ pub enum Outcome {
     Failed(Errno),
 }
 
+/// What [`Ring::look`] saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Something is done, or may be.
+    Done,
+    /// Nothing in the time given.
+    Nothing,
+    /// Another thread has used the processor for so long that it is better left to it.
+    Crowded,
+}
+
 /// An operation that is done.
 #[derive(Debug)]
 pub struct Completion<T> {
@@ -177,7 +192,12 @@ impl<T> Ring<T> {
         // One thread submits, and completion work runs when that thread waits: no interrupts of its work. A kernel
         // older than 6.1 refuses this and gets a plain ring.
         let mut cheap = builder.clone();
-        cheap.setup_single_issuer().setup_defer_taskrun().setup_coop_taskrun().setup_submit_all();
+        cheap
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all();
         let kernel = cheap.build(SUBMISSIONS).or_else(|_| builder.build(SUBMISSIONS))?;
         if !kernel.params().is_feature_ext_arg() || !kernel.params().is_feature_nodrop() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring needs Linux 5.11 or newer"));
@@ -210,6 +230,14 @@ impl<T> Ring<T> {
     /// # Errors
     /// The ring is broken; nothing can go on.
     pub fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        if !self.raw_completions.is_empty() {
+            // Taken out already, to make room: what they lead to comes first.
+            return self
+                .kernel
+                .submit()
+                .map(|_| ())
+                .or_else(|error| if is_fatal(&error) { Err(error) } else { Ok(()) });
+        }
         let entered = match timeout {
             None => self.kernel.submit_and_wait(1),
             Some(timeout) => {
@@ -224,6 +252,35 @@ impl<T> Ring<T> {
                 Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => Ok(()),
                 Some(_) | None => Err(error),
             },
+        }
+    }
+
+    /// Hands over what is queued and looks for something that is done for at most `window`, without sleeping. Lets
+    /// every other thread pass that wants the processor.
+    ///
+    /// # Errors
+    /// The ring is broken; nothing can go on.
+    pub fn look(&mut self, window: Duration) -> io::Result<Look> {
+        if let Err(error) = self.kernel.submit() {
+            return if is_fatal(&error) { Err(error) } else { Ok(Look::Done) };
+        }
+        let begun = Instant::now();
+        let mut before = begun;
+        loop {
+            for _ in 0..LOOKS_BETWEEN_YIELDS {
+                // Either there is a completion, or work of the kernel that may end as one waits for this thread.
+                if self.kernel.submission().taskrun() || !self.kernel.completion().is_empty() {
+                    return Ok(Look::Done);
+                }
+                std::hint::spin_loop();
+            }
+            std::thread::yield_now();
+            let after = Instant::now();
+            match () {
+                () if after - before >= CROWDED_AFTER => return Ok(Look::Crowded),
+                () if after - begun >= window => return Ok(Look::Nothing),
+                () => before = after,
+            }
         }
     }
 

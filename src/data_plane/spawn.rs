@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Sender};
 
 use replicator::config::Config;
 use replicator::replica::{Replica, Restored};
-use replicator::units::VoterId;
+use replicator::units::{Span, VoterId};
 use rustix::event::EventfdFlags;
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedSender;
@@ -26,6 +26,8 @@ pub struct Settings {
     pub config: Config,
     /// Its disks on this node.
     pub disks: DiskPaths,
+    /// How long to look for completions before each sleep, while they follow one another closely.
+    pub busy_poll: Span,
     /// The page that outlives the daemon, but not the boot: `/run/twinblk/RES.run`.
     pub continuity_page: PathBuf,
 }
@@ -99,6 +101,7 @@ impl DataPlane {
         let parts = |core| Parts {
             resource: settings.config.resource.clone(),
             peer_timeout: settings.config.peer_timeout,
+            busy_poll: settings.busy_poll,
             core,
             disks: disks.into_backing_device(),
             continuity,

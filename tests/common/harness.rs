@@ -18,6 +18,8 @@ use tempfile::TempDir;
 
 /// Name of the resource and of its export.
 pub const RESOURCE: &str = "demo";
+/// What every voter knows.
+pub const SECRET: &str = "a secret that every voter knows";
 /// The executable under test.
 pub const TWINBLK: &str = env!("CARGO_BIN_EXE_twinblk");
 
@@ -62,7 +64,8 @@ impl Voter {
         }
     }
 
-    fn index(self) -> usize {
+    /// Its number, by its place in the configuration.
+    pub fn index(self) -> usize {
         match self {
             Self::A => 0,
             Self::B => 1,
@@ -82,11 +85,19 @@ pub struct Settings {
     pub peer_timeout: &'static str,
     /// Size of each journal.
     pub journal_size: &'static str,
+    /// When a write is complete.
+    pub protocol: &'static str,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { size: "64MiB", heartbeat: "100ms", peer_timeout: "500ms", journal_size: "16MiB" }
+        Self {
+            size: "64MiB",
+            heartbeat: "100ms",
+            peer_timeout: "500ms",
+            journal_size: "16MiB",
+            protocol: "C",
+        }
     }
 }
 
@@ -109,7 +120,7 @@ impl Cluster {
         let cluster = Self { folder, ports: files::free_ports(), processes: [None, None, None] };
         for voter in Voter::ALL {
             std::fs::create_dir(cluster.run_dir(voter)).expect("a folder for each voter");
-            files::write_for_owner(&cluster.secret(voter), "a secret that every voter knows");
+            files::write_for_owner(&cluster.secret(voter), SECRET);
             cluster.configure(voter, settings);
         }
         before(&cluster);

@@ -101,7 +101,7 @@ fn tiebreaker() -> TiebreakerState {
 fn images() -> Vec<Image> {
     let mut bitmap = BitmapPage::clean(1, 5);
     bitmap.header.sequence = 3;
-    [0, 9, BITMAP_PAGE_BLOCKS - 1].into_iter().for_each(|block| bitmap.set(block));
+    [0, 9, BITMAP_PAGE_BLOCKS - 1].into_iter().for_each(|block| bitmap.set(block..block + 1));
     let header = PageHeader { peer_slot: 0, page_index: 2, sequence: 1 };
     let checksums = ChecksumPage { header, sums: (0..1008).map(Crc32c).collect() };
     let activity = ActivityPage { header, extents: vec![0, 1, 4_194_303] };

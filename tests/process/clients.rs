@@ -18,14 +18,21 @@ fn raw_client(cluster: &Cluster, replica: Voter) -> UnixStream {
     stream
 }
 
-fn ask_to_read(stream: &mut UnixStream) -> std::io::Result<()> {
+fn ask_to_read(stream: &mut UnixStream, bytes: u32) -> std::io::Result<()> {
     let mut request = Vec::new();
     request.extend(0x2560_9513_u32.to_be_bytes());
     request.extend([0; 4]); // no flags, READ
     request.extend(77_u64.to_be_bytes());
     request.extend(0_u64.to_be_bytes());
-    request.extend(512_u32.to_be_bytes());
+    request.extend(bytes.to_be_bytes());
     stream.write_all(&request)
+}
+
+/// Memory of a process that is really there.
+fn resident_kilobytes(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("every process has it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 #[test]
@@ -37,7 +44,7 @@ fn a_client_of_a_node_that_is_demoted_by_force_hears_that_it_shuts_down_or_the_e
     assert_eq!(refused.status.code(), Some(11), "a client is connected");
     cluster.expect(Voter::A, &["demote", RESOURCE, "--force"]);
     // The end may come first; an answer that comes is this error and no other.
-    let _ = ask_to_read(&mut stream);
+    let _ = ask_to_read(&mut stream, 512);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     if let Some(error) = answer.get(4..8) {
@@ -48,26 +55,55 @@ fn a_client_of_a_node_that_is_demoted_by_force_hears_that_it_shuts_down_or_the_e
 }
 
 #[test]
+fn a_request_in_flight_at_a_forced_demotion_is_answered_with_shutdown_and_then_the_connection_ends() {
+    let mut cluster = Cluster::start(&Settings::default());
+    cluster.promote(Voter::A);
+    cluster.wait_until_synced(Voter::A);
+    let mut stream = raw_client(&cluster, Voter::A);
+    // Without a majority all I/O waits, so the request is in flight for certain.
+    cluster.kill(Voter::B);
+    cluster.kill(Voter::Tiebreaker);
+    cluster.wait_until("all I/O waits", SOON, |cluster| {
+        cluster.value(Voter::A, "/frozen").is_some_and(|frozen| !frozen.is_null())
+    });
+    ask_to_read(&mut stream, 512).expect("sent");
+    cluster.wait_until("the request waits too", SOON, |cluster| {
+        cluster.value(Voter::A, "/devices/0/upper-pending").is_some_and(|pending| pending == 1)
+    });
+    cluster.expect(Voter::A, &["demote", RESOURCE, "--force"]);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an orderly end");
+    assert_eq!(answer.len(), 16, "{answer:02x?}");
+    assert_eq!(answer[4..8], ESHUTDOWN.to_be_bytes(), "{answer:02x?}");
+    assert_eq!(answer[8..], 77_u64.to_be_bytes(), "the cookie of the request");
+}
+
+#[test]
 fn half_open_and_silent_clients_hurt_nobody() {
     let cluster = Cluster::start(&Settings::default());
     cluster.promote(Voter::A);
     let socket = cluster.nbd_socket(Voter::A);
     // Some never speak, some stop in the middle of a word, some never read their answers.
     let silent: Vec<UnixStream> =
-        (0..20).map(|_| UnixStream::connect(&socket).expect("it listens")).collect();
+        (0..100).map(|_| UnixStream::connect(&socket).expect("it listens")).collect();
     let mut broken: Vec<UnixStream> =
         (0..5).map(|_| UnixStream::connect(&socket).expect("it listens")).collect();
     for stream in &mut broken {
         stream.write_all(&[0, 0, 0]).expect("sent");
         stream.shutdown(std::net::Shutdown::Write).expect("half open");
     }
-    let mut deaf = raw_client(&cluster, Voter::A);
-    deaf.set_write_timeout(Some(Duration::from_millis(50))).expect("set");
-    while ask_to_read(&mut deaf).is_ok() {}
+    let mut deaf: Vec<UnixStream> = (0..4).map(|_| raw_client(&cluster, Voter::A)).collect();
+    for (stream, bytes) in deaf.iter_mut().zip([512, 4096, 32 << 20, 32 << 20]) {
+        stream.set_write_timeout(Some(Duration::from_millis(50))).expect("set");
+        while ask_to_read(stream, bytes).is_ok() {}
+    }
     let mut volume = Volume::connect(&socket, RESOURCE).expect("served beside them");
     for block in 0..64 {
         volume.write_and_flush(block * 4096, &[1; 4096]).expect("written beside them");
     }
+    // Replies that nobody reads are bounded, all together; the rest is what a daemon needs anyway.
+    let kilobytes = resident_kilobytes(cluster.process_id(Voter::A));
+    assert!(kilobytes < 400 << 10, "the daemon holds {kilobytes} KiB");
     drop((silent, broken, deaf));
 }
 

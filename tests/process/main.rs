@@ -20,7 +20,11 @@ mod writers;
 
 mod clients;
 mod disks;
+mod extended;
+mod foreign;
 mod hosts;
 mod kills;
+mod protocols;
 mod refusals;
 mod stops;
+mod trio;

@@ -1,68 +1,215 @@
 //! What daemons refuse, and in which words.
 
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::process::Output;
+
+use replicator::peer::handshake::{LocalIdentity, VersionRange};
+
+use crate::foreign;
 use crate::harness::{Cluster, RESOURCE, SOON, Settings, Voter, files};
 
-/// A pair of which the second node has another configuration or secret. The second one dials; gives why it says that
-/// it is not linked, and what the first one has logged.
-fn reasons_when(spoil: impl Fn(&Cluster)) -> String {
+/// Why a replica has no replication with its peer, and what its status says to do.
+#[derive(Debug, Default)]
+struct Told {
+    reason: String,
+    action: String,
+}
+
+impl Told {
+    fn by(cluster: &Cluster, replica: Voter) -> Option<Self> {
+        let status = cluster.status(replica)?;
+        let text = |pointer: &str| status.pointer(pointer)?.as_str().map(str::to_owned);
+        let reason = text("/connections/0/reason")?;
+        // The advice on the peer is the one that gives its reason.
+        let advice = status.pointer("/advice")?.as_array()?.iter();
+        let mut on_peer =
+            advice.filter(|advice| advice["status"].as_str().is_some_and(|said| said.contains(&reason)));
+        let action = on_peer.next()?["action"].as_str()?.to_owned();
+        Some(Self { reason, action })
+    }
+
+    /// What it says once it says that, instead of that nobody listens there yet.
+    fn wait(cluster: &mut Cluster, replica: Voter, reason: &str) -> Self {
+        let mut told = Self::default();
+        let what = format!("{} says: {reason}", replica.name());
+        cluster.wait_until(&what, SOON, |cluster| {
+            told = Self::by(cluster, replica).unwrap_or_default();
+            told.reason.contains(reason)
+        });
+        let state = cluster.value(replica, "/connections/0/connection-state").expect("a status");
+        assert_ne!(state, "Connected");
+        told
+    }
+}
+
+/// A pair of which the second node is spoilt before it starts. The second one dials.
+fn spoilt_pair(spoil: impl Fn(&Cluster)) -> Cluster {
     let mut cluster = Cluster::make(&Settings::default());
     spoil(&cluster);
     for voter in Voter::ALL {
         cluster.start_process(voter);
     }
-    let mut reason = String::new();
-    cluster.wait_until("b says why it is not linked to a", SOON, |cluster| {
-        let found = cluster.value(Voter::B, "/connections/0/reason");
-        reason = found.and_then(|reason| reason.as_str().map(str::to_owned)).unwrap_or_default();
-        // Until both have started, the reason is that nobody listens.
-        !reason.is_empty() && !reason.contains("os error")
-    });
-    let state = cluster.value(Voter::B, "/connections/0/connection-state").expect("a status");
-    assert_ne!(state, "Connected");
-    format!("{reason}\n{}", cluster.logged(Voter::A))
+    cluster
 }
 
 #[test]
-fn a_peer_with_another_secret_is_refused_by_name() {
-    let reason = reasons_when(|cluster| {
+fn a_peer_with_another_secret_is_refused_by_name_and_learns_no_more_than_that() {
+    let mut cluster = spoilt_pair(|cluster| {
         files::write_for_owner(&cluster.secret(Voter::B), "another secret, just as long");
     });
-    assert!(reason.contains("authentication failed"), "{reason}");
-    assert!(reason.contains("could not prove that it knows the shared secret"), "{reason}");
+    let accepting = Told::wait(&mut cluster, Voter::A, "could not prove that it knows the shared secret");
+    assert!(accepting.reason.contains("from 127.0.0.1 that says it is the peer"), "{accepting:?}");
+    assert!(accepting.action.contains("Compare the secret files"), "{accepting:?}");
+    let dialing = Told::wait(&mut cluster, Voter::B, "refused by the other side");
+    assert_eq!(dialing.reason, "refused by the other side: authentication failed");
+    assert!(dialing.action.contains("secret files and the names of the nodes"), "{dialing:?}");
 }
 
 #[test]
 fn a_peer_with_another_configuration_is_refused_by_name() {
     let other = Settings { peer_timeout: "700ms", ..Settings::default() };
-    let reason = reasons_when(|cluster| cluster.configure(Voter::B, &other));
-    assert!(reason.contains("configur"), "{reason}");
+    let mut cluster = spoilt_pair(|cluster| cluster.configure(Voter::B, &other));
+    for replica in Voter::REPLICAS {
+        let told = Told::wait(&mut cluster, replica, "its configuration differs");
+        assert!(told.action.contains("Make the configuration file the same"), "{told:?}");
+    }
 }
 
 #[test]
 fn a_peer_with_a_volume_of_another_size_is_refused_by_name() {
-    let reason = reasons_when(|cluster| {
+    let mut cluster = spoilt_pair(|cluster| {
         cluster.configure(Voter::B, &Settings { size: "32MiB", ..Settings::default() });
         cluster.expect(Voter::B, &["create-metadata", RESOURCE, "--uptodate-zeroed", "--force"]);
     });
-    assert!(reason.contains("the volume has 67108864 bytes here and 33554432 on the peer"), "{reason}");
+    let values = "the volume has 67108864 bytes here and 33554432 on the peer";
+    let accepting = Told::wait(&mut cluster, Voter::A, values);
+    assert_eq!(accepting.action, "Make `size` the same on both nodes.");
+    let dialing = Told::wait(&mut cluster, Voter::B, "its volume has another size");
+    assert!(dialing.action.contains("`twinblk status` on the other node"), "{dialing:?}");
+}
+
+#[test]
+fn a_peer_that_serves_another_resource_is_refused_by_name_on_both_ends() {
+    let other = |voter| LocalIdentity { resource: "post".to_owned(), ..foreign::identity(voter) };
+    let mut cluster = Cluster::make(&Settings::default());
+    cluster.start_process(Voter::A);
+    cluster.wait_until("a runs", SOON, |cluster| cluster.status(Voter::A).is_some());
+    let dialing = foreign::dial(&cluster, other(Voter::B), Voter::A);
+    assert_eq!(dialing.to_string(), "refused by the other side: it serves another resource");
+    let accepting = Told::wait(&mut cluster, Voter::A, "this node serves resource demo, the peer post");
+    assert!(accepting.action.contains("Make `resource` the same"), "{accepting:?}");
+
+    assert!(cluster.stop(Voter::A).success());
+    cluster.start_process(Voter::B);
+    foreign::refuse_one(&cluster, Voter::A, other(Voter::A));
+    Told::wait(&mut cluster, Voter::B, "refused by the other side: it serves another resource");
+}
+
+#[test]
+fn a_peer_of_another_protocol_version_is_refused_by_name_on_both_ends() {
+    let versions = VersionRange { lowest: 2, highest: 3 };
+    let other = |voter| LocalIdentity { versions, ..foreign::identity(voter) };
+    let mut cluster = Cluster::make(&Settings::default());
+    cluster.start_process(Voter::A);
+    cluster.wait_until("a runs", SOON, |cluster| cluster.status(Voter::A).is_some());
+    let dialing = foreign::dial(&cluster, other(Voter::B), Voter::A);
+    let told = "no common protocol version: this node speaks 1 to 1, the peer 2 to 3";
+    assert_eq!(dialing.to_string(), format!("refused by the other side: {told}"));
+    let accepting = Told::wait(&mut cluster, Voter::A, told);
+    assert_eq!(accepting.action, "Upgrade the older of the two nodes.");
+
+    assert!(cluster.stop(Voter::A).success());
+    cluster.start_process(Voter::B);
+    foreign::refuse_one(&cluster, Voter::A, other(Voter::A));
+    Told::wait(
+        &mut cluster,
+        Voter::B,
+        "no common protocol version: this node speaks 2 to 3, the peer 1 to 1",
+    );
+}
+
+#[test]
+fn a_peer_whose_metadata_was_made_anew_is_refused_by_name_on_both_ends() {
+    let mut cluster = Cluster::start(&Settings::default());
+    assert!(cluster.stop(Voter::B).success());
+    cluster.expect(Voter::B, &["create-metadata", RESOURCE, "--uptodate-zeroed", "--force"]);
+    cluster.start_process(Voter::B);
+    let accepting = Told::wait(&mut cluster, Voter::A, "was pinned at first contact");
+    let dialing = Told::wait(&mut cluster, Voter::B, "it knows this node by another voter identity");
+    for told in [accepting, dialing] {
+        assert!(told.action.contains("Starting over"), "{told:?}");
+    }
+    cluster.wait_until("b says why the tiebreaker refuses it too", SOON, |cluster| {
+        let reason = cluster.value(Voter::B, "/tiebreaker/reason");
+        reason
+            .is_some_and(|reason| reason.as_str().is_some_and(|said| said.contains("another voter identity")))
+    });
+}
+
+#[test]
+fn a_disconnected_pair_says_on_both_ends_who_did_it_and_how_to_undo_it() {
+    let mut cluster = Cluster::start(&Settings::default());
+    cluster.expect(Voter::A, &["disconnect", RESOURCE, "--peer", "b"]);
+    let here = Told::wait(&mut cluster, Voter::A, "disconnected by an operator");
+    assert_eq!(here.action, "`twinblk connect demo` reverses it.");
+    let there = Told::wait(&mut cluster, Voter::B, "an operator has disconnected it from this node");
+    assert!(there.action.contains("`twinblk"), "{there:?}");
+    cluster.expect(Voter::A, &["connect", RESOURCE]);
+    cluster.wait_until_linked();
 }
 
 #[test]
 fn a_daemon_whose_volume_is_not_the_configured_size_does_not_start() {
-    let mut cluster = Cluster::make(&Settings::default());
+    let cluster = Cluster::make(&Settings::default());
     cluster.configure(Voter::A, &Settings { size: "32MiB", ..Settings::default() });
-    cluster.start_process(Voter::A);
-    let status = cluster.wait_for_end(Voter::A);
-    assert!(!status.success());
-    let said = cluster.logged(Voter::A);
-    for size in [["67108864", "64MiB"], ["33554432", "32MiB"]] {
-        assert!(size.iter().any(|size| said.contains(size)), "{size:?}: {said}");
-    }
+    let (status, said) = outcome(&cluster.run(Voter::A, &["run", RESOURCE]));
+    assert_eq!(status, Some(10), "{said}");
+    assert!(said.contains("for a volume of 67108864 bytes, the configuration says 33554432"), "{said}");
+    assert!(said.contains("action: write size = \"67108864\""), "{said}");
+}
+
+/// The exit status of a process that should not have started, and what it said last.
+fn outcome(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_second_daemon_of_a_resource_is_refused_by_the_name_of_the_socket() {
+    let cluster = Cluster::start(&Settings::default());
+    let (status, said) = outcome(&cluster.run(Voter::A, &["run", RESOURCE]));
+    assert_eq!(status, Some(11), "{said}");
+    assert!(said.contains("demo.sock") && said.contains("action: `twinblk status demo`"), "{said}");
+}
+
+#[test]
+fn a_daemon_whose_nbd_socket_or_port_is_taken_is_refused_by_its_name() {
+    let cluster = Cluster::make(&Settings::default());
+    let socket = cluster.nbd_socket(Voter::A);
+    let holder = UnixListener::bind(&socket).expect("bound");
+    let (status, said) = outcome(&cluster.run(Voter::A, &["run", RESOURCE]));
+    assert_eq!(status, Some(11), "{said}");
+    assert!(said.contains("another process listens on") && said.contains("demo.nbd"), "{said}");
+    drop(holder);
+
+    let port = cluster.port(Voter::A);
+    let _holder = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("bound");
+    let (status, said) = outcome(&cluster.run(Voter::A, &["run", RESOURCE]));
+    assert_eq!(status, Some(11), "{said}");
+    assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("action: `ss -ltnp"), "{said}");
+}
+
+#[test]
+fn a_second_tiebreaker_on_the_same_file_is_refused() {
+    let cluster = Cluster::start(&Settings::default());
+    let (status, said) = outcome(&cluster.run(Voter::Tiebreaker, &["tiebreaker", RESOURCE]));
+    assert_eq!(status, Some(11), "{said}");
+    assert!(said.contains("another tiebreaker runs on it") && said.contains("action: end"), "{said}");
 }
 
 /// Starts another daemon for the disks of A; gives how it ended and what it said.
-pub fn second_daemon(cluster: &Cluster) -> (std::process::ExitStatus, String) {
-    // The same disks and addresses, but a folder of its own, so that not the control socket stands in the way.
+pub fn second_daemon(cluster: &Cluster) -> (Option<i32>, String) {
+    // The same disks, but a folder, sockets and ports of its own, so that nothing else stands in the way.
     let elsewhere = cluster.scratch().join("elsewhere");
     std::fs::create_dir(&elsewhere).expect("made");
     let config = std::fs::read_to_string(cluster.run_dir(Voter::A).join("demo.toml")).expect("there");
@@ -75,14 +222,16 @@ pub fn second_daemon(cluster: &Cluster) -> (std::process::ExitStatus, String) {
         .args(["run", RESOURCE, "--node", "a", "--config-dir", folder, "--run-dir", folder])
         .output()
         .expect("the executable");
-    (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+    outcome(&output)
 }
 
 #[test]
 fn a_second_daemon_on_the_same_disk_is_refused() {
     let mut cluster = Cluster::start(&Settings::default());
     let (status, said) = second_daemon(&cluster);
-    assert!(!status.success() && said.contains("in use"), "{status}: {said}");
+    assert_eq!(status, Some(11), "{said}");
+    assert!(said.contains("/a/data is in use by another process"), "{said}");
+    assert!(said.contains("action: `fuser -v"), "{said}");
     // The first one goes on.
     cluster.promote(Voter::A);
     assert!(cluster.stop(Voter::B).success());
@@ -111,14 +260,32 @@ fn a_peer_that_missed_more_than_the_journal_holds_is_refused_by_name() {
         volume.write_and_flush(megabyte << 20, &bytes).expect("the Primary goes on alone");
     }
     cluster.start_process(Voter::B);
-    let mut reason = String::new();
-    cluster.wait_until("a says why it does not replicate to b", SOON, |cluster| {
-        let found = cluster.value(Voter::A, "/connections/0/reason");
-        reason = found.and_then(|reason| reason.as_str().map(str::to_owned)).unwrap_or_default();
-        reason.contains("resync") || reason.contains("bitmap")
-    });
-    let state = cluster.value(Voter::A, "/connections/0/connection-state").expect("a status");
-    assert_eq!(state, "StandAlone", "{reason}");
+    for replica in Voter::REPLICAS {
+        let told = Told::wait(&mut cluster, replica, "NeedsBitmapResync");
+        let state = cluster.value(replica, "/connections/0/connection-state").expect("a status");
+        assert_eq!(state, "StandAlone", "{told:?}");
+        assert!(told.action.contains("Starting over"), "{told:?}");
+    }
     // Clients notice nothing.
     assert_eq!(volume.read(47 << 20, 4096).expect("readable"), vec![7; 4096]);
+    drop(volume);
+    start_over(&mut cluster);
+}
+
+/// What the status says to do, as docs/operating/split-brain.md has it.
+fn start_over(cluster: &mut Cluster) {
+    for voter in Voter::ALL {
+        assert!(cluster.stop(voter).success(), "{} stops in order", voter.name());
+    }
+    for replica in Voter::REPLICAS {
+        cluster.expect(replica, &["create-metadata", RESOURCE, "--uptodate-zeroed", "--force"]);
+    }
+    std::fs::remove_file(cluster.run_dir(Voter::Tiebreaker).join("vote")).expect("there");
+    cluster.expect(Voter::Tiebreaker, &["tiebreaker", RESOURCE, "--init"]);
+    for voter in Voter::ALL {
+        cluster.start_process(voter);
+    }
+    cluster.wait_until_linked();
+    cluster.promote(Voter::A);
+    cluster.wait_until_synced(Voter::A);
 }

@@ -156,7 +156,8 @@ impl RecoveryScan {
             end,
             end_generation,
             flushed_up_to: self.flushed_up_to,
-            written_back_up_to: self.written_back_up_to,
+            // Where a damaged journal ends before what the data area holds, this node counts on neither.
+            written_back_up_to: self.written_back_up_to.min(end),
             replay: self.replay.into(),
             ring,
             verdict: classify(self.found, self.evidence),

@@ -21,7 +21,6 @@ struct BatchInFlight {
     io: IoId,
     last_lsn: Lsn,
     bytes: u64,
-    started: Tick,
     is_written: bool,
 }
 
@@ -43,7 +42,6 @@ impl NextBatch {
 struct FlushInFlight {
     io: IoId,
     covers: Lsn,
-    started: Tick,
 }
 
 /// The writing end of the journal.
@@ -145,13 +143,6 @@ impl JournalWriter {
         (bytes_u64(self.in_flight.len()) + u64::from(self.flush.is_some()), self.batches_written)
     }
 
-    /// When the oldest I/O in flight was ordered.
-    #[must_use]
-    pub fn oldest_io(&self) -> Option<Tick> {
-        let write = self.in_flight.iter().filter(|batch| !batch.is_written).map(|batch| batch.started).min();
-        write.into_iter().chain(self.flush.as_ref().map(|flush| flush.started)).min()
-    }
-
     /// Takes a record in.
     pub fn accept(&mut self, generation: GenerationId, record: Record) {
         assert_eq!(record.lsn, self.accepted().next(), "the journal has no gaps");
@@ -172,9 +163,7 @@ impl JournalWriter {
         next_io: &mut impl FnMut() -> IoId,
         effects: &mut Effects,
     ) {
-        while self.in_flight.len() < JOURNAL_WRITES_MAX
-            && self.start_batch(now, data_flushed, next_io, effects)
-        {}
+        while self.in_flight.len() < JOURNAL_WRITES_MAX && self.start_batch(data_flushed, next_io, effects) {}
         self.start_flush(now, next_io, effects);
     }
 
@@ -203,7 +192,6 @@ impl JournalWriter {
 
     fn start_batch(
         &mut self,
-        now: Tick,
         data_flushed: Lsn,
         next_io: &mut impl FnMut() -> IoId,
         effects: &mut Effects,
@@ -225,7 +213,6 @@ impl JournalWriter {
             io,
             last_lsn: placed.last_lsn,
             bytes: placed.total_bytes,
-            started: now,
             is_written: false,
         });
         let offset = self.zone_offset + placed.ring_offset;
@@ -243,7 +230,7 @@ impl JournalWriter {
             return;
         }
         let io = next_io();
-        self.flush = Some(FlushInFlight { io, covers: self.journaled, started: now });
+        self.flush = Some(FlushInFlight { io, covers: self.journaled });
         self.unflushed_bytes = 0;
         effects.push(Effect::FlushJournal { io });
     }

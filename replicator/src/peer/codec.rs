@@ -56,7 +56,8 @@ pub enum MessageError {
 }
 
 const STAGES: [(VoteStage, u8); 2] = [(VoteStage::Ask, 1), (VoteStage::Take, 2)];
-const REASONS: [(FarewellReason, u8); 2] = [(FarewellReason::Stopping, 1), (FarewellReason::Disconnected, 2)];
+const REASONS: [(FarewellReason, u8); 3] =
+    [(FarewellReason::Stopping, 1), (FarewellReason::Disconnected, 2), (FarewellReason::UnknownVoter, 3)];
 
 impl Message {
     /// Which message this is.

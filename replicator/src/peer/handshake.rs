@@ -26,6 +26,9 @@ use crate::units::{NodeId, VoterId};
 /// The protocol versions that this build speaks, lowest and highest.
 pub const PROTOCOL_VERSIONS: VersionRange = VersionRange { lowest: 1, highest: 1 };
 
+/// All that is told to somebody who does not know the secret.
+const AUTHENTICATION_FAILED: &str = "authentication failed";
+
 /// Random bytes that are never used twice.
 pub type Nonce = [u8; 32];
 
@@ -194,6 +197,12 @@ pub enum HandshakeError {
         /// There.
         theirs: u64,
     },
+    /// The peer is who it says, but an operator wants no link to it.
+    #[error("an operator has disconnected {node} here")]
+    NotWanted {
+        /// Its number.
+        node: NodeId,
+    },
     /// The peer does not know the secret. No more is said, to nobody.
     #[error("the peer could not prove that it knows the shared secret")]
     NotAuthentic,
@@ -206,25 +215,65 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// What the peer is told; nothing if it would not understand or has refused itself.
+    /// What the peer is told; nothing if it would not understand or has refused itself. It has proved nothing yet in
+    /// most cases, so it hears what differs, and never this node's own value.
     #[must_use]
     pub fn told(&self) -> Option<String> {
-        match self {
-            Self::Foreign { .. } | Self::RefusedByPeer { .. } => None,
-            Self::NotAuthentic => Some("authentication failed".to_owned()),
+        let text = match self {
+            Self::Foreign { .. } | Self::RefusedByPeer { .. } => return None,
+            Self::NotAuthentic => AUTHENTICATION_FAILED,
+            Self::OtherResource { .. } => "it serves another resource",
+            Self::OtherSize { .. } => "its volume has another size",
+            Self::NotMeant { .. } => "it is another node than the one that was meant",
+            Self::UnknownPeer { .. } => "it expects no peer with this number and this name",
+            Self::OtherKind { .. } => "it expects another kind of voter under this number",
+            Self::NotWanted { .. } => "an operator has disconnected it from this node",
             Self::Layout { .. }
             | Self::Damaged
             | Self::TooLong(_)
             | Self::OutOfTurn { .. }
             | Self::Body(_)
-            | Self::OtherResource { .. }
             | Self::NoCommonVersion { .. }
             | Self::Itself { .. }
-            | Self::SameVoter { .. }
+            | Self::SameVoter { .. } => return Some(self.to_string()),
+        };
+        Some(text.to_owned())
+    }
+
+    /// What an operator does about it, a sentence.
+    #[must_use]
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::Foreign { .. } => {
+                "Find out which program uses the address, and give one of the two another."
+            }
+            Self::Damaged | Self::TooLong(_) | Self::OutOfTurn { .. } | Self::Body(_) => {
+                "Look at the network between the nodes, and install the same release on both."
+            }
+            Self::Layout { .. } | Self::NoCommonVersion { .. } => "Upgrade the older of the two nodes.",
+            Self::OtherResource { .. } => {
+                "Make `resource` the same on both nodes, or give each resource an `address` of its own."
+            }
+            Self::Itself { .. }
             | Self::NotMeant { .. }
             | Self::UnknownPeer { .. }
-            | Self::OtherKind { .. }
-            | Self::OtherSize { .. } => Some(self.to_string()),
+            | Self::OtherKind { .. } => {
+                "Make every [[node]], and their order, the same on all nodes; check which one each node is (--node)."
+            }
+            Self::SameVoter { .. } => {
+                "Give each node metadata of its own, made there by `twinblk create-metadata`, never a copy."
+            }
+            Self::OtherSize { .. } => "Make `size` the same on both nodes.",
+            Self::NotWanted { .. } => {
+                "None; `twinblk connect` on the node that was disconnected reverses it."
+            }
+            Self::NotAuthentic => "Compare the secret files on both nodes: every byte must be the same.",
+            Self::RefusedByPeer { reason } if reason == AUTHENTICATION_FAILED => {
+                "Compare the secret files and the names of the nodes on both nodes; no more is told before."
+            }
+            Self::RefusedByPeer { .. } => {
+                "`twinblk status` on the other node says the same from its side; make both configurations the same."
+            }
         }
     }
 }
@@ -266,6 +315,10 @@ pub struct Handshake {
     peers: Vec<KnownPeer>,
     secret: Secret,
     nonce: Nonce,
+    /// Those of them to whom no link is wanted. They are told so, but only when they have proved who they are.
+    unwanted: Vec<NodeId>,
+    /// Who the other side says it is, proved or not.
+    claimed: Option<NodeId>,
     /// This side's Hello once it is known: the listener's names the dialer.
     own_hello: Vec<u8>,
     partial: Partial,
@@ -286,6 +339,19 @@ impl Handshake {
         Self::new(Side::Listener, local, peers, secret, nonce, Vec::new())
     }
 
+    /// Turns these peers away once they have proved who they are.
+    #[must_use]
+    pub fn turning_away(self, unwanted: Vec<NodeId>) -> Self {
+        Self { unwanted, ..self }
+    }
+
+    /// Who the other side says it is, as soon as it has said so. Anybody can say that: good for a status line, and
+    /// for nothing else.
+    #[must_use]
+    pub fn claimed(&self) -> Option<NodeId> {
+        self.claimed
+    }
+
     fn new(
         side: Side,
         local: LocalIdentity,
@@ -295,7 +361,8 @@ impl Handshake {
         own_hello: Vec<u8>,
     ) -> Self {
         let (partial, state) = (Partial::default(), State::ExpectHello);
-        Self { side, local, peers, secret, nonce, own_hello, partial, state }
+        let (unwanted, claimed) = (Vec::new(), None);
+        Self { side, local, peers, secret, nonce, unwanted, claimed, own_hello, partial, state }
     }
 
     /// What is sent before anything arrives: the dialer's Hello.
@@ -356,6 +423,7 @@ impl Handshake {
 
     fn on_hello(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<State, HandshakeError> {
         let hello = Hello::parse(body).map_err(HandshakeError::Body)?;
+        self.claimed = Some(hello.node);
         let version = hello.check(&self.local, &self.peers)?;
         match self.side {
             Side::Listener => {
@@ -377,6 +445,9 @@ impl Handshake {
         let (dialer, listener) = self.hellos(hello);
         if !self.secret.verifies(self.side.other(), version, &dialer, &listener, proof) {
             return Err(HandshakeError::NotAuthentic);
+        }
+        if self.unwanted.contains(&hello.node) {
+            return Err(HandshakeError::NotWanted { node: hello.node });
         }
         match self.side {
             Side::Listener => out.extend(wire::encode(Kind::Proof, &self.own_proof(hello, version))),

@@ -243,4 +243,6 @@ pub enum FarewellReason {
     Stopping,
     /// An operator disconnected it.
     Disconnected,
+    /// The receiver's voter identity is not the one that the sender met first.
+    UnknownVoter,
 }

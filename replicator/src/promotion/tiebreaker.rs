@@ -13,7 +13,7 @@ use crate::event::LinkId;
 use crate::generation::lineage::Position;
 use crate::peer::codec::MessageError;
 use crate::peer::frame::{FrameStamp, OutboundFrame, ReceivedFrame};
-use crate::peer::message::{Message, VoteReply, VoteRequest, VoteStage};
+use crate::peer::message::{FarewellReason, Message, VoteReply, VoteRequest, VoteStage};
 use crate::peer::message_type::MessageType;
 use crate::promotion::membership::MembershipRecord;
 use crate::promotion::tiebreaker_file::TiebreakerState;
@@ -379,6 +379,7 @@ impl Tiebreaker {
     ) {
         let known = self.durable.known.ids[peer.index()];
         if known.0 != 0 && known != voter {
+            self.send(now, peer, &Message::Farewell { reason: FarewellReason::UnknownVoter }, effects);
             self.drop_link(peer, DropReason::UnknownVoter { found: voter, known }, effects);
             return;
         }

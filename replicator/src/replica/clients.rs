@@ -10,6 +10,7 @@ use crate::state::Role;
 use crate::units::{BlockRange, ByteRange, Lsn, RequestId, bytes_u64};
 use crate::write::edit::{Edit, EditKind, payload_records, zero_kind};
 
+use super::orders::Demotion;
 use super::{IoPurpose, Replica};
 
 /// Bytes of accepted records that may wait for a journal batch before clients are slowed.
@@ -31,9 +32,8 @@ impl Replica {
             }
             Request::BlockStatus { range } => match range.covering_blocks() {
                 Some(blocks) => {
-                    let io = self.numbers.next();
-                    self.reads.query(id, range, io);
-                    effects.push(Effect::FindAllocated { io, range: blocks });
+                    let newest = self.write_back.newest_overlapping(blocks);
+                    self.reads.query(id, range, newest.unwrap_or(Lsn::ZERO));
                 }
                 None => effects
                     .push(Effect::CompleteRequest { id, outcome: Completion::Failed(RequestError::Invalid) }),
@@ -47,6 +47,7 @@ impl Replica {
 
     /// Gives numbers to what waits, as far as there is room.
     pub(super) fn admit_requests(&mut self, effects: &mut Effects) {
+        self.finish_edits();
         while self.may_admit() {
             let Some(request) = self.writes.next_waiting() else { return };
             if let Some(blocks) = touched_blocks(request) {
@@ -62,7 +63,7 @@ impl Replica {
 
     fn may_admit(&self) -> bool {
         self.role == Role::Primary
-            && self.demotion.is_none()
+            && !self.demotion.as_ref().is_some_and(Demotion::is_recording)
             && !self.is_frozen()
             && self.disk_fault.is_none()
             && self.generation_is_durable()
@@ -146,8 +147,11 @@ impl Replica {
         self.finish_edits();
     }
 
-    /// Gives numbers to edits whose edges are known.
+    /// Gives numbers to edits whose edges are known, once the generation that they belong to is durable (I5).
     fn finish_edits(&mut self) {
+        if !self.generation_is_durable() || self.disk_fault.is_some() {
+            return;
+        }
         while let Some(at) = self.writes.edits().iter().position(Edit::is_ready) {
             let edit = self.writes.edits().remove(at);
             let records = edit.records(self.assigned().next());
@@ -181,15 +185,8 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_allocation_found(
-        &mut self,
-        io: IoId,
-        extents: &[AllocatedExtent],
-        effects: &mut Effects,
-    ) {
-        if let Some((id, outcome)) = self.reads.on_allocation(io, extents, &self.write_back) {
-            effects.push(Effect::CompleteRequest { id, outcome });
-        }
+    pub(super) fn on_allocation_found(&mut self, io: IoId, extents: &[AllocatedExtent]) {
+        self.reads.on_allocation(io, extents, self.complete, &self.write_back);
     }
 }
 

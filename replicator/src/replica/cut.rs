@@ -3,7 +3,7 @@
 
 use crate::layout::superblock::DurableDisk;
 use crate::superblock_keeper::Revision;
-use crate::units::{GenerationId, Lsn};
+use crate::units::{GenerationId, Lsn, NodeId};
 
 use super::Replica;
 use super::receiving::Stage;
@@ -20,6 +20,12 @@ impl Replica {
             peer.flushed = peer.flushed.min(last);
             peer.acknowledged = peer.acknowledged.min(last);
         }
+        // Whoever this node ships to holds some of what is taken back, or has it on the way.
+        let targets: Vec<NodeId> =
+            self.peers.iter().filter(|peer| peer.is_target_of_us()).map(|peer| peer.node()).collect();
+        for node in targets {
+            self.reintroduce_to(node);
+        }
         let ring = self.journal.ring();
         let anchor = ring.anchor(ring.tail(), self.data_flushed);
         self.superblock.change(|content| {
@@ -28,7 +34,10 @@ impl Replica {
             if content.disk == DurableDisk::UpToDate {
                 content.disk = DurableDisk::Outdated;
             }
-        })
+        });
+        // With the cut: a peer remembered beyond it would seem to have gone back.
+        self.remember_peers();
+        self.superblock.change(|_| {})
     }
 
     /// Whether a cut is on its way to disk.

@@ -16,7 +16,7 @@ use super::{IoPurpose, Replica};
 const DATA_FLUSH_BYTES: u64 = 32 << 20;
 
 impl Replica {
-    pub(super) fn on_io_completed(&mut self, io: IoId) {
+    pub(super) fn on_io_completed(&mut self, io: IoId, effects: &mut Effects) {
         if self.disk_fault.is_some() {
             return; // The disk is poisoned: nothing that it says counts any more.
         }
@@ -36,7 +36,7 @@ impl Replica {
                 self.data_flush_in_flight = false;
                 self.data_flushed = self.data_flushed.max(up_to);
             }
-            Some(IoPurpose::TailBitmap) => self.on_tail_bitmap_durable(),
+            Some(IoPurpose::TailBitmap) => self.on_tail_bitmap_durable(effects),
             Some(other @ (IoPurpose::Edge(..) | IoPurpose::CatchUp(..) | IoPurpose::Tail)) => {
                 panic!("{other:?} is a read")
             }

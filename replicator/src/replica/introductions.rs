@@ -2,7 +2,8 @@
 //! the verdict starts. Repeated on a living link whenever something changes that a verdict depends on.
 
 use crate::effect::{Effect, Effects};
-use crate::generation::compare::{Course, StopReason, SyncAction, SyncMethod, SyncRule, compare};
+use crate::event::NoLink;
+use crate::generation::compare::{Course, SyncAction, SyncMethod, SyncRule, compare};
 use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
 use crate::peer::message::{Message, PeerState};
@@ -10,6 +11,7 @@ use crate::state::{DiskState, Role};
 use crate::units::{GenerationId, NodeId};
 
 use super::Replica;
+use super::explanations;
 use super::links::Replication;
 use super::sending::Outbound;
 
@@ -137,12 +139,7 @@ impl Replica {
         if ours.configuration_digest != theirs.configuration_digest
             || ours.volume_bytes != theirs.volume_bytes
         {
-            self.stop_replication(
-                node,
-                None,
-                "its configuration differs; make /etc/twinblk the same on every node",
-                effects,
-            );
+            self.stop_replication(node, None, explanations::other_configuration(), effects);
             return;
         }
         let verdict = compare(ours, theirs);
@@ -153,12 +150,14 @@ impl Replica {
         match verdict.action {
             SyncAction::NoSync => self.start_idle(node, effects),
             SyncAction::Stop(reason) => {
-                self.stop_replication(node, Some(verdict.rule), stop_text(reason), effects)
+                let why = explanations::stopped(reason, &self.config.resource);
+                self.stop_replication(node, Some(verdict.rule), why, effects);
             }
             SyncAction::Source(course) | SyncAction::Target(course)
                 if course.method != SyncMethod::CatchUp =>
             {
-                self.stop_replication(node, Some(verdict.rule), method_text(course.method), effects);
+                let why = explanations::not_taken(course.method);
+                self.stop_replication(node, Some(verdict.rule), why, effects);
             }
             SyncAction::Source(course) => self.start_source(node, course),
             SyncAction::Target(course) => {
@@ -191,9 +190,10 @@ impl Replica {
     }
 
     fn start_source(&mut self, node: NodeId, course: Course) {
-        let now = self.now;
+        // Beside a Primary two Secondaries need nothing from one another: the target may leave it at that.
+        let deadline_from = (self.role == Role::Primary).then_some(self.now);
         if let Some(link) = &mut self.peer_mut(node).link {
-            link.replication = Replication::Source(Box::new(Outbound::new(course, now)));
+            link.replication = Replication::Source(Box::new(Outbound::new(course, deadline_from)));
         }
     }
 
@@ -216,13 +216,13 @@ impl Replica {
         self.start_target(node, course, effects);
     }
 
-    fn stop_replication(&mut self, node: NodeId, rule: Option<SyncRule>, why: &str, effects: &mut Effects) {
+    fn stop_replication(&mut self, node: NodeId, rule: Option<SyncRule>, why: NoLink, effects: &mut Effects) {
         let rule = rule.map_or(String::new(), |rule| format!("rule {rule}: "));
-        let reason = format!("{rule}{why}");
+        let reason = format!("{rule}{}", why.reason);
         let text = format!("no replication with {}: {reason}", self.name_of(node));
         effects.push(Effect::Notify(Notice::error("stand-alone", text)));
         let peer = self.peer_mut(node);
-        peer.reason = Some(reason);
+        peer.trouble = Some(NoLink { reason, ..why });
         if let Some(link) = &mut peer.link {
             link.replication = Replication::Stopped;
         }
@@ -241,38 +241,5 @@ fn action_text(action: &SyncAction) -> String {
             course.target_keeps, course.method
         ),
         SyncAction::Stop(reason) => format!("no replication: {reason:?}"),
-    }
-}
-
-/// Why nothing is done, for people.
-fn stop_text(reason: StopReason) -> &'static str {
-    match reason {
-        StopReason::NothingDecided => {
-            "both volumes are new and nobody has said which content counts; make both with `create-metadata --uptodate-zeroed`"
-        }
-        StopReason::NoUsableDisk => "neither disk holds a usable copy",
-        StopReason::Unrelated => "the two volumes have no common history",
-        StopReason::DamagedBranch => {
-            "the damaged disk wrote on its own after the two parted; its writes would be lost"
-        }
-        StopReason::SplitBrain => {
-            "split brain: both sides wrote on their own; this version cannot resolve it, one side must be made anew"
-        }
-    }
-}
-
-/// Why a way to bring a target up to date is not taken.
-fn method_text(method: SyncMethod) -> &'static str {
-    match method {
-        SyncMethod::CatchUp => "the journal still holds what the target lacks",
-        SyncMethod::BitmapResync => {
-            "NeedsBitmapResync: the journal no longer holds what the target lacks; this version cannot resync by bitmap"
-        }
-        SyncMethod::FullResync => {
-            "NeedsFullResync: the target has no usable copy; this version cannot copy a whole volume"
-        }
-        SyncMethod::FullResyncWentBack => {
-            "WentBack: one disk is older than its peer knows it to be (restored from a snapshot or a backup?); this version cannot copy a whole volume"
-        }
     }
 }

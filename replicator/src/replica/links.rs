@@ -2,7 +2,7 @@
 
 use crate::config::{Config, ReplicationProtocol};
 use crate::effect::{Effect, Effects};
-use crate::event::LinkId;
+use crate::event::{LinkId, NoLink};
 use crate::generation::compare::SyncRule;
 use crate::layout::superblock::Superblock;
 use crate::notice::Notice;
@@ -13,6 +13,7 @@ use crate::state::{DiskState, Role};
 use crate::units::{Lsn, NodeId, Span, Tick, VoterId, bytes_u64};
 
 use super::Replica;
+use super::explanations;
 use super::sending::Outbound;
 
 /// Another voter, linked or not.
@@ -29,7 +30,7 @@ pub(super) struct Peer {
     pub(super) role: Role,
     pub(super) disk: DiskState,
     /// Why there is no link, or no replication.
-    pub(super) reason: Option<String>,
+    pub(super) trouble: Option<NoLink>,
     pub(super) rule: Option<SyncRule>,
     /// Newest write that the peer is known to have flushed, no further than this node has it itself.
     pub(super) flushed: Lsn,
@@ -49,7 +50,7 @@ pub(super) struct Link {
     /// The newest value of this node's clock that came back.
     pub(super) echoed: Option<Tick>,
     pub(super) last_received: Tick,
-    pub(super) last_sent: Option<Tick>,
+    pub(super) heartbeat_sent: Option<Tick>,
     pub(super) frames_queued: u64,
     /// The role that the last heartbeat spoke of: whoever votes must hear of a change at once.
     pub(super) role_told: Option<Role>,
@@ -91,7 +92,7 @@ impl Peer {
             last_heard: None,
             role: Role::Unknown,
             disk: DiskState::DUnknown,
-            reason: None,
+            trouble: None,
             rule: None,
             flushed: slot.base_lsn,
             acknowledged: slot.acknowledged,
@@ -114,7 +115,7 @@ impl Peer {
     }
 
     pub(super) fn heartbeat_due(&self, heartbeat: Span) -> Option<Tick> {
-        self.link.as_ref().map(|link| link.last_sent.map_or(Tick(0), |sent| sent.plus(heartbeat)))
+        self.link.as_ref().map(|link| link.heartbeat_sent.map_or(Tick(0), |sent| sent.plus(heartbeat)))
     }
 
     /// The shipping of records to this peer, if there is one.
@@ -130,6 +131,11 @@ impl Peer {
             Replication::Source(outbound) => Some(outbound),
             Replication::Introducing | Replication::Idle | Replication::Stopped | Replication::Target => None,
         }
+    }
+
+    /// Why there is no link, or no replication.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.trouble.as_ref().map(|trouble| trouble.reason.as_str())
     }
 
     pub(super) fn is_target_of_us(&self) -> bool {
@@ -163,16 +169,13 @@ impl Replica {
             return;
         }
         if pinned != VoterId::default() && pinned != voter {
-            let reason = format!(
-                "it answers as voter {voter}, but {pinned} was pinned at first contact: its metadata was made anew, \
-                 or the order of [[node]] changed"
-            );
+            let why = explanations::unknown_voter(voter, pinned);
             effects.push(Effect::Notify(Notice::error(
                 "unknown-voter",
-                format!("{}: {reason}", self.name_of(node)),
+                format!("{}: {}", self.name_of(node), why.reason),
             )));
-            self.peer_mut(node).reason = Some(reason);
-            effects.push(Effect::DropPeer { peer: node, link });
+            self.peer_mut(node).trouble = Some(why);
+            self.say_last(node, link, FarewellReason::UnknownVoter, effects);
             return;
         }
         if pinned != voter {
@@ -181,14 +184,14 @@ impl Replica {
         let now = self.now;
         let peer = self.peer_mut(node);
         let replication = if peer.is_replica() { Replication::Introducing } else { Replication::Idle };
-        peer.reason = None;
+        peer.trouble = None;
         peer.last_heard = Some(now);
         peer.link = Some(Link {
             id: link,
             peer_clock: Tick(0),
             echoed: None,
             last_received: now,
-            last_sent: None,
+            heartbeat_sent: None,
             frames_queued: 0,
             role_told: None,
             introduction: Introduction { number: 1, sent: None, received: None },
@@ -198,8 +201,20 @@ impl Replica {
         effects.push(Effect::Notify(Notice::info("peer-connected", text)));
     }
 
-    pub(super) fn on_peer_unreachable(&mut self, node: NodeId, reason: String) {
-        self.peer_mut(node).reason = Some(reason);
+    /// While there is a link, or none is wanted, the attempt was somebody else's, or of the past.
+    pub(super) fn on_peer_unreachable(&mut self, node: NodeId, why: NoLink) {
+        let peer = self.peer_mut(node);
+        if peer.link.is_none() && peer.wanted {
+            peer.trouble = Some(why);
+        }
+    }
+
+    /// Refuses a link that is no more than authenticated, and says why.
+    fn say_last(&mut self, node: NodeId, link: LinkId, reason: FarewellReason, effects: &mut Effects) {
+        let stamp = FrameStamp { term: self.record().term, clock: self.now, echo: Tick(0) };
+        let frame = Message::Farewell { reason }.encode(stamp);
+        effects.push(Effect::SendToPeer { peer: node, link, frame });
+        effects.push(Effect::DropPeer { peer: node, link });
     }
 
     pub(super) fn on_peer_lost(&mut self, node: NodeId, link: LinkId, reason: &str, effects: &mut Effects) {
@@ -210,12 +225,14 @@ impl Replica {
         peer.link = None;
         peer.role = Role::Unknown;
         peer.disk = DiskState::DUnknown;
-        peer.reason = Some(reason.to_owned());
+        peer.trouble = Some(NoLink { reason: reason.to_owned(), action: None });
         let text = format!("lost the link to {}: {reason}", self.name_of(node));
         effects.push(Effect::Notify(Notice::warning("peer-lost", text)));
+        let was_source = self.inbound.as_ref().is_some_and(|inbound| inbound.from == node);
         self.end_inbound_from(node, effects);
-        // The loss of the Primary counts as a new connect among the others (semantics §3).
-        if self.record().primary == Some(node) {
+        // The loss of the Primary, or of whom this node took records from, counts as a new connect among the others
+        // (semantics §3).
+        if was_source || self.record().primary == Some(node) {
             self.reintroduce();
         }
     }
@@ -234,7 +251,6 @@ impl Replica {
         let peer = self.peer_mut(node);
         let Some(link) = &mut peer.link else { return };
         let frame = message.encode(FrameStamp { term, clock: now, echo: link.peer_clock });
-        link.last_sent = Some(now);
         link.frames_queued += 1;
         peer.sent_bytes += bytes_u64(frame.wire_bytes());
         effects.push(Effect::SendToPeer { peer: node, link: link.id, frame });
@@ -298,11 +314,9 @@ impl Replica {
             Message::RecordUpdate(record) => self.on_record_update(node, link, &record, effects),
             Message::RecordStored(record) => self.on_record_stored(node, &record, effects),
             Message::Farewell { reason } => {
-                let why = match reason {
-                    FarewellReason::Stopping => "its daemon stops",
-                    FarewellReason::Disconnected => "an operator disconnected it",
-                };
-                self.drop_link(node, why, effects);
+                let why = explanations::farewell(reason);
+                self.drop_link(node, &why.reason, effects);
+                self.peer_mut(node).trouble = Some(why);
             }
         }
     }
@@ -350,9 +364,8 @@ impl Replica {
         for (node, reason) in lost {
             self.drop_link(node, &reason, effects);
         }
-        if self.oldest_metadata_io().is_some_and(|since| now >= since.plus(self.config.disk_timeout)) {
-            let reason =
-                format!("a journal write or flush has not finished for {}", self.config.disk_timeout);
+        if self.oldest_io().is_some_and(|since| now >= since.plus(self.config.disk_timeout)) {
+            let reason = format!("a read, write or flush has not finished for {}", self.config.disk_timeout);
             self.fail_disk(reason, effects);
         }
     }
@@ -376,6 +389,7 @@ impl Replica {
             self.note_stable_told(node);
             if let Some(link) = &mut self.peer_mut(node).link {
                 link.role_told = Some(role);
+                link.heartbeat_sent = Some(now);
             }
         }
     }

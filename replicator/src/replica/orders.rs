@@ -10,6 +10,7 @@ use crate::superblock_keeper::Revision;
 use crate::units::{NodeId, Span, Tick};
 
 use super::Replica;
+use super::explanations;
 use super::links::Replication;
 
 /// How long a demotion or a stop waits for writes in flight.
@@ -44,7 +45,7 @@ enum DemotionStage {
 }
 
 /// Somebody who waits for a state.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Wait {
     order: OrderId,
     deadline: Tick,
@@ -194,16 +195,20 @@ impl Replica {
             effects.push(Effect::SetDialing { peer: node, wanted: false });
             self.send(node, &Message::Farewell { reason: FarewellReason::Disconnected }, effects);
             self.drop_link(node, "an operator disconnected it", effects);
-            self.peer_mut(node).reason =
-                Some("disconnected by an operator; `twinblk connect` reverses it".to_owned());
+            self.peer_mut(node).trouble = Some(explanations::disconnected_here(&self.config.resource));
         }
         self.answer(order, Answer::Done { text: "disconnected".to_owned() }, effects);
     }
 
     fn on_stop(&mut self, order: OrderId, effects: &mut Effects) {
-        if self.stopping.replace(order).is_some() {
-            return; // The first order is answered; the shell ends then.
+        if self.stopping.is_some() {
+            // It is answered with the first one.
+            let first = self.waits.iter().find(|wait| matches!(wait.condition, Condition::Stopped(_)));
+            let first = first.expect("a stop waits until it is answered");
+            self.waits.push(Wait { order, ..*first });
+            return;
         }
+        self.stopping = Some(order);
         effects.push(Effect::Notify(Notice::info("stopping", "the daemon stops".to_owned())));
         if let Some(candidacy) = self.candidacy.take() {
             self.abandon_candidacy(&candidacy, effects);
@@ -211,11 +216,9 @@ impl Replica {
         if self.role == Role::Primary && self.demotion.is_none() {
             self.begin_demotion(None, true, effects);
         }
-        self.waits.push(Wait {
-            order,
-            deadline: self.now.plus(DRAIN_PATIENCE),
-            condition: Condition::Stopped(None),
-        });
+        // First a demotion, then a flush of everything.
+        let deadline = self.now.plus(DRAIN_PATIENCE.times(2));
+        self.waits.push(Wait { order, deadline, condition: Condition::Stopped(None) });
     }
 
     /// The last thing that a daemon writes: that it ended cleanly, with everything flushed.
@@ -256,6 +259,9 @@ impl Replica {
                 };
                 self.answer(wait.order, Answer::Done { text: text.to_owned() }, effects);
             } else if self.now >= wait.deadline {
+                if matches!(wait.condition, Condition::Stopped(_)) {
+                    self.stopping = None; // The daemon goes on.
+                }
                 let refused = Refused {
                     code: RefusalCode::TimedOut,
                     name: "timed-out",

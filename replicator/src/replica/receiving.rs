@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::config::{PEER_WINDOW_BYTES, WRITE_BACK_BYTES_MAX};
+use crate::config::{PEER_WINDOW_BYTES, ReplicationProtocol, WRITE_BACK_BYTES_MAX};
 use crate::effect::{Effect, Effects};
 use crate::generation::compare::Course;
 use crate::generation::lineage::{Generation, Lineage};
@@ -12,7 +12,7 @@ use crate::notice::Notice;
 use crate::peer::message::{Message, Progress, RecordBatch};
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
-use crate::units::{Lsn, NodeId, Term, bytes_u64};
+use crate::units::{BLOCK_BYTES, BlockRange, GenerationId, Lsn, NodeId, Term, bytes_u64};
 
 use super::Replica;
 use super::links::Replication;
@@ -59,6 +59,14 @@ impl Inbound {
     pub(super) fn unacknowledged(&self, journaled: Lsn) -> u64 {
         self.received.since(journaled)
     }
+
+    /// The newest generation that was announced and is not recorded yet.
+    fn announced(&self) -> Option<GenerationId> {
+        self.queue.iter().rev().find_map(|arrived| match arrived {
+            Arrived::Generation(generation, _) => Some(generation.id),
+            Arrived::Records(_) => None,
+        })
+    }
 }
 
 impl Replica {
@@ -69,7 +77,8 @@ impl Replica {
         assert!(keeps <= end, "a target keeps what it has");
         let has_to_cut = keeps < end || self.superblock.content().lineage.newest_id() != course.common;
         let stage = if has_to_cut {
-            if !self.journal.is_clean() {
+            // A tail on its way to disk would be taken back by the anchor that the cut writes.
+            if !self.journal.is_clean() || self.tail_move.is_some() {
                 self.drop_link(node, "the journal is busy; the verdict is reached anew", effects);
                 return;
             }
@@ -141,10 +150,24 @@ impl Replica {
         if !self.is_from_source(node, term) {
             return;
         }
+        let own_generation = self.superblock.content().lineage.newest_id();
         let Some(inbound) = &mut self.inbound else { return };
         let first = batch.records.first().map_or(Lsn::ZERO, |record| record.lsn);
         if first != inbound.received.next() {
             let reason = format!("record {first} came after {}", inbound.received);
+            self.drop_link(node, &reason, effects);
+            return;
+        }
+        let announced = inbound.announced().unwrap_or(own_generation);
+        let volume = BlockRange::new(0, self.config.volume_bytes / BLOCK_BYTES);
+        let wrong = match batch.records.iter().find(|record| record.range.end() > volume.end()) {
+            Some(record) => Some(format!("record {} lies beyond the end of the volume", record.lsn)),
+            None if batch.generation != announced => {
+                Some(format!("record {first} is of generation {}, not of {announced}", batch.generation))
+            }
+            None => None,
+        };
+        if let Some(reason) = wrong {
             self.drop_link(node, &reason, effects);
             return;
         }
@@ -187,6 +210,8 @@ impl Replica {
     /// Takes in what arrived, in order.
     pub(super) fn advance_inbound(&mut self, effects: &mut Effects) {
         while self.take_in_next(effects) {}
+        // However this node learned of a new set.
+        self.judge_own_disk(effects);
         self.note_caught_up();
     }
 
@@ -268,7 +293,9 @@ impl Replica {
         if self.role == Role::Primary {
             return;
         }
-        self.stable = self.stable.max(stable_up_to);
+        // Of what this node holds itself: a number beyond that may be of writes which it will never see, and must
+        // not set free what another source ships in their place.
+        self.stable = self.stable.max(stable_up_to.min(self.assigned()));
         // The Primary is one of them. Heartbeats say so too, but a second late: a Primary that dies in between would
         // seem to lack all that it had flushed since, and that would have to be kept or marked dirty for it.
         let own_end = self.journal.flushed();
@@ -284,6 +311,9 @@ impl Replica {
         let (held, room_bytes) = (self.write_back.pending_bytes(), self.journal.room_bytes());
         let (journaled, flushed, data_flushed) =
             (self.journal.journaled(), self.journal.flushed(), self.data_flushed);
+        let Some(from) = self.inbound.as_ref().map(|inbound| inbound.from) else { return };
+        // Only protocol B waits for the receipt. The others hear of it with the journal write that follows at once.
+        let is_receipt_awaited = self.peer(from).protocol == Some(ReplicationProtocol::B);
         let Some(inbound) = &mut self.inbound else { return };
         if matches!(inbound.stage, Stage::Preparing(_)) {
             return;
@@ -297,15 +327,14 @@ impl Replica {
         let progress =
             Progress { received: inbound.received, journaled, flushed, data_flushed, window_bytes };
         let is_news = inbound.reported.is_none_or(|told| {
-            (told.received, told.journaled, told.flushed)
-                != (progress.received, progress.journaled, progress.flushed)
+            (told.journaled, told.flushed) != (progress.journaled, progress.flushed)
+                || (is_receipt_awaited && told.received != progress.received)
                 || told.window_bytes.abs_diff(window_bytes) >= WINDOW_NEWS_BYTES
                 // A source that has next to no room waits for any.
                 || (told.window_bytes < WINDOW_NEWS_BYTES && window_bytes > 2 * told.window_bytes)
         });
         if is_news {
             inbound.reported = Some(progress);
-            let from = inbound.from;
             self.send(from, &Message::Progress(progress), effects);
         }
     }

@@ -391,7 +391,9 @@ impl Replica {
             let protocol = peer.protocol.expect("a replica has a protocol");
             let acknowledged =
                 peer.outbound().filter(|outbound| outbound.is_started()).map(Outbound::acknowledged);
-            let is_waited_for = reign.requires(peer.node) || !protocol.can_be_in_sync();
+            // A peer outside the set holds clients back only once it follows along, not while it catches up.
+            let is_mirrored = peer.outbound().is_some_and(Outbound::is_live);
+            let is_waited_for = reign.requires(peer.node) || (is_mirrored && !protocol.can_be_in_sync());
             match acknowledged {
                 Some(acknowledged) if is_waited_for => {
                     complete = complete.min(protocol.complete_up_to(acknowledged))

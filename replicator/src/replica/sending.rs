@@ -42,6 +42,8 @@ pub(super) struct Outbound {
     stable_told: Lsn,
     /// Since when the target owes its position, or progress with what was sent.
     waiting_since: Option<Tick>,
+    /// Whether everything that there was had been shipped once.
+    is_live: bool,
     caught_up_bytes: u64,
 }
 
@@ -55,7 +57,7 @@ struct CatchUpReader {
 }
 
 impl Outbound {
-    pub(super) fn new(course: Course, now: Tick) -> Self {
+    pub(super) fn new(course: Course, deadline_from: Option<Tick>) -> Self {
         Self {
             next: None,
             announced: course.common,
@@ -67,7 +69,8 @@ impl Outbound {
             reader: None,
             flush_asked: Lsn::ZERO,
             stable_told: Lsn::ZERO,
-            waiting_since: Some(now),
+            waiting_since: deadline_from,
+            is_live: false,
             caught_up_bytes: 0,
         }
     }
@@ -88,6 +91,11 @@ impl Outbound {
     /// Whether the target has said where it stands.
     pub(super) fn is_started(&self) -> bool {
         self.next.is_some()
+    }
+
+    /// Whether it has been shipped everything since the link began: from then on it is mirrored, not caught up.
+    pub(super) fn is_live(&self) -> bool {
+        self.is_live
     }
 
     /// The next record to be sent.
@@ -192,6 +200,10 @@ impl Replica {
             .collect();
         for node in targets {
             while self.ship_next(node, effects) {}
+            let shippable = self.shippable();
+            if let Some(outbound) = self.peer_mut(node).outbound_mut() {
+                outbound.is_live |= outbound.next() > shippable;
+            }
             self.ask_for_flush(node, effects);
         }
     }
@@ -199,6 +211,11 @@ impl Replica {
     /// The newest record that may be shipped: a Primary need not have it in its own journal yet.
     fn shippable(&self) -> Lsn {
         match self.role {
+            // What belongs to a generation that is not durable yet has not been announced (I5).
+            Role::Primary if !self.lineage_is_durable() => {
+                let newest = self.superblock.content().lineage.newest();
+                newest.map_or(Lsn::ZERO, |generation| generation.first_lsn.previous()).min(self.assigned())
+            }
             Role::Primary => self.assigned(),
             Role::Secondary | Role::Unknown => self.journal.journaled(),
         }
@@ -288,7 +305,6 @@ impl Replica {
         let journaled = self.journal.journaled();
         let zone_offset = self.journal.zone_offset();
         let start = self.journal.ring().reader(next, journaled, CATCH_UP_READ_BYTES);
-        let io = self.numbers.next();
         let peer = self.peer_mut(node);
         let Some(link) = peer.link.as_ref().map(|link| link.id) else { return };
         let Some(outbound) = peer.outbound_mut() else { return };
@@ -304,7 +320,11 @@ impl Replica {
         if catch_up.in_flight.is_some() || catch_up.records.back().is_some_and(|record| record.lsn >= next) {
             return;
         }
-        if let Some(read) = catch_up.reader.next_read() {
+        let Some(read) = catch_up.reader.next_read() else { return };
+        let io = self.numbers.next();
+        if let Some(catch_up) =
+            self.peer_mut(node).outbound_mut().and_then(|outbound| outbound.reader.as_mut())
+        {
             catch_up.in_flight = Some(io);
             self.purposes.insert(io, IoPurpose::CatchUp(node, link));
             effects.push(Effect::ReadJournal {
@@ -334,6 +354,9 @@ impl Replica {
         reader.in_flight = None;
         match reader.reader.on_bytes(bytes) {
             Ok(records) => reader.records.extend(records.into_iter().map(|(_, record)| record)),
+            Err(error) if error.lsn < self.journal.ring().oldest_kept() => {
+                self.drop_link(node, "the journal no longer holds what it lacks", effects);
+            }
             Err(error) => self.fail_disk(format!("the journal cannot be read back: {error}"), effects),
         }
     }

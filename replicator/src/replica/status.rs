@@ -4,7 +4,7 @@ use crate::promotion::membership::Member;
 use crate::state::{ConnectionState, DiskState, ReplicationState, Role};
 use crate::status_report::{
     Advice, CanPromote, ConnectionReport, DeviceReport, FrozenReport, InSyncReport, JournalReport, LsnReport,
-    PeerDeviceReport, StatusReport, TiebreakerReport,
+    PathReport, PeerDeviceReport, StatusReport, TiebreakerReport,
 };
 use crate::units::{Lsn, Tick, bytes_u64};
 
@@ -48,7 +48,7 @@ impl Replica {
                 .collect(),
             tiebreaker: self.peers.iter().find(|peer| !peer.is_replica()).map(|peer| TiebreakerReport {
                 connection_state: connection_state(peer),
-                reason: peer.reason.clone().filter(|_| peer.link.is_none()),
+                reason: peer.reason().filter(|_| peer.link.is_none()).map(str::to_owned),
             }),
             term: record.term,
             record_version: record.version,
@@ -127,7 +127,12 @@ impl Replica {
             ap_in_flight: if is_sync_source { 0 } else { in_flight },
             rs_in_flight: if is_sync_source { in_flight } else { 0 },
             protocol: peer.protocol.unwrap_or_default(),
-            reason: peer.reason.clone(),
+            reason: peer.reason().map(str::to_owned),
+            paths: vec![PathReport {
+                this_host: self.config.replicas[self.config.local.index()].address.clone(),
+                remote_host: self.config.replicas[peer.node.index()].address.clone(),
+                established: peer.link.is_some(),
+            }],
             rule: peer.rule.map(|rule| rule.to_string()),
             peer_devices: vec![PeerDeviceReport {
                 volume: 0,
@@ -290,19 +295,24 @@ impl Replica {
 
     fn advice_on(&self, peer: &Peer) -> Option<Advice> {
         let name = self.name_of(peer.node);
-        let reason = peer.reason.as_deref().unwrap_or("it has not answered yet");
+        let reason = peer.reason().unwrap_or("it has not answered yet");
+        let known = peer.trouble.as_ref().and_then(|trouble| trouble.action.clone());
         match connection_state(peer) {
             ConnectionState::StandAlone => Some(Advice {
                 state: "stand-alone",
                 status: format!("No replication with {name}: {reason}."),
-                action: format!("Remove the cause, then `twinblk connect {}`.", self.config.resource),
+                action: known.unwrap_or_else(|| {
+                    format!("Remove the cause, then `twinblk connect {}`.", self.config.resource)
+                }),
                 see: SEE_SPLIT_BRAIN,
             }),
             ConnectionState::Connecting => Some(Advice {
                 state: "not-connected",
-                status: format!("{name} cannot be reached: {reason}."),
-                action: "None if it is down on purpose; else look at its log and at the network.".to_owned(),
-                see: SEE_FAILOVER,
+                status: format!("No link to {name}: {reason}."),
+                see: if known.is_some() { SEE_SPLIT_BRAIN } else { SEE_FAILOVER },
+                action: known.unwrap_or_else(|| {
+                    "None if it is down on purpose; else look at its log and at the network.".to_owned()
+                }),
             }),
             ConnectionState::Connected if self.replication_state(peer) == ReplicationState::SyncSource => {
                 Some(Advice {

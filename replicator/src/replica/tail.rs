@@ -8,16 +8,19 @@ use crate::config::CATCH_UP_READ_BYTES;
 use crate::effect::{Effect, Effects};
 use crate::journal::reader::RingReader;
 use crate::journal::ring::SegmentStart;
-use crate::layout::bitmap_page::BitmapPage;
+use crate::layout::bitmap_page::{BITMAP_PAGE_BLOCKS, BitmapPage};
 use crate::layout::journal_batch::BATCH_BYTES_MAX;
 use crate::notice::Notice;
 use crate::record::Record;
 use crate::state::Role;
 use crate::superblock_keeper::Revision;
-use crate::units::{BLOCK_BYTES, BlockRange, Lsn, NodeId};
+use crate::units::{BLOCK_BYTES, Lsn, NodeId};
 
 use super::links::{Peer, Replication};
 use super::{IoPurpose, Replica};
+
+/// Bitmap pages that are written at a time.
+const BITMAP_PAGES_MAX: usize = 1024;
 
 /// A move of the tail in progress.
 #[derive(Debug)]
@@ -30,8 +33,8 @@ pub(super) struct TailMove {
 enum Stage {
     /// Records that some replica lacks are read, to mark their blocks.
     Marking { reader: Box<RingReader>, behind: Vec<(NodeId, u8, Lsn)>, pages: Vec<(u8, u64)> },
-    /// The pages with the marks are on their way to disk.
-    WritingBitmap { behind: Vec<(NodeId, u8, Lsn)> },
+    /// The pages with the marks are on their way to disk; `pages` come after those.
+    WritingBitmap { behind: Vec<(NodeId, u8, Lsn)>, pages: Vec<(u8, u64)> },
     /// The superblock that names the new tail is on its way to disk.
     Recording(Revision),
 }
@@ -90,7 +93,9 @@ impl Replica {
     fn replicates_with(&self, peer: &Peer) -> bool {
         peer.is_replica()
             && peer.link.as_ref().is_some_and(|link| match &link.replication {
-                Replication::Source(_) | Replication::Target | Replication::Introducing => true,
+                // A Secondary that never asks is one that follows a Primary instead.
+                Replication::Source(outbound) => outbound.is_started() || self.role == Role::Primary,
+                Replication::Target | Replication::Introducing => true,
                 Replication::Idle | Replication::Stopped => false,
             })
     }
@@ -176,6 +181,16 @@ impl Replica {
         }
         pages.sort_unstable();
         pages.dedup();
+        self.write_bitmap_pages(behind, pages, effects);
+    }
+
+    fn write_bitmap_pages(
+        &mut self,
+        behind: Vec<(NodeId, u8, Lsn)>,
+        mut pages: Vec<(u8, u64)>,
+        effects: &mut Effects,
+    ) {
+        let later = pages.split_off(pages.len().min(BITMAP_PAGES_MAX));
         let zones = &self.superblock.content().zones;
         let mut writes = Vec::with_capacity(pages.len());
         for (slot, page) in pages {
@@ -186,17 +201,27 @@ impl Replica {
         }
         self.bitmap_writes += crate::units::bytes_u64(writes.len());
         if let Some(tail_move) = &mut self.tail_move {
-            tail_move.stage = Stage::WritingBitmap { behind };
+            tail_move.stage = Stage::WritingBitmap { behind, pages: later };
         }
         let io = self.numbers.next();
         self.purposes.insert(io, IoPurpose::TailBitmap);
         effects.push(Effect::WriteBitmapPages { io, pages: writes });
     }
 
-    pub(super) fn on_tail_bitmap_durable(&mut self) {
-        let Some(TailMove { to, stage: Stage::WritingBitmap { behind } }) = self.tail_move.take() else {
+    pub(super) fn on_tail_bitmap_durable(&mut self, effects: &mut Effects) {
+        let Some(TailMove { to, stage: Stage::WritingBitmap { behind, pages } }) = &mut self.tail_move else {
             return;
         };
+        let (to, behind, pages) = (*to, std::mem::take(behind), std::mem::take(pages));
+        if !pages.is_empty() {
+            self.write_bitmap_pages(behind, pages, effects);
+            return;
+        }
+        self.tail_move = None;
+        // Whoever came back meanwhile needs these records; bits that are set too many do no harm.
+        if behind.iter().any(|(node, _, _)| self.replicates_with(self.peer(*node))) {
+            return;
+        }
         for (node, _, _) in &behind {
             self.peer_mut(*node).has_dirty_bits = true;
         }
@@ -268,12 +293,14 @@ fn mark(
     record: &Record,
     pages: &mut Vec<(u8, u64)>,
 ) {
-    let BlockRange { first, count } = record.range;
-    for block in first..first + count {
+    let (mut block, end) = (record.range.first, record.range.end());
+    while block < end {
         let (page, at) = BitmapPage::place_of(block);
-        bitmap.entry((slot, page)).or_insert_with(|| BitmapPage::clean(slot, page)).set(at);
+        let count = (end - block).min(BITMAP_PAGE_BLOCKS - at);
+        bitmap.entry((slot, page)).or_insert_with(|| BitmapPage::clean(slot, page)).set(at..at + count);
         if pages.last() != Some(&(slot, page)) {
             pages.push((slot, page));
         }
+        block += count;
     }
 }

@@ -107,8 +107,9 @@ impl World {
     fn start_io(&mut self, node: NodeId, io: IoId, work: IoWork) {
         let done = self.now + self.delay(self.delays.io);
         let machine = &mut self.nodes[node.index()];
+        let hangs = machine.health.holds(&work);
         machine.in_flight.insert(io, work);
-        if machine.health != DiskHealth::Stuck {
+        if !hangs {
             let run = machine.run;
             self.at(done, Happening::IoDone { node, run, io });
         }
@@ -117,18 +118,15 @@ impl World {
     /// An I/O takes effect and is reported.
     pub(super) fn finish_io(&mut self, node: NodeId, io: IoId) {
         let machine = &mut self.nodes[node.index()];
-        let event = match machine.health {
-            DiskHealth::Stuck => return,
-            DiskHealth::Failing => {
-                if machine.in_flight.remove(&io).is_none() {
-                    return;
-                }
-                Event::IoFailed { io, errno: 5 }
-            }
-            DiskHealth::Good => {
-                let Some(work) = machine.in_flight.remove(&io) else { return };
-                machine.finish(io, work)
-            }
+        let health = machine.health;
+        let std::collections::btree_map::Entry::Occupied(entry) = machine.in_flight.entry(io) else { return };
+        if health.holds(entry.get()) {
+            return;
+        }
+        let work = entry.remove();
+        let event = match health {
+            DiskHealth::Failing => Event::IoFailed { io, errno: 5 },
+            DiskHealth::Good | DiskHealth::Stuck | DiskHealth::DataStuck => machine.finish(io, work),
         };
         self.tell(node, event);
     }

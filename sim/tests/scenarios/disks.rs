@@ -1,8 +1,10 @@
 //! Disks that fail or hang.
 
+use replicator::journal::recovery_case::RecoveryCase;
 use replicator::state::DiskState;
-use replicator::units::Span;
+use replicator::units::{ByteRange, Lsn, Span};
 use sim::node::{DiskHealth, NodeOptions};
+use sim::workload::Ask;
 use sim::world::{ALPHA, BETA, World, WorldOptions};
 
 use crate::{in_sync, pass, promoted, promoted_with};
@@ -52,4 +54,41 @@ fn a_journal_write_that_is_overdue_on_the_secondary_costs_it_its_membership() {
     let write = world.write(ALPHA, 0, 4096);
     assert!(world.wait_for(write, 8000), "{}", world.summaries());
     assert_eq!(in_sync(&world, ALPHA), ["alpha"]);
+}
+
+#[test]
+fn a_data_area_that_hangs_counts_as_failed_on_either_node() {
+    let mut world = impatient(5);
+    world.set_health(ALPHA, DiskHealth::DataStuck);
+    world.ask(ALPHA, Ask::Read(ByteRange::new(0, 4096)));
+    pass(&mut world, 7000);
+    assert_eq!(world.disk(ALPHA), DiskState::Failed);
+
+    let mut world = impatient(6);
+    world.set_health(BETA, DiskHealth::DataStuck);
+    world.write_now(ALPHA, 0, 4096);
+    pass(&mut world, 7000);
+    assert_eq!(world.disk(BETA), DiskState::Failed, "it was to be written back");
+    world.write_now(ALPHA, 0, 4096);
+    assert_eq!(in_sync(&world, ALPHA), ["alpha"]);
+}
+
+#[test]
+fn a_journal_damaged_below_what_the_data_area_holds_makes_the_disk_inconsistent_and_no_panic() {
+    let mut world = promoted(7);
+    for round in 0..400 {
+        world.write_now(ALPHA, round % 30 * 131_072, 131_072);
+    }
+    pass(&mut world, 2000);
+    let status = world.status(BETA);
+    assert!(status.lsn.oldest_kept > Lsn(1), "a tail was recorded, and with it what the data area holds");
+    world.kill(BETA);
+    let journal = world.nodes[BETA.index()].superblock().zones.journal();
+    let tail = world.nodes[BETA.index()].superblock().journal.tail_offset;
+    world.nodes[BETA.index()].metadata.write_through(journal.offset + tail, &[0; 4096]);
+    assert_eq!(world.start_whatever_it_holds(BETA), RecoveryCase::Corrupt);
+    pass(&mut world, 2000);
+    assert_eq!(world.disk(BETA), DiskState::Inconsistent);
+    world.write_now(ALPHA, 0, 4096);
+    world.read_everything(ALPHA);
 }

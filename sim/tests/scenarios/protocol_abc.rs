@@ -2,7 +2,8 @@
 
 use replicator::config::ReplicationProtocol;
 use replicator::event::Durability;
-use replicator::units::{ByteRange, Lsn};
+use replicator::state::ReplicationState;
+use replicator::units::{ByteRange, Lsn, Span};
 use sim::node::DiskHealth;
 use sim::workload::Ask;
 use sim::world::{ALPHA, BETA, World};
@@ -148,5 +149,29 @@ fn ragged_writes_trims_and_zeroes_read_back_right_on_both_replicas() {
         pass(&mut world, 50);
         world.promote(BETA, 2000).expect("it is in sync");
         world.read_everything(BETA);
+    }
+}
+
+#[test]
+fn a_peer_on_a_or_b_that_catches_up_holds_no_client_back() {
+    for protocol in [ReplicationProtocol::A, ReplicationProtocol::B] {
+        let mut world = World::started(6, with_protocol(protocol));
+        world.promote(ALPHA, 0).expect("nothing stands against it");
+        pass(&mut world, 2000);
+        world.kill(BETA);
+        for round in 0..60 {
+            world.write_now(ALPHA, round % 30 * 131_072, 131_072);
+        }
+        world.start(BETA);
+        let state = |world: &World| world.status(ALPHA).connections[0].peer_devices[0].replication_state;
+        let is_source = |world: &World| state(world) == ReplicationState::SyncSource;
+        assert!(world.run_until(Span::from_millis(5000), is_source), "{}", world.summaries());
+        world.delays.frame = 500_000;
+        let is_catching_up =
+            |world: &World| world.status(ALPHA).connections[0].peer_devices[0].out_of_sync > 100;
+        assert!(is_catching_up(&world), "{}", world.summaries());
+        let write = world.write(ALPHA, 0, 4096);
+        assert!(world.wait_for(write, 50), "{}", world.summaries());
+        assert!(is_catching_up(&world), "{}", world.summaries());
     }
 }

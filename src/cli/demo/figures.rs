@@ -98,38 +98,63 @@ impl Figures {
         }
     }
 
-    /// The end of the story, for people.
-    pub fn render(&self) -> String {
-        let verdict = self.verdict();
-        let replicas = match self.different_blocks {
-            0 => format!("equal ({} blocks compared)", thousands(self.compared_blocks)),
-            different => {
-                format!("{} of {} blocks differ", thousands(different), thousands(self.compared_blocks))
-            }
-        };
-        format!(
-            "\n{verdict}\n\
-             \x20 acknowledged    {} messages, {} ({} messages, {} each second)\n\
-             \x20 lost            {}\n\
-             \x20 read back       {} messages, before a newer one went over them or at the end\n\
-             \x20 in flight       {} messages when a Primary died; {} had arrived, none was acknowledged\n\
-             \x20 longest pause   {:.1} s, of which {:.1} s waiting for the lease of the dead Primary\n\
-             \x20 caught up       {}\n\
-             \x20 replicas        {replicas}\n\
-             \x20 again           twinblk demo --seed {}\n",
-            thousands(self.acknowledged_messages),
-            size(self.acknowledged_bytes),
-            thousands(per_second(self.acknowledged_messages, self.seconds)),
-            size(per_second(self.acknowledged_bytes, self.seconds)),
-            thousands(self.lost_messages),
-            thousands(self.checked_messages),
-            self.in_flight_messages,
-            self.arrived_messages,
-            self.longest_pause_seconds,
-            self.longest_pause_lease_seconds,
-            size(self.caught_up_bytes),
-            self.seed,
-        )
+    /// The end of the story, for people. `again` is the command that repeats it.
+    pub fn render(&self, again: &str) -> String {
+        let mut text = format!("\n{}\n", self.verdict());
+        for (name, value) in self.lines(again) {
+            text.push_str(&format!("  {name:<16}{value}\n"));
+        }
+        text
+    }
+
+    /// Name and value of each line; what did not happen has none.
+    fn lines(&self, again: &str) -> Vec<(&'static str, String)> {
+        let mut lines = vec![
+            (
+                "acknowledged",
+                format!(
+                    "{} messages, {} ({} messages, {} each second)",
+                    thousands(self.acknowledged_messages),
+                    size(self.acknowledged_bytes),
+                    thousands(per_second(self.acknowledged_messages, self.seconds)),
+                    size(per_second(self.acknowledged_bytes, self.seconds)),
+                ),
+            ),
+            ("lost", thousands(self.lost_messages)),
+            (
+                "read back",
+                format!(
+                    "{} messages, before a newer one went over them or at the end",
+                    thousands(self.checked_messages)
+                ),
+            ),
+        ];
+        let pause = format!("{:.1} s", self.longest_pause_seconds);
+        if self.takeovers.is_empty() {
+            lines.push(("longest pause", pause));
+        } else {
+            lines.push((
+                "in flight",
+                format!(
+                    "{} messages when a Primary died; {} had arrived, none was acknowledged",
+                    self.in_flight_messages, self.arrived_messages
+                ),
+            ));
+            let lease = self.longest_pause_lease_seconds;
+            let pause = format!("{pause}, of which {lease:.1} s waiting for the lease of the dead Primary");
+            lines.push(("longest pause", pause));
+            lines.push(("caught up", size(self.caught_up_bytes)));
+        }
+        let compared = thousands(self.compared_blocks);
+        lines.push((
+            "replicas",
+            match self.different_blocks {
+                0 => format!("equal ({compared} blocks compared)"),
+                different => format!("{} of {compared} blocks differ", thousands(different)),
+            },
+        ));
+        lines.push(("again", again.to_owned()));
+        lines
     }
 }
 
@@ -211,7 +236,7 @@ mod tests {
             let mut figures = figures();
             change(&mut figures);
             assert!(!figures.is_good() && figures.verdict() == verdict, "{figures:?}");
-            assert!(figures.render().contains(verdict));
+            assert!(figures.render("").contains(verdict));
         }
     }
 
@@ -219,5 +244,26 @@ mod tests {
     fn numbers_are_shown_as_people_write_them() {
         assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([100, 1 << 20, 3 << 30].map(size), ["100 bytes", "1,024 KiB", "3,072 MiB"]);
+    }
+
+    #[test]
+    fn what_did_not_happen_is_not_told() {
+        let quiet = Figures { checked_messages: 3000, acknowledged_messages: 3000, ..figures() };
+        let full = Figures { takeovers: vec![Takeover::of(Side::A)], ..quiet.clone() };
+        let quiet = quiet.render("twinblk demo --seed 7");
+        let wanted = "
+Nothing was lost.
+  acknowledged    3,000 messages, 30 MiB (1,500 messages, 15 MiB each second)
+  lost            0
+  read back       2,999 messages; overwritten by newer ones: 1
+  longest pause   6.0 s
+  replicas        equal (16,384 blocks compared)
+  again           twinblk demo --seed 7
+";
+        assert_eq!(quiet, wanted);
+        let full = full.render("");
+        for line in ["in flight       4 messages", "of which 6.0 s waiting", "caught up       20 MiB"] {
+            assert!(full.contains(line), "{full}");
+        }
     }
 }

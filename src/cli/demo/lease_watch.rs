@@ -1,10 +1,10 @@
 //! Listens to a candidate's events: since when does it wait for the lease of a dead Primary?
 
-use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use super::site::{RESOURCE, Side};
+use crate::cli::args::Places;
 use crate::cli::client::{ANSWER_TIMEOUT, Client};
 use crate::control_protocol::{Command, EventLine};
 
@@ -24,8 +24,8 @@ impl LeaseWatch {
     ///
     /// # Errors
     /// The daemon does not let anybody listen.
-    pub fn begin(run_dir: &Path, candidate: Side) -> anyhow::Result<Self> {
-        let mut client = Client::connect(run_dir, RESOURCE)?;
+    pub fn begin(places: &Places, candidate: Side) -> anyhow::Result<Self> {
+        let mut client = Client::connect(places, RESOURCE)?;
         client.ask(Command::Events { now: false }, Some(ANSWER_TIMEOUT))?;
         let (tell, since) = channel();
         // It ends at the first such notice, or with the daemon.

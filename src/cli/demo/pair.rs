@@ -1,6 +1,5 @@
 //! The two replicas and the tiebreaker of a demo, as processes, and the orders that it gives them.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,6 +9,7 @@ use super::interruption::Interruption;
 use super::lease_watch::LeaseWatch;
 use super::process::{Process, log_end, run_to_end};
 use super::site::{RESOURCE, Side, Site};
+use crate::cli::args::Places;
 use crate::cli::client::Client;
 use crate::control_protocol::{Command, ReplyBody};
 
@@ -117,7 +117,7 @@ impl Pair {
     /// It refuses.
     pub fn promote(&mut self, side: Side) -> anyhow::Result<Duration> {
         let wait_ms = u64::try_from(PROMOTE_LIMIT.as_millis()).expect("a minute");
-        let watch = LeaseWatch::begin(&self.site.run_dir(side), side)?;
+        let watch = LeaseWatch::begin(&self.site.places(side), side)?;
         self.order(side, Command::Promote { wait_ms }, PROMOTE_LIMIT)?;
         Ok(watch.since().map_or(Duration::ZERO, |since| since.elapsed()))
     }
@@ -189,11 +189,11 @@ impl Pair {
     }
 
     fn order(&mut self, side: Side, command: Command, within: Duration) -> anyhow::Result<()> {
-        let run_dir = self.site.run_dir(side);
+        let places = self.site.places(side);
         let answer_limit = within + Duration::from_secs(10);
         // On a thread of its own, so that an interruption need not wait for the answer.
         let asking = std::thread::spawn(move || {
-            match Client::connect(&run_dir, RESOURCE)?.ask(command, Some(answer_limit))? {
+            match Client::connect(&places, RESOURCE)?.ask(command, Some(answer_limit))? {
                 ReplyBody::Done { .. } => Ok(()),
                 other => anyhow::bail!("the daemon answered an order with {other:?}"),
             }
@@ -201,7 +201,7 @@ impl Pair {
         let what = format!("{} answers an order", side.name());
         self.interruption.wait_until(&what, 2 * answer_limit, || Ok(asking.is_finished()))?;
         let answer = asking.join().expect("asking does not panic");
-        answer.with_context(|| format!("node {}\n{}", side.name(), self.log_end(side)))
+        answer.with_context(|| format!("node {}\n{}", side.name(), log_end(&self.site.log(side))))
     }
 
     /// Waits until the status of a replica is as wanted.
@@ -212,38 +212,39 @@ impl Pair {
         within: Duration,
         mut is_as_wanted: impl FnMut(&Value) -> Option<bool>,
     ) -> anyhow::Result<()> {
-        let run_dir = self.site.run_dir(side);
+        let places = self.site.places(side);
         let interruption = self.interruption.clone();
         let mut last = None;
         let waited = interruption.wait_until(&format!("{} {what}", side.name()), within, || {
             for process in self.replicas.iter_mut().chain([&mut self.tiebreaker]).flatten() {
                 process.check_alive()?;
             }
-            last = status(&run_dir);
+            last = status(&places);
             Ok(last.as_ref().is_some_and(|status| is_as_wanted(status) == Some(true)))
         });
         waited.map_err(|error| {
             if interruption.has_come() {
                 return error;
             }
-            let said = last.map_or_else(|| "no status".to_owned(), |status| format!("{status:#}"));
-            error.context(format!("{said}\n{}", self.log_ends())).context("the demo failed")
+            let said = match &last {
+                Some(status) => format!("its last status: {status:#}\n"),
+                None => String::new(),
+            };
+            anyhow::anyhow!("the demo failed: {error:#}\n{said}{}", self.log_ends())
         })
     }
 
-    /// The ends of both logs.
+    /// The ends of all logs.
     pub fn log_ends(&self) -> String {
-        Side::BOTH.map(|side| self.log_end(side)).join("\n")
-    }
-
-    fn log_end(&self, side: Side) -> String {
-        log_end(&self.site.log(side))
+        let site = &self.site;
+        let logs = [site.log(Side::A), site.log(Side::B), site.tiebreaker_log()];
+        logs.map(|log| log_end(&log)).join("\n")
     }
 }
 
 /// What a daemon says of itself; nothing while it cannot be asked.
-fn status(run_dir: &Path) -> Option<Value> {
-    Client::connect(run_dir, RESOURCE).and_then(|mut client| client.status()).ok()
+fn status(places: &Places) -> Option<Value> {
+    Client::connect(places, RESOURCE).and_then(|mut client| client.status()).ok()
 }
 
 fn is_linked(status: &Value) -> Option<bool> {

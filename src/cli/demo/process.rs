@@ -72,11 +72,11 @@ impl Process {
     /// Refuses if the process has ended although nobody asked it to.
     ///
     /// # Errors
-    /// It has; with the end of its log.
+    /// It has.
     pub fn check_alive(&mut self) -> anyhow::Result<()> {
         match self.ended()? {
             None => Ok(()),
-            Some(status) => anyhow::bail!("{} ended by itself ({status})\n{}", self.name, self.log_end()),
+            Some(status) => anyhow::bail!("{} ended by itself ({status})", self.name),
         }
     }
 

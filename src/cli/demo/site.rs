@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::process::words;
+use crate::cli::args::Places;
 
 /// Name of the resource and of its export.
 pub const RESOURCE: &str = "demo";
@@ -120,6 +121,12 @@ impl Site {
     /// The folder with a node's control socket, disks and log.
     pub fn run_dir(&self, side: Side) -> PathBuf {
         self.folder.join(side.name())
+    }
+
+    /// Where a node's commands look.
+    pub fn places(&self, side: Side) -> Places {
+        let node = Some(side.name().to_owned());
+        Places { config_dir: self.folder.clone(), run_dir: self.run_dir(side), node }
     }
 
     /// A node's data area: exactly the volume.

@@ -323,7 +323,7 @@ fn case_name(case: RecoveryCase) -> &'static str {
 #[cfg(test)]
 pub mod tests {
     use replicator::generation::lineage::Lineage;
-    use replicator::layout::superblock::{JournalAnchor, ResourceName, ResyncPosition, SuperblockFlags};
+    use replicator::layout::superblock::{ResourceName, ResyncPosition, SuperblockFlags};
     use replicator::layout::zones::Zones;
     use replicator::promotion::membership::{InSyncSet, MembershipRecord};
     use replicator::units::{GenerationId, Incarnation, Lsn, NodeId, Term};
@@ -332,25 +332,16 @@ pub mod tests {
 
     /// The superblock of a small new volume of zeroes.
     pub fn superblock() -> Superblock {
-        Superblock {
-            sequence: 2,
-            resource: ResourceName::parse("mail").expect("a name"),
-            node: NodeId(1),
-            voter: VoterId(77),
-            volume_bytes: 1 << 20,
-            max_peers: 2,
-            zones: Zones::for_volume(1 << 20, 16 << 20, 2).expect("legal"),
-            disk: DurableDisk::UpToDate,
-            flags: SuperblockFlags::default(),
-            resync: None,
-            membership: MembershipRecord::default(),
-            incarnation_recorded: Incarnation::default(),
-            incarnation: Incarnation::default(),
-            pins: VoterList::default(),
-            lineage: Lineage::zeroed(),
-            peers: [PeerSlot::default(); 7],
-            journal: JournalAnchor::empty(Lsn::ZERO, GenerationId::ZEROED),
-        }
+        let created = Superblock::created(
+            ResourceName::parse("mail").expect("a name"),
+            NodeId(1),
+            VoterId(77),
+            1 << 20,
+            Zones::for_volume(1 << 20, 16 << 20, 2).expect("legal"),
+            DurableDisk::UpToDate,
+            Lineage::zeroed(),
+        );
+        Superblock { sequence: 2, ..created }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use replicator::units::{BLOCK_BYTES, bytes_u64};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use thiserror::Error;
+use tracing::info;
 
 use crate::data_plane::buffers::{PoolBuffer, is_aligned};
 
@@ -33,7 +34,11 @@ pub enum DeviceError {
         errno: Errno,
     },
     /// Somebody else uses it.
-    #[error("{} is in use by another process, perhaps another twinblk daemon or a mount", path.display())]
+    #[error(
+        "{} is in use by another process, perhaps another twinblk daemon or a mount; waited {} s for it",
+        path.display(),
+        IN_USE_PATIENCE.as_secs()
+    )]
     InUse {
         /// Which.
         path: PathBuf,
@@ -122,9 +127,17 @@ impl Device {
     /// It does not exist, is in use, or is of a kind that cannot be used.
     pub fn open(path: &Path) -> Result<Self, DeviceError> {
         let deadline = Instant::now() + IN_USE_PATIENCE;
+        let mut has_said_so = false;
         loop {
             match Self::try_open(path) {
                 Err(DeviceError::InUse { .. }) if Instant::now() < deadline => {
+                    if !std::mem::replace(&mut has_said_so, true) {
+                        info!(
+                            path = %path.display(),
+                            "in use; waits at most {} s, in case a daemon has just died there",
+                            IN_USE_PATIENCE.as_secs()
+                        );
+                    }
                     // The kernel tells nobody when it lets go of the dead process's files; there is no thread to
                     // hold up yet, and the wait is bounded.
                     std::thread::sleep(IN_USE_RETRY);

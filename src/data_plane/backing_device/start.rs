@@ -294,16 +294,9 @@ impl OpenDisks {
                 let offset = self.metadata_offset + zone.offset + from;
                 let bytes = self.metadata.read_at(offset, bytes_usize(length))?;
                 for (block, page) in bytes.chunks_exact(BLOCK_SIZE).zip(from / bytes_u64(BLOCK_SIZE)..) {
-                    let parsed = match BitmapPage::parse(block, slot, page) {
-                        Ok(parsed) => parsed,
-                        // Pages are rewritten in place, so a power cut may tear one. Every block of it counts as
-                        // dirty then: that costs a copy of them, and never a difference that nobody knows of.
-                        Err(PageError::Checksum { .. }) => BitmapPage::all_dirty(slot, page),
-                        Err(reason) => {
-                            let path = self.metadata.path.clone();
-                            return Err(StartError::BitmapPage { path, slot, page, reason });
-                        }
-                    };
+                    let parsed = BitmapPage::recover(block, slot, page).map_err(|reason| {
+                        StartError::BitmapPage { path: self.metadata.path.clone(), slot, page, reason }
+                    })?;
                     // A page that was never written has no bit set.
                     pages.extend((parsed.header.sequence > 0).then_some(parsed));
                 }

@@ -38,6 +38,7 @@ impl<C: Core> EventLoop<C> {
             Effect::SetDialing { peer, wanted } => self.tell(FromDataPlane::Dialing { peer, wanted }),
             Effect::CompleteRequest { id, outcome } => {
                 let client = NbdConnection::client_of(id);
+                self.budget.on_request_ended(id);
                 // A client that is gone left its requests behind.
                 if let Some(connection) = self.clients.get_mut(&client) {
                     connection.complete(id, outcome, now);
@@ -51,9 +52,13 @@ impl<C: Core> EventLoop<C> {
                     ExportState::Serving => true,
                     ExportState::Refused { .. } => false,
                 };
+                if !self.is_serving {
+                    self.budget.on_requests_forgotten();
+                }
                 self.tell(FromDataPlane::Export(export));
             }
             Effect::DropClients => {
+                self.budget.on_requests_forgotten();
                 for (id, connection) in &mut self.clients {
                     connection.end(now);
                     self.touched.push(*id);

@@ -147,6 +147,7 @@ impl Plane {
         let parts = Parts {
             resource: "mail".into(),
             peer_timeout: Span::from_millis(3000),
+            busy_poll: Span(100),
             core,
             disks: OpenDisks::open(&paths).unwrap().into_backing_device(),
             continuity: Continuity::open(&folder.path().join("page")).unwrap().0,

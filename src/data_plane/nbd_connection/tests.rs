@@ -259,6 +259,77 @@ fn a_client_that_leaves_its_replies_lying_is_cut_off_after_the_limit() {
 }
 
 #[test]
+fn a_client_that_takes_a_little_now_and_then_is_cut_off_too() {
+    let mut bench = Bench::new();
+    bench.ask(READ, 1, 0, Err(8 << 20));
+    let asked = bench.asked();
+    bench.answer(asked[0].0, Completion::Bytes(vec![Bytes::from(vec![0; 8 << 20])]));
+    // What the socket's buffer held is taken in one go; after that, one byte a second, and requests come in besides.
+    let mut little = [0; 1];
+    for second in 1..30 {
+        bench.now = START.plus(Span::from_millis(second * 1000));
+        bench.client.read_exact(&mut little).unwrap();
+        bench.ask(FLUSH, 2, 0, Err(0));
+        bench.turn();
+        assert!(!bench.connection.is_closed(), "second {second}");
+    }
+    bench.now = START.plus(STALL_LIMIT);
+    bench.turn();
+    assert!(bench.connection.is_closed());
+}
+
+#[test]
+fn a_client_that_takes_its_replies_slowly_but_steadily_is_served() {
+    let mut bench = Bench::new();
+    bench.ask(READ, 1, 0, Err(8 << 20));
+    let asked = bench.asked();
+    bench.answer(asked[0].0, Completion::Bytes(vec![Bytes::from(vec![0; 8 << 20])]));
+    let mut taken = 0;
+    for part in 1..16 {
+        bench.now = START.plus(Span::from_millis(part * 25_000));
+        while taken < part * (512 << 10) {
+            let mut some = [0; 64 << 10];
+            taken += bytes_u64(bench.client.read(&mut some).unwrap());
+            bench.turn();
+        }
+        assert!(!bench.connection.is_closed(), "part {part}");
+    }
+}
+
+#[test]
+fn what_a_client_that_is_gone_had_asked_for_keeps_its_memory_until_the_replica_is_done() {
+    let mut bench = Bench::new();
+    bench.ask(READ, 1, 0, Err(32 << 20));
+    let asked = bench.asked();
+    bench.client.shutdown(std::net::Shutdown::Both).unwrap();
+    bench.turn();
+    assert!(bench.connection.is_closed());
+    let others = [ClientId(8), ClientId(9), ClientId(10)];
+    assert!(others.iter().all(|other| bench.budget.try_reserve(*other, 0, 32 << 20)));
+    assert!(!bench.budget.try_reserve(ClientId(11), 0, 32 << 20));
+    bench.budget.on_request_ended(asked[0].0);
+    assert!(bench.budget.try_reserve(ClientId(11), 0, 32 << 20));
+}
+
+#[test]
+fn a_write_that_waits_for_memory_is_refused_at_once_when_the_node_stops_serving() {
+    let mut bench = Bench::new();
+    assert!(bench.budget.try_reserve(ClientId(1), 0, 128 << 20));
+    bench.ask(WRITE, 1, 0, Ok(&[7; 65_536]));
+    bench.client.write_all(&header(WRITE, 2, 0, 2 << 20)).unwrap();
+    bench.turn();
+    assert_eq!(bench.budget.next_in_line(), Some(ClientId(7)));
+    bench.connection.end(bench.now);
+    bench.turn();
+    assert_eq!(bench.budget.next_in_line(), None);
+    for _ in 0..32 {
+        bench.client.write_all(&[7; 64 << 10]).unwrap();
+        bench.turn();
+    }
+    assert_eq!([bench.reply(), bench.reply()], [(108, 1), (108, 2)]);
+}
+
+#[test]
 fn a_client_that_rests_between_requests_is_never_cut_off() {
     let mut bench = Bench::new();
     bench.client.write_all(&header(WRITE, 1, 0, 4096)).unwrap();

@@ -20,7 +20,7 @@ fn wait_for_one<T>(ring: &mut Ring<T>) -> Completion<T> {
     let mut completions = Vec::new();
     while completions.is_empty() {
         assert!(begun.elapsed() < DEADLINE, "nothing completes");
-        ring.enter(Some(Duration::from_millis(100))).unwrap();
+        ring.enter(Some(DEADLINE)).unwrap();
         ring.collect(&mut completions);
     }
     assert_eq!(completions.len(), 1);
@@ -149,6 +149,25 @@ fn waiting_ends_when_the_time_is_over() {
 }
 
 #[test]
+fn looking_ends_with_the_first_completion_and_without_one_when_the_window_is_over() {
+    let mut ring = Ring::new().unwrap();
+    let (mut theirs, ours) = UnixStream::pair().unwrap();
+    let socket = Arc::new(OwnedFd::from(ours));
+    ring.submit((), Operation::Receive { socket, buffer: PoolBuffer::with_length(4096), into: 0..4096 });
+    assert_ne!(ring.look(Duration::from_millis(5)).unwrap(), Look::Done);
+    theirs.write_all(b"x").unwrap();
+    let begun = Instant::now();
+    while ring.look(DEADLINE).unwrap() != Look::Done {
+        assert!(begun.elapsed() < DEADLINE);
+    }
+    ring.enter(Some(DEADLINE)).unwrap();
+    let mut completions = Vec::new();
+    ring.collect(&mut completions);
+    assert!(matches!(completions[..], [Completion { outcome: Outcome::Received { bytes: 1, .. }, .. }]));
+    assert!(begun.elapsed() < DEADLINE);
+}
+
+#[test]
 fn more_operations_than_both_queues_hold_are_all_completed() {
     let mut ring = Ring::new().unwrap();
     let file = scratch_file(4096);
@@ -161,7 +180,7 @@ fn more_operations_than_both_queues_hold_are_all_completed() {
     let begun = Instant::now();
     while ring.in_flight() > 0 {
         assert!(begun.elapsed() < DEADLINE, "{} operations never complete", ring.in_flight());
-        ring.enter(Some(Duration::from_millis(100))).unwrap();
+        ring.enter(Some(DEADLINE)).unwrap();
         ring.collect(&mut completions);
     }
     let mut tags: Vec<u32> = completions.iter().map(|completion| completion.tag).collect();

@@ -9,7 +9,7 @@ use super::{Cluster, RESOURCE, Settings, Voter};
 
 /// The configuration, with `SECRET` in the place of the secret's path.
 pub fn configuration(cluster: &Cluster, settings: &Settings) -> String {
-    let Settings { size, heartbeat, peer_timeout, journal_size } = settings;
+    let Settings { size, heartbeat, peer_timeout, journal_size, protocol } = settings;
     let mut text = format!(
         "resource = \"{RESOURCE}\"\nsize = \"{size}\"\non-peer-lost = \"quorum\"\nsecret-file = SECRET\n\
          heartbeat = \"{heartbeat}\"\npeer-timeout = \"{peer_timeout}\"\n"
@@ -24,6 +24,7 @@ pub fn configuration(cluster: &Cluster, settings: &Settings) -> String {
             quoted(&cluster.nbd_socket(replica)),
         ));
     }
+    text.push_str(&format!("\n[[link]]\nnodes = [\"a\", \"b\"]\nprotocol = \"{protocol}\"\n"));
     let state = quoted(&cluster.run_dir(Voter::Tiebreaker).join("vote"));
     let port = cluster.port(Voter::Tiebreaker);
     text.push_str(&format!("\n[tiebreaker]\naddress = \"127.0.0.1:{port}\"\nstate = {state}\n"));

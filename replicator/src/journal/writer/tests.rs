@@ -203,22 +203,6 @@ fn what_was_not_flushed_before_a_crash_does_not_count_as_flushed_after_it() {
 }
 
 #[test]
-fn the_oldest_order_that_the_disk_owes_is_known() {
-    let mut bench = Bench::new();
-    assert_eq!(bench.writer.oldest_io(), None);
-    bench.now = Tick(10);
-    bench.batch();
-    bench.now = Tick(20);
-    bench.batch();
-    bench.written(1);
-    assert_eq!(bench.writer.oldest_io(), Some(Tick(10)));
-    bench.written(0);
-    bench.now = Tick(30);
-    bench.want_flush(2);
-    assert_eq!(bench.writer.oldest_io(), Some(Tick(30)));
-}
-
-#[test]
 fn a_full_ring_makes_batches_wait_and_a_moved_tail_lets_them_go() {
     let mut bench = Bench::with_ring(8 << 20);
     bench.accept(7, 256);

@@ -403,7 +403,7 @@ fn a_field_with_a_value_that_it_cannot_have_is_refused_by_name() {
     assert_eq!(refusal(&progress, 16, &[9]), value("flushed", 9));
     assert_eq!(refusal(&progress, 24, &[8]), value("data_flushed", 8));
     let farewell = Message::Farewell { reason: FarewellReason::Stopping };
-    assert_eq!(refusal(&farewell, 0, &[3]), value("reason", 3));
+    assert_eq!(refusal(&farewell, 0, &[4]), value("reason", 4));
     assert_eq!(refusal(&batch(), 0, &[0; 8]), value("generation", 0));
 }
 

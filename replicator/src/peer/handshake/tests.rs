@@ -329,3 +329,41 @@ fn a_secret_is_never_printed_and_never_short() {
     assert_eq!(Secret::new(vec![1; 15]).err(), Some(SecretTooShort { found: 15 }));
     assert!(Secret::new(vec![1; 16]).is_ok());
 }
+
+#[test]
+fn a_refusal_before_the_proof_tells_nothing_that_the_other_side_has_not_said() {
+    let local =
+        LocalIdentity { resource: "tresor".to_owned(), volume_bytes: 7 << 20, ..identity(1, "hidden") };
+    let strangers = [
+        LocalIdentity { volume_bytes: 7 << 20, ..identity(0, "alpha") },
+        LocalIdentity { resource: "tresor".to_owned(), ..identity(0, "alpha") },
+        LocalIdentity { resource: "tresor".to_owned(), ..identity(5, "alpha") },
+        LocalIdentity { resource: "tresor".to_owned(), kind: VoterKind::Tiebreaker, ..identity(0, "alpha") },
+    ];
+    for stranger in strangers {
+        let told = refused_by_listener(stranger, local.clone()).told().expect("told");
+        for secret in ["tresor", "hidden", "7340032", "gamma"] {
+            assert!(!told.contains(secret), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_to_which_no_link_is_wanted_hears_so_only_with_the_secret() {
+    let mut listener = listener().turning_away(vec![NodeId(0)]);
+    let (at_dialer, at_listener) = converse(&mut dialer(), &mut listener);
+    assert_eq!(refusal(&at_listener), &HandshakeError::NotWanted { node: NodeId(0) });
+    assert!(refusal(&at_dialer).to_string().contains("an operator has disconnected it"));
+
+    let mut stranger = Handshake::dial(
+        identity(0, "alpha"),
+        known(1, "beta"),
+        secret("a guess of sufficient length"),
+        [3; 32],
+    );
+    let mut listener = listener_of(identity(1, "beta")).turning_away(vec![NodeId(0)]);
+    let (at_stranger, at_listener) = converse(&mut stranger, &mut listener);
+    assert_eq!(refusal(&at_listener), &HandshakeError::NotAuthentic);
+    assert_eq!(refusal(&at_stranger).to_string(), "refused by the other side: authentication failed");
+    assert_eq!(listener.claimed(), Some(NodeId(0)), "by its own word");
+}

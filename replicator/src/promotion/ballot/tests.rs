@@ -2,7 +2,7 @@
 //! without, and nobody gives up while a later answer could still help.
 
 use super::*;
-use crate::config::{OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use crate::config::{Address, OnPeerLost, ReplicaConfig, ReplicationProtocol};
 use crate::generation::lineage::Position;
 use crate::peer::message::VoteStage;
 use crate::promotion::membership::{InSyncSet, VoterList};
@@ -62,7 +62,11 @@ struct Round {
 impl Round {
     /// The record names both replicas in sync.
     fn new(basis: Basis) -> Self {
-        let replica = |name: &str| ReplicaConfig { name: name.to_owned(), protocol: ReplicationProtocol::C };
+        let replica = |name: &str| ReplicaConfig {
+            name: name.to_owned(),
+            protocol: ReplicationProtocol::C,
+            address: Address::default(),
+        };
         let config = Config {
             resource: "mail".to_owned(),
             volume_bytes: 1 << 20,

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use replicator::config::{Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
 use replicator::generation::lineage::Lineage;
 use replicator::layout::bitmap_page::BitmapPage;
-use replicator::layout::superblock::{DurableDisk, JournalAnchor, PeerSlot, ResourceName, SuperblockFlags};
-use replicator::layout::zones::{PEERS_MAX, Zones};
-use replicator::units::{GenerationId, Incarnation, Lsn, NodeId, Span, VoterId};
+use replicator::layout::superblock::{DurableDisk, PeerSlot, ResourceName};
+use replicator::layout::zones::Zones;
+use replicator::units::{Lsn, NodeId, Span, VoterId};
 
 use super::*;
 use crate::data_plane::backing_device::signatures::signatures;
@@ -16,29 +16,24 @@ use crate::data_plane::backing_device::start::{DiskPaths, MetadataPlace, StartEr
 const VOLUME_BYTES: u64 = 1 << 20;
 
 fn superblock() -> Superblock {
-    Superblock {
-        sequence: 1,
-        resource: ResourceName::parse("mail").unwrap(),
-        node: NodeId(1),
-        voter: VoterId(77),
-        volume_bytes: VOLUME_BYTES,
-        max_peers: 2,
-        zones: Zones::for_volume(VOLUME_BYTES, 16 << 20, 2).unwrap(),
-        disk: DurableDisk::UpToDate,
-        flags: SuperblockFlags::default(),
-        resync: None,
-        membership: Default::default(),
-        incarnation_recorded: Incarnation::default(),
-        incarnation: Incarnation::default(),
-        pins: Default::default(),
-        lineage: Lineage::zeroed(),
-        peers: [PeerSlot::default(); PEERS_MAX],
-        journal: JournalAnchor::empty(Lsn::ZERO, GenerationId::ZEROED),
-    }
+    let created = Superblock::created(
+        ResourceName::parse("mail").unwrap(),
+        NodeId(1),
+        VoterId(77),
+        VOLUME_BYTES,
+        Zones::for_volume(VOLUME_BYTES, 16 << 20, 2).unwrap(),
+        DurableDisk::UpToDate,
+        Lineage::zeroed(),
+    );
+    Superblock { sequence: 1, ..created }
 }
 
 fn config() -> Config {
-    let replica = |name: &str| ReplicaConfig { name: name.into(), protocol: ReplicationProtocol::C };
+    let replica = |name: &str| ReplicaConfig {
+        name: name.into(),
+        protocol: ReplicationProtocol::C,
+        address: Address::default(),
+    };
     Config {
         resource: "mail".into(),
         volume_bytes: VOLUME_BYTES,
@@ -178,13 +173,13 @@ fn one_path_for_data_and_metadata_is_refused_with_the_cure() {
 }
 
 #[test]
-fn dirty_bitmaps_are_read_only_if_the_superblock_says_so_and_a_damaged_page_is_refused() {
+fn dirty_bitmaps_are_read_only_if_the_superblock_says_so_and_only_a_torn_page_is_forgiven() {
     let folder = tempfile::tempdir().unwrap();
     create_in(folder.path(), false, DataArea::Keep);
     let mut disks = OpenDisks::open(&paths(folder.path(), false)).unwrap();
     let mut page = BitmapPage::clean(1, 0);
     page.header.sequence = 1;
-    page.set(5);
+    page.set(5..6);
     let zone = superblock().zones.bitmap(1).unwrap();
     disks.metadata.write_at(zone.offset, &PoolBuffer::copy_of(&page.encode())).unwrap();
     assert!(disks.read(&config()).unwrap().bitmap_pages.is_empty());
@@ -194,7 +189,15 @@ fn dirty_bitmaps_are_read_only_if_the_superblock_says_so_and_a_damaged_page_is_r
         PeerSlot { node: Some(NodeId(0)), bitmap_slot: 1, has_dirty_bits: true, ..PeerSlot::default() };
     let place = dirty.zones.superblocks()[dirty.copy_index()].offset;
     disks.metadata.write_at(place, &PoolBuffer::copy_of(&dirty.encode()[..])).unwrap();
-    assert_eq!(disks.read(&config()).unwrap().bitmap_pages, [page]);
+    assert_eq!(disks.read(&config()).unwrap().bitmap_pages, [page.clone()]);
+
+    // The first sector of the page did not arrive.
+    let mut torn = page.encode();
+    torn[..512].fill(0);
+    torn[4095] = 1;
+    disks.metadata.write_at(zone.offset, &PoolBuffer::copy_of(&torn)).unwrap();
+    let found = disks.read(&config()).unwrap().bitmap_pages;
+    assert!(found[0].bits.iter().all(|byte| *byte == 0xFF), "nothing is known, so every block may differ");
 
     disks.metadata.write_at(zone.offset, &PoolBuffer::copy_of(&[1; 4096])).unwrap();
     assert!(matches!(disks.read(&config()), Err(StartError::BitmapPage { slot: 1, page: 0, .. })));

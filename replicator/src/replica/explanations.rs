@@ -1,0 +1,95 @@
+//! What an operator is told about a link that is refused, or that replicates nothing: why, and what to do.
+//!
+//! Rule: a reason begins with its name where it has one, and an action is something that this version can do.
+
+use crate::event::NoLink;
+use crate::generation::compare::{StopReason, SyncMethod};
+use crate::peer::message::FarewellReason;
+use crate::units::VoterId;
+
+/// What to do where only a copy of the volume would help, which this version cannot make.
+const START_OVER: &str = "This version cannot copy a volume by itself: copy it over NBD from the node that is to be believed, \
+     make every voter anew, and copy it back (\"Starting over\" on that page).";
+
+fn explained(reason: impl Into<String>, action: impl Into<String>) -> NoLink {
+    NoLink { reason: reason.into(), action: Some(action.into()) }
+}
+
+/// What a peer says when it ends a link.
+pub(super) fn farewell(reason: FarewellReason) -> NoLink {
+    match reason {
+        FarewellReason::Stopping => NoLink { reason: "its daemon stops".to_owned(), action: None },
+        FarewellReason::Disconnected => explained(
+            "an operator disconnected it there",
+            "None; `twinblk connect` on that node reverses it.",
+        ),
+        FarewellReason::UnknownVoter => explained(
+            "it knows this node by another voter identity: the metadata here was made anew, or the order of [[node]] changed",
+            START_OVER,
+        ),
+    }
+}
+
+/// A peer that is not the one that was met first.
+pub(super) fn unknown_voter(found: VoterId, pinned: VoterId) -> NoLink {
+    let reason = format!(
+        "it answers as voter {found}, but {pinned} was pinned at first contact: its metadata was made anew, or the \
+         order of [[node]] changed"
+    );
+    explained(reason, START_OVER)
+}
+
+/// An operator of this node wants no link.
+pub(super) fn disconnected_here(resource: &str) -> NoLink {
+    explained("disconnected by an operator", format!("`twinblk connect {resource}` reverses it."))
+}
+
+/// The two nodes are not configured alike.
+pub(super) fn other_configuration() -> NoLink {
+    explained(
+        "its configuration differs from the one here",
+        "Make the configuration file the same on every node, then start the daemons again.",
+    )
+}
+
+/// Why a verdict is to do nothing.
+pub(super) fn stopped(reason: StopReason, resource: &str) -> NoLink {
+    match reason {
+        StopReason::NothingDecided => explained(
+            "both volumes are new and nobody has said which content counts",
+            "Make every voter anew, both volumes with `create-metadata --uptodate-zeroed` (\"Starting over\" on that page).",
+        ),
+        StopReason::NoUsableDisk => explained(
+            "neither disk holds a usable copy",
+            "Make every voter anew (\"Starting over\" on that page), then restore the volume from a backup.",
+        ),
+        StopReason::Unrelated => explained(
+            "the two volumes have no common history",
+            format!(
+                "Find out which node has the disk of another pair, correct its configuration, then `twinblk connect {resource}`."
+            ),
+        ),
+        StopReason::DamagedBranch => explained(
+            "the damaged disk wrote on its own after the two parted; its writes would be lost",
+            START_OVER,
+        ),
+        StopReason::SplitBrain => explained("split brain: both sides wrote on their own", START_OVER),
+    }
+}
+
+/// Why a way to bring a target up to date is not taken.
+pub(super) fn not_taken(method: SyncMethod) -> NoLink {
+    let reason = match method {
+        SyncMethod::CatchUp => "the journal still holds what the target lacks",
+        SyncMethod::BitmapResync => {
+            "NeedsBitmapResync: the journal no longer holds what the target lacks; this version cannot resync by bitmap"
+        }
+        SyncMethod::FullResync => {
+            "NeedsFullResync: the target has no usable copy; this version cannot copy a whole volume"
+        }
+        SyncMethod::FullResyncWentBack => {
+            "WentBack: one disk is older than its peer knows it to be (restored from a snapshot or a backup?)"
+        }
+    };
+    explained(reason, START_OVER)
+}
