@@ -260,6 +260,8 @@ fn the_bodies_of_votes_are_as_documented() {
     check("VoteReply", &body(&reply(Err(Denial::NotAMember { term: TERM }))), &fields);
     check("RecordUpdate", &body(&Message::RecordUpdate(Box::new(record()))), &[("record", record_bytes())]);
     check("RecordStored", &record_bytes(), &[("record", record_bytes())]);
+    let passed_on = body(&Message::RecordPassedOn(Box::new(record())));
+    check("RecordPassedOn", &passed_on, &[("record", record_bytes())]);
 }
 
 fn reply(vote: Result<(), Denial>) -> Message {

@@ -1,7 +1,7 @@
 //! A machine of the world: a disk that outlives the daemon, a clock that outlives it too unless the power
 //! fails, and the daemon's replica while it runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
@@ -13,7 +13,7 @@ use replicator::layout::superblock::{DurableDisk, ResourceName, Superblock, choo
 use replicator::layout::zones::Zones;
 use replicator::promotion::membership::VoterList;
 use replicator::replica::{ContinuityMark, Replica, Restored};
-use replicator::units::{BLOCK_BYTES, BlockRange, NodeId, Span, VOTERS_MAX, VoterId};
+use replicator::units::{BLOCK_BYTES, BlockRange, Incarnation, NodeId, Span, VOTERS_MAX, VoterId};
 
 use crate::random::Random;
 use crate::sim_clock::SimClock;
@@ -98,6 +98,8 @@ pub struct SimNode {
     pub run: u64,
     /// What the daemon left for its next run in the same boot.
     pub mark: Option<ContinuityMark>,
+    /// Runs that a power cut ended, or broke the proof of: what they had not flushed may be lost.
+    pub broken: BTreeSet<Incarnation>,
     /// Its clock.
     pub clock: SimClock,
     /// I/Os that are not reported yet.
@@ -187,6 +189,7 @@ impl SimNode {
             replica: None,
             run: 0,
             mark: None,
+            broken: BTreeSet::new(),
             clock: SimClock::boot(0, random.below(1 << 30)),
             in_flight: BTreeMap::new(),
             round_ends: false,
@@ -282,6 +285,8 @@ impl SimNode {
 
     /// The power fails and comes back at `now`.
     pub fn cut_power(&mut self, now: u64, random: &mut Random) {
+        self.broken.insert(self.superblock().incarnation_recorded);
+        self.broken.extend(self.mark.map(|mark| mark.incarnation));
         self.kill(random);
         self.metadata.cut_power(random);
         self.data.cut_power(random);

@@ -48,6 +48,8 @@ pub struct PeerConnection {
     sent_frames: u64,
     is_receiving: bool,
     is_over: bool,
+    /// Why the peer takes nothing any more.
+    send_failure: Option<LinkLoss>,
 }
 
 impl PeerConnection {
@@ -71,6 +73,7 @@ impl PeerConnection {
             sent_frames: 0,
             is_receiving: false,
             is_over: false,
+            send_failure: None,
         }
     }
 
@@ -94,7 +97,7 @@ impl PeerConnection {
 
     /// Queues a frame, to be sent with the next [`Self::advance`].
     pub fn push(&mut self, frame: OutboundFrame) {
-        if self.is_over {
+        if self.is_over || self.send_failure.is_some() {
             return;
         }
         let OutboundFrame { head, payloads } = frame;
@@ -111,7 +114,7 @@ impl PeerConnection {
         if let Some(pieces) = self.outflow.next_send() {
             match send_now(&self.socket, &pieces) {
                 Ok(bytes) => self.note_sent(round, pieces, bytes),
-                Err(errno) => return self.end(round, LinkLoss::Socket(errno.raw_os_error())),
+                Err(errno) => self.on_send_failed(errno.raw_os_error()),
             }
         }
         if !self.is_receiving {
@@ -126,7 +129,10 @@ impl PeerConnection {
     pub fn on_received(&mut self, round: &mut Round, outcome: Outcome) {
         self.is_receiving = false;
         match outcome {
-            Outcome::Received { bytes: 0, .. } => return self.end(round, LinkLoss::Closed),
+            Outcome::Received { bytes: 0, .. } => {
+                let reason = self.send_failure.take().unwrap_or(LinkLoss::Closed);
+                return self.end(round, reason);
+            }
             Outcome::Received { buffer, bytes } => self.inflow.on_received(buffer, bytes),
             Outcome::Failed(errno) => return self.end(round, LinkLoss::Socket(errno.raw_os_error())),
             other => panic!("a receive ended as {other:?}"),
@@ -151,10 +157,13 @@ impl PeerConnection {
     pub fn on_sent(&mut self, round: &mut Round, outcome: Outcome) {
         let (pieces, bytes) = match outcome {
             Outcome::Sent { pieces, bytes } => (pieces, bytes),
-            Outcome::Failed(errno) => return self.end(round, LinkLoss::Socket(errno.raw_os_error())),
+            Outcome::Failed(errno) => {
+                self.on_send_failed(errno.raw_os_error());
+                return self.advance(round);
+            }
             other => panic!("a send ended as {other:?}"),
         };
-        if self.is_over {
+        if self.is_over || self.send_failure.is_some() {
             return;
         }
         self.note_sent(round, pieces, bytes);
@@ -173,6 +182,14 @@ impl PeerConnection {
             let (peer, link, frames) = (self.peer, self.link, self.sent_frames);
             round.events.push_back(Event::FramesSent { peer, link, frames });
         }
+    }
+
+    /// The peer takes nothing any more. What it said before may have arrived already, and be the reason: the link ends
+    /// when that is read.
+    fn on_send_failed(&mut self, errno: i32) {
+        self.send_failure.get_or_insert(LinkLoss::Socket(errno));
+        self.outflow = Outflow::default();
+        let _ = rustix::net::shutdown(&*self.socket, Shutdown::Both);
     }
 
     /// Ends the link and tells the replica, once.

@@ -132,6 +132,8 @@ fn a_peer_of_another_protocol_version_is_refused_by_name_on_both_ends() {
 #[test]
 fn a_peer_whose_metadata_was_made_anew_is_refused_by_name_on_both_ends() {
     let mut cluster = Cluster::start(&Settings::default());
+    // The first promotion needs every voter to have met every other.
+    cluster.promote(Voter::A);
     assert!(cluster.stop(Voter::B).success());
     cluster.expect(Voter::B, &["create-metadata", RESOURCE, "--uptodate-zeroed", "--force"]);
     cluster.start_process(Voter::B);

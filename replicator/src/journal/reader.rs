@@ -100,7 +100,12 @@ impl RingReader {
         while self.bytes_hold_more() {
             match self.walker.step() {
                 Step::Read(_) => break,
-                Step::Batch(batch) => self.on_batch(batch),
+                Step::Batch(batch) => {
+                    // A reader follows the head for as long as its peer is behind, round after round; what keeps it
+                    // from lapping is its limit.
+                    self.walker.used = 0;
+                    self.on_batch(batch);
+                }
                 Step::End(found) => {
                     let (lsn, ring_offset) =
                         (self.walker.previous.last_lsn.next(), self.walker.next_offset());

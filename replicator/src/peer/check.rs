@@ -29,7 +29,7 @@ pub(super) fn check(message: &Message) -> Result<(), FieldError> {
         }
         Message::VoteRequest(request) => check_request(request),
         Message::VoteReply(reply) => check_reply(reply),
-        Message::RecordUpdate(record) => {
+        Message::RecordUpdate(record) | Message::RecordPassedOn(record) => {
             require(!record.is_empty(), "term number", 0)?;
             check_record(record)
         }

@@ -75,6 +75,7 @@ impl Message {
             Self::VoteReply(_) => MessageType::VoteReply,
             Self::RecordUpdate(_) => MessageType::RecordUpdate,
             Self::RecordStored(_) => MessageType::RecordStored,
+            Self::RecordPassedOn(_) => MessageType::RecordPassedOn,
             Self::Farewell { .. } => MessageType::Farewell,
         }
     }
@@ -154,7 +155,9 @@ fn write_body(message: &Message, out: &mut Vec<u8>) {
         Message::CatchUpFrom { end } => writer.lsn(*end),
         Message::VoteRequest(request) => write_request(request, &mut writer),
         Message::VoteReply(reply) => write_reply(reply, &mut writer),
-        Message::RecordUpdate(record) | Message::RecordStored(record) => writer.record(record),
+        Message::RecordUpdate(record) | Message::RecordStored(record) | Message::RecordPassedOn(record) => {
+            writer.record(record)
+        }
         Message::Farewell { reason } => {
             writer.u8(code_of(&REASONS, *reason));
             writer.reserved(7);
@@ -195,6 +198,7 @@ fn read_body(message_type: MessageType, reader: &mut FieldReader<'_>) -> Result<
         MessageType::VoteReply => Message::VoteReply(Box::new(read_reply(reader)?)),
         MessageType::RecordUpdate => Message::RecordUpdate(Box::new(reader.record()?)),
         MessageType::RecordStored => Message::RecordStored(Box::new(reader.record()?)),
+        MessageType::RecordPassedOn => Message::RecordPassedOn(Box::new(reader.record()?)),
         MessageType::Farewell => {
             let reason = reader.coded("reason", |code| value_of(&REASONS, code))?;
             reader.reserved(7)?;

@@ -229,6 +229,8 @@ pub enum Message {
     RecordUpdate(Box<MembershipRecord>),
     /// What the voter has stored now.
     RecordStored(Box<MembershipRecord>),
+    /// From whoever holds it: the Primary of this record reigned, or the receiver never stored any; store this.
+    RecordPassedOn(Box<MembershipRecord>),
     /// The sender ends the link on purpose.
     Farewell {
         /// Why, for the log.

@@ -28,11 +28,13 @@ pub enum MessageType {
     RecordStored,
     /// [`crate::peer::message::Message::Farewell`]
     Farewell,
+    /// [`crate::peer::message::Message::RecordPassedOn`]
+    RecordPassedOn,
 }
 
 impl MessageType {
     /// Every message with its number and its name.
-    pub const ALL: [(Self, u16, &str); 12] = [
+    pub const ALL: [(Self, u16, &str); 13] = [
         (Self::State, 1, "State"),
         (Self::Heartbeat, 2, "Heartbeat"),
         (Self::Records, 3, "Records"),
@@ -45,6 +47,7 @@ impl MessageType {
         (Self::RecordUpdate, 10, "RecordUpdate"),
         (Self::RecordStored, 11, "RecordStored"),
         (Self::Farewell, 12, "Farewell"),
+        (Self::RecordPassedOn, 13, "RecordPassedOn"),
     ];
 
     /// The number on the wire.

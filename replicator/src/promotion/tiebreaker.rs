@@ -17,7 +17,9 @@ use crate::peer::message::{FarewellReason, Message, VoteReply, VoteRequest, Vote
 use crate::peer::message_type::MessageType;
 use crate::promotion::membership::MembershipRecord;
 use crate::promotion::tiebreaker_file::TiebreakerState;
-use crate::promotion::voting::{Reign, SeenPrimary, VoterView, may_grant, may_store};
+use crate::promotion::voting::{
+    Reign, SeenPrimary, StoreDenial, VoterView, may_grant, may_replace, may_store,
+};
 use crate::state::{DiskState, Role};
 use crate::units::{BLOCK_SIZE, Incarnation, Lsn, NodeId, REPLICAS_MAX, Span, Term, Tick, VoterId};
 
@@ -155,6 +157,8 @@ enum Question {
     Vote(Box<VoteRequest>),
     /// A Primary tells.
     Update(Box<MembershipRecord>),
+    /// Somebody passes on what a Primary told.
+    PassedOn(Box<MembershipRecord>),
 }
 
 /// A question with the link that it came on.
@@ -334,6 +338,7 @@ impl Tiebreaker {
             }
             Message::VoteRequest(request) => self.ask(peer, Question::Vote(request), effects),
             Message::RecordUpdate(record) => self.ask(peer, Question::Update(record), effects),
+            Message::RecordPassedOn(record) => self.ask(peer, Question::PassedOn(record), effects),
             // The peer closes the link itself.
             Message::Farewell { reason: _ } => (),
             Message::Records(_)
@@ -365,7 +370,14 @@ impl Tiebreaker {
             match question {
                 Question::Introduction(voter) => self.on_introduction(now, peer, voter, effects),
                 Question::Vote(request) => self.on_vote_request(now, peer, &request, effects),
-                Question::Update(record) => self.on_update(now, peer, &record, effects),
+                Question::Update(record) => {
+                    let may = may_store(&self.durable.record, &self.durable.known, &record, peer);
+                    self.on_update(now, peer, &record, may, effects);
+                }
+                Question::PassedOn(record) => {
+                    let may = may_replace(&self.durable.record, &self.durable.known, &record);
+                    self.on_update(now, peer, &record, may, effects);
+                }
             }
         }
     }
@@ -419,9 +431,10 @@ impl Tiebreaker {
         now: Tick,
         peer: NodeId,
         update: &MembershipRecord,
+        may: Result<(), StoreDenial>,
         effects: &mut Vec<TiebreakerEffect>,
     ) {
-        match may_store(&self.durable.record, &self.durable.known, update, peer) {
+        match may {
             Ok(()) => {
                 let stored = Message::RecordStored(Box::new(*update));
                 self.store_record(*update, peer, stored, effects);

@@ -236,17 +236,39 @@ pub fn may_store(
     update: &MembershipRecord,
     from: NodeId,
 ) -> Result<(), StoreDenial> {
+    may_replace(own, known, update)?;
+    let is_primary = match (own.term == update.term, update.primary) {
+        (true, _) => own.primary == Some(from),
+        (false, Some(primary)) => primary == from,
+        // A candidate that gave up ends a term that this voter never granted: whether the candidate was a member
+        // was not asked here, so that its record may be behind what this voter has helped to store.
+        (false, None) => false,
+    };
+    if is_primary { Ok(()) } else { Err(StoreDenial::NotThePrimary { from, term: update.term }) }
+}
+
+/// Whether a voter with the record `own` stores `update`, which somebody passed on who vouches that its Primary
+/// reigned: it is the late delivery of that Primary's own message, so it does not matter who brings it.
+///
+/// # Errors
+/// The reason against it.
+pub fn may_replace(
+    own: &MembershipRecord,
+    known: &VoterList,
+    update: &MembershipRecord,
+) -> Result<(), StoreDenial> {
     if !fits(known, &update.voters) || !(own.is_empty() || own.voters == update.voters) {
         return Err(StoreDenial::OtherVoters);
     }
     if update.order() <= own.order() {
         return Err(StoreDenial::OlderRecord { term: own.term, version: own.version });
     }
-    let is_primary = match (own.term == update.term, update.primary) {
-        (true, _) => own.primary == Some(from),
-        (false, Some(primary)) => primary == from,
-        // The end of a reign that this voter missed: nobody is Primary, any member may tell.
-        (false, None) => update.in_sync.has_node(from),
-    };
-    if is_primary { Ok(()) } else { Err(StoreDenial::NotThePrimary { from, term: update.term }) }
+    Ok(())
+}
+
+/// Whether a record says by itself that its Primary reigned: it changed the set, or it changed something and then
+/// ended. A candidate that gives up makes version 2 without a Primary of the version 1 that it asked for.
+#[must_use]
+pub fn shows_a_reign(record: &MembershipRecord) -> bool {
+    record.version > 2 || (record.version == 2 && record.primary.is_some())
 }

@@ -23,6 +23,8 @@ use super::reign::Reign;
 const ROUND_PATIENCE: Span = Span::from_millis(500);
 /// Pause before the voters are asked again.
 const ROUND_PAUSE: Span = Span::from_millis(100);
+/// How often the voters are told to store a record before the candidate gives up its term.
+const TAKE_ATTEMPTS: u32 = 3;
 
 /// A promotion in progress.
 #[derive(Debug)]
@@ -32,6 +34,10 @@ pub(super) struct Candidacy {
     stage: Stage,
     /// The newest record that any voter showed; the basis of the next round.
     newest: MembershipRecord,
+    /// Number of the highest term that any voter showed, granted or not: this node asks for a higher one.
+    highest: u64,
+    /// The newest record that voters with an older one were told.
+    passed_on: Option<(Term, u64)>,
     /// Why the last round did not lead to anything.
     last_refusal: Option<Refused>,
     since: Tick,
@@ -47,12 +53,24 @@ enum Stage {
     Asking { since: Tick, request: Box<VoteRequest>, replies: BTreeMap<NodeId, VoteReply> },
     /// The voters are asked again then.
     Resting { until: Tick },
-    /// This node's own copy of the record is on its way to disk.
-    Storing { record: MembershipRecord, revision: Revision, basis: Basis },
-    /// The voters were told to store the record.
-    Taking { round: u64, since: Tick, record: MembershipRecord, granted: Vec<NodeId> },
+    /// The other voters were told to store the record.
+    Taking(Box<Taking>),
+    /// Enough others have; this node's own copy, which makes the majority, is on its way to disk.
+    Storing { record: MembershipRecord, revision: Revision, granted: Vec<NodeId> },
     /// A majority has stored it; the generation is on its way to disk.
     Recording { record: MembershipRecord, revision: Revision, granted: Vec<NodeId> },
+}
+
+/// Votes that are being gathered. This node votes last, so that a term that nobody else grants leaves no trace:
+/// no record on its disk that others cannot follow, and no frame of a term that deposes a Primary.
+#[derive(Debug)]
+struct Taking {
+    request: VoteRequest,
+    /// This node's own record, on which the request rests.
+    rests_on: MembershipRecord,
+    since: Tick,
+    attempts: u32,
+    granted: Vec<NodeId>,
 }
 
 impl Replica {
@@ -77,6 +95,8 @@ impl Replica {
             deadline: self.now.plus(wait),
             stage,
             newest: *self.record(),
+            highest: self.record().term.number,
+            passed_on: None,
             last_refusal: None,
             since: self.now,
         });
@@ -114,14 +134,24 @@ impl Replica {
     pub(super) fn candidacy_is_storing(&self) -> bool {
         self.candidacy.as_ref().is_some_and(|candidacy| match candidacy.stage {
             Stage::Looking { .. } | Stage::Flushing | Stage::Asking { .. } | Stage::Resting { .. } => false,
-            Stage::Storing { .. } | Stage::Taking { .. } | Stage::Recording { .. } => true,
+            Stage::Storing { .. } | Stage::Taking(_) | Stage::Recording { .. } => true,
         })
+    }
+
+    /// The term that this node asks the voters to store, while it does.
+    pub(super) fn candidacy_term(&self) -> Option<Term> {
+        match &self.candidacy.as_ref()?.stage {
+            Stage::Looking { .. } | Stage::Flushing | Stage::Asking { .. } | Stage::Resting { .. } => None,
+            Stage::Taking(taking) => Some(taking.request.record.term),
+            Stage::Storing { record, .. } | Stage::Recording { record, .. } => Some(record.term),
+        }
     }
 
     pub(super) fn candidacy_deadline(&self) -> Option<Tick> {
         self.candidacy.as_ref().map(|candidacy| match candidacy.stage {
             Stage::Resting { until } => until.min(candidacy.deadline),
-            Stage::Asking { since, .. } | Stage::Taking { since, .. } => since.plus(ROUND_PATIENCE),
+            Stage::Asking { since, .. } => since.plus(ROUND_PATIENCE),
+            Stage::Taking(ref taking) => taking.since.plus(ROUND_PATIENCE),
             Stage::Looking { .. } | Stage::Flushing | Stage::Storing { .. } | Stage::Recording { .. } => {
                 candidacy.deadline
             }
@@ -133,7 +163,8 @@ impl Replica {
             return;
         }
         let Some(mut candidacy) = self.candidacy.take() else { return };
-        let next = match candidacy.stage {
+        let stage = std::mem::replace(&mut candidacy.stage, Stage::Flushing);
+        let next = match stage {
             Stage::Looking { since } => match self.may_try_promotion() {
                 Ok(()) => Some(Stage::Flushing),
                 Err(refused) if self.primary_may_be_gone(since, candidacy.deadline, &refused) => {
@@ -147,24 +178,19 @@ impl Replica {
             Stage::Flushing => self.begin_round(&candidacy, effects),
             Stage::Resting { until } if self.now < until => Some(Stage::Resting { until }),
             Stage::Resting { .. } => self.begin_round(&candidacy, effects),
-            Stage::Asking { since, ref mut request, ref mut replies } => {
-                let (request, replies) = (request.clone(), std::mem::take(replies));
+            Stage::Asking { since, request, replies } => {
                 self.judge_round(&mut candidacy, since, request, replies, effects)
             }
-            Stage::Storing { record, revision, basis } => {
-                Some(self.take_when_stored(record, revision, basis, effects))
+            Stage::Taking(taking) => Some(self.count_votes(&mut candidacy.newest, taking, effects)),
+            Stage::Storing { record, revision, granted } => {
+                Some(self.record_when_stored(&mut candidacy.newest, record, revision, granted, effects))
             }
-            Stage::Taking { round, since, record, ref granted } => {
-                let granted = granted.clone();
-                Some(self.count_votes(&mut candidacy, round, since, record, granted, effects))
-            }
-            Stage::Recording { record, revision, ref granted } => {
+            Stage::Recording { record, revision, granted } => {
                 if self.superblock.is_durable(revision) {
-                    let granted = granted.clone();
                     self.begin_reign(&candidacy, record, revision, &granted, effects);
                     return;
                 }
-                Some(Stage::Recording { record, revision, granted: granted.clone() })
+                Some(Stage::Recording { record, revision, granted })
             }
         };
         match next {
@@ -176,8 +202,11 @@ impl Replica {
         }
     }
 
-    pub(super) fn abandon_candidacy(&mut self, candidacy: &Candidacy, effects: &mut Effects) {
-        self.refuse_candidacy(candidacy, effects);
+    pub(super) fn abandon_candidacy(&mut self, candidacy: Candidacy, effects: &mut Effects) {
+        if let Stage::Taking(taking) = &candidacy.stage {
+            self.give_up(taking, effects);
+        }
+        self.refuse_candidacy(&candidacy, effects);
     }
 
     fn refuse_candidacy(&mut self, candidacy: &Candidacy, effects: &mut Effects) {
@@ -204,15 +233,15 @@ impl Replica {
             return Some(Stage::Flushing);
         }
         let round = self.random.draw();
-        let record = self.proposed_record(&candidacy.newest);
+        let record = self.proposed_record(candidacy.highest);
         let request = self.vote_request(round, VoteStage::Ask, record, candidacy);
         self.send_to_voters(&Message::VoteRequest(Box::new(request)), effects);
         Some(Stage::Asking { since: self.now, request: Box::new(request), replies: BTreeMap::new() })
     }
 
     /// The record that this node would begin its reign with, before it knows who is at its position.
-    fn proposed_record(&mut self, newest: &MembershipRecord) -> MembershipRecord {
-        let highest = newest.term.number.max(self.record().term.number);
+    fn proposed_record(&mut self, highest: u64) -> MembershipRecord {
+        let highest = highest.max(self.record().term.number);
         MembershipRecord {
             term: Term { number: highest + 1, taker: self.random.identity() },
             version: 1,
@@ -234,14 +263,14 @@ impl Replica {
             stage,
             candidate: self.config.local,
             incarnation: self.incarnation,
-            basis: ballot::basis(&candidacy.newest, self.config.local, self.incarnation, self.continues),
+            basis: self.basis_on(&candidacy.newest),
             position: self.position(),
             record,
             peer_is_fenced: false,
         }
     }
 
-    fn send_to_voters(&mut self, message: &Message, effects: &mut Effects) {
+    pub(super) fn send_to_voters(&mut self, message: &Message, effects: &mut Effects) {
         let linked: Vec<NodeId> =
             self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
         for node in linked {
@@ -249,48 +278,99 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_vote_reply(&mut self, node: NodeId, reply: &VoteReply) {
-        let shown = (reply.stage == VoteStage::Ask || reply.vote.is_err()).then_some(reply.record);
-        if self.candidacy.is_some()
-            && let Some(record) = shown
-        {
-            self.learn_record(&record);
+    pub(super) fn on_vote_reply(&mut self, node: NodeId, reply: &VoteReply, effects: &mut Effects) {
+        let is_shown = reply.stage == VoteStage::Ask || reply.vote.is_err();
+        if is_shown && self.has_reigned(&reply.record, [reply].into_iter()) {
+            self.learn_record(&reply.record, effects);
         }
         let Some(candidacy) = &mut self.candidacy else { return };
-        if let Some(record) = shown.filter(|record| record.order() > candidacy.newest.order()) {
-            candidacy.newest = record;
+        candidacy.highest = candidacy.highest.max(reply.record.term.number);
+        if is_shown && reply.record.order() > candidacy.newest.order() {
+            candidacy.newest = reply.record;
         }
-        match &mut candidacy.stage {
-            Stage::Asking { request, replies, .. } if request.round == reply.round => {
-                replies.insert(node, *reply);
-            }
-            Stage::Taking { round, granted, .. } if *round == reply.round && reply.vote.is_ok() => {
-                if !granted.contains(&node) {
-                    granted.push(node);
-                }
-            }
-            Stage::Looking { .. }
-            | Stage::Flushing
-            | Stage::Asking { .. }
-            | Stage::Resting { .. }
-            | Stage::Storing { .. }
-            | Stage::Taking { .. }
-            | Stage::Recording { .. } => {}
+        if let Stage::Asking { request, replies, .. } = &mut candidacy.stage
+            && request.round == reply.round
+        {
+            replies.insert(node, *reply);
         }
+        self.note_granted(node, &reply.record);
+    }
+
+    /// A voter has stored a record: if it is the one that this candidate asks for, that is its vote, also where the
+    /// answer to the question itself was lost.
+    pub(super) fn note_granted(&mut self, node: NodeId, stored: &MembershipRecord) {
+        if let Some(Candidacy { stage: Stage::Taking(taking), .. }) = &mut self.candidacy
+            && taking.request.record == *stored
+            && !taking.granted.contains(&node)
+        {
+            taking.granted.push(node);
+        }
+    }
+
+    /// Whether it is known that the Primary of a record began its reign: a majority had granted it, so that the
+    /// record stands above everything that a majority had stored before.
+    fn has_reigned<'a>(
+        &self,
+        record: &MembershipRecord,
+        mut replies: impl Iterator<Item = &'a VoteReply>,
+    ) -> bool {
+        let generations = self.superblock.content().lineage.generations();
+        voting::shows_a_reign(record)
+            || generations.iter().any(|generation| generation.term == record.term)
+            || replies.any(|reply| reply.position.term == record.term)
     }
 
     /// Stores a record that a voter showed: a candidate votes for itself by the newest one that there is, even
     /// if its Primary could not tell everybody any more.
-    fn learn_record(&mut self, record: &MembershipRecord) {
+    fn learn_record(&mut self, record: &MembershipRecord, effects: &mut Effects) {
         let own_voter = self.superblock.content().voter;
         let is_voter = record.voters.ids.get(self.config.local.index()) == Some(&own_voter);
-        let same_voters = self.record().is_empty() || self.record().voters == record.voters;
-        let is_free = !self.candidacy_is_storing() && self.role != Role::Primary;
+        let may = voting::may_replace(self.record(), &self.voter_list(), record).is_ok();
+        let is_free = self.candidacy.is_some() && !self.candidacy_is_storing() && self.role != Role::Primary;
         // Only one that names this node: a set that it was to leave is for its Primary alone to bring about.
         let names_it = record.in_sync.has_node(self.config.local);
-        if is_voter && same_voters && is_free && names_it && record.order() > self.record().order() {
+        if is_voter && may && is_free && names_it {
             self.store_record(*record);
+            self.judge_own_disk(effects);
         }
+    }
+
+    /// Tells the record that counts to voters that have stored an older one, once for each record: they may have been
+    /// away when its Primary told it, and it cannot tell them any more. Returns whether somebody was told.
+    fn pass_on(
+        &mut self,
+        candidacy: &mut Candidacy,
+        replies: &BTreeMap<NodeId, VoteReply>,
+        effects: &mut Effects,
+    ) -> bool {
+        let record = candidacy.newest;
+        let is_living_member = match self.basis_on(&record) {
+            Basis::Member { .. } => true,
+            // Whoever does not live on as a member makes sure first that no newer record is hidden.
+            Basis::AllReported => replies.len() + 1 == self.config.voters(),
+            Basis::First => false,
+        };
+        if !is_living_member || candidacy.passed_on >= Some(record.order()) {
+            return false;
+        }
+        let has_reigned = self.has_reigned(&record, replies.values());
+        // A voter that never stored a record has promised nothing, so whatever there is is safe for it.
+        let lags = |reply: &VoteReply| {
+            reply.record.order() < record.order() && (has_reigned || reply.record.is_empty())
+        };
+        let behind: Vec<NodeId> =
+            replies.iter().filter(|(_, reply)| lags(reply)).map(|(node, _)| *node).collect();
+        for node in &behind {
+            self.send(*node, &Message::RecordPassedOn(Box::new(record)), effects);
+        }
+        if !behind.is_empty() {
+            candidacy.passed_on = Some(record.order());
+        }
+        !behind.is_empty()
+    }
+
+    fn basis_on(&self, newest: &MembershipRecord) -> Basis {
+        ballot::basis(newest, self.config.local, self.incarnation, self.continues)
     }
 
     fn judge_round(
@@ -315,12 +395,17 @@ impl Replica {
             // What the next round, if there is one, goes by.
             candidacy.newest = *ballot.newest();
         }
-        match ballot::decide(&ballot) {
+        let decision = ballot::decide(&ballot);
+        match decision {
+            Decision::Refuse(_) | Decision::Wait { .. }
+                if is_over && self.pass_on(candidacy, &replies, effects) =>
+            {
+                Some(Stage::Resting { until: self.now.plus(ROUND_PAUSE) })
+            }
+            // Also the voters that are not needed are heard: one of them may know a term that deposes this one.
+            Decision::Take(_) if !is_over => Some(Stage::Asking { since, request, replies }),
             Decision::Take(record) if self.position() == request.position => {
-                // Whoever streams to this node has no say any more: what this node holds is what was voted on.
-                self.inbound = None;
-                let revision = self.store_record(record);
-                Some(Stage::Storing { record, revision, basis: request.basis })
+                Some(self.begin_taking(&request, record, effects))
             }
             Decision::Take(_) => Some(Stage::Resting { until: self.now }),
             Decision::Refuse(refused) if is_over => {
@@ -346,56 +431,87 @@ impl Replica {
         self.superblock.content().lineage.position(self.journal.flushed())
     }
 
-    fn take_when_stored(
+    fn begin_taking(
         &mut self,
+        asked: &VoteRequest,
         record: MembershipRecord,
-        revision: Revision,
-        basis: Basis,
         effects: &mut Effects,
     ) -> Stage {
-        if !self.superblock.is_durable(revision) {
-            return Stage::Storing { record, revision, basis };
-        }
-        let round = self.random.draw();
-        let request = VoteRequest {
-            round,
-            stage: VoteStage::Take,
-            candidate: self.config.local,
-            incarnation: self.incarnation,
-            // The basis speaks of the record before this one: the voters have not stored the new one yet.
-            basis,
-            position: self.position(),
-            record,
-            peer_is_fenced: false,
-        };
+        // Whoever streams to this node has no say any more: what this node holds is what is voted on.
+        self.inbound = None;
+        let request = VoteRequest { round: self.random.draw(), stage: VoteStage::Take, record, ..*asked };
         self.send_to_voters(&Message::VoteRequest(Box::new(request)), effects);
-        Stage::Taking { round, since: self.now, record, granted: vec![self.config.local] }
+        let (rests_on, since) = (*self.record(), self.now);
+        Stage::Taking(Box::new(Taking { request, rests_on, since, attempts: 1, granted: Vec::new() }))
     }
 
     fn count_votes(
         &mut self,
-        candidacy: &mut Candidacy,
-        round: u64,
-        since: Tick,
+        newest: &mut MembershipRecord,
+        mut taking: Box<Taking>,
+        effects: &mut Effects,
+    ) -> Stage {
+        let request = taking.request;
+        // Own vote and position are as they were when the others were asked, or this candidacy is over.
+        let is_as_asked = *self.record() == taking.rests_on
+            && self.position() == request.position
+            && voting::may_grant(&self.voter_view(), &request).is_ok();
+        if !is_as_asked {
+            return self.rest_after(newest, &taking, effects);
+        }
+        if taking.granted.len() + 1 >= self.config.majority() && self.journal.is_clean() {
+            let revision = self.store_record(request.record);
+            taking.granted.push(self.config.local);
+            return Stage::Storing { record: request.record, revision, granted: taking.granted };
+        }
+        if self.now >= taking.since.plus(ROUND_PATIENCE) {
+            if taking.attempts == TAKE_ATTEMPTS {
+                return self.rest_after(newest, &taking, effects);
+            }
+            taking.attempts += 1;
+            taking.since = self.now;
+            self.send_to_voters(&Message::VoteRequest(Box::new(request)), effects);
+        }
+        Stage::Taking(taking)
+    }
+
+    fn rest_after(&mut self, newest: &mut MembershipRecord, taking: &Taking, effects: &mut Effects) -> Stage {
+        self.give_up(taking, effects);
+        *newest = *self.record();
+        Stage::Resting { until: self.now.plus(ROUND_PAUSE) }
+    }
+
+    /// Ends a term that was not granted by enough voters. Those that granted it need not wait for its lease; nobody
+    /// else hears of it.
+    fn give_up(&mut self, taking: &Taking, effects: &mut Effects) {
+        let record = taking.request.record;
+        let ended = MembershipRecord { version: record.version + 1, primary: None, ..record };
+        for node in &taking.granted {
+            self.send(*node, &Message::RecordUpdate(Box::new(ended)), effects);
+        }
+        // The stream that was cut short begins anew.
+        self.reintroduce();
+    }
+
+    fn record_when_stored(
+        &mut self,
+        newest: &mut MembershipRecord,
         record: MembershipRecord,
+        revision: Revision,
         granted: Vec<NodeId>,
         effects: &mut Effects,
     ) -> Stage {
         if self.record().order() != record.order() {
             // A newer record arrived meanwhile: this candidacy is over, another one may be tried.
-            candidacy.newest = *self.record();
+            *newest = *self.record();
             return Stage::Resting { until: self.now.plus(ROUND_PAUSE) };
         }
-        if granted.len() >= self.config.majority() && self.journal.is_clean() {
-            let revision = self.append_generation(effects);
-            self.superblock.change(|content| content.flags.ended_as_primary = true);
-            return Stage::Recording { record, revision, granted };
+        if !self.superblock.is_durable(revision) || !self.journal.is_clean() {
+            return Stage::Storing { record, revision, granted };
         }
-        if self.now >= since.plus(ROUND_PATIENCE) {
-            candidacy.newest = record;
-            return Stage::Resting { until: self.now.plus(ROUND_PAUSE) };
-        }
-        Stage::Taking { round, since, record, granted }
+        let revision = self.append_generation(effects);
+        self.superblock.change(|content| content.flags.ended_as_primary = true);
+        Stage::Recording { record, revision, granted }
     }
 
     fn begin_reign(

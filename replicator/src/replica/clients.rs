@@ -62,8 +62,10 @@ impl Replica {
     }
 
     fn may_admit(&self) -> bool {
+        // A demotion waits for what had arrived before it.
+        let is_ending = self.demotion.as_ref().is_some_and(Demotion::is_recording);
         self.role == Role::Primary
-            && !self.demotion.as_ref().is_some_and(Demotion::is_recording)
+            && !is_ending
             && !self.is_frozen()
             && self.disk_fault.is_none()
             && self.generation_is_durable()

@@ -13,6 +13,7 @@ use crate::units::{GenerationId, NodeId};
 use super::Replica;
 use super::explanations;
 use super::links::Replication;
+use super::orders::Demotion;
 use super::sending::Outbound;
 
 impl Replica {
@@ -67,7 +68,9 @@ impl Replica {
 
     /// Whether what a state says would hold: nothing that it speaks of is in motion.
     fn may_introduce(&mut self) -> bool {
-        let is_changing = self.candidacy_is_storing() || self.demotion.is_some() || self.is_cutting();
+        // While a demotion drains, this node still is Primary: a member that returns is what it may wait for.
+        let is_ending = self.demotion.as_ref().is_some_and(Demotion::is_recording);
+        let is_changing = self.candidacy_is_storing() || is_ending || self.is_cutting();
         if is_changing || self.disk_fault.is_some() && self.role == Role::Primary {
             return false;
         }

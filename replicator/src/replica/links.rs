@@ -310,8 +310,9 @@ impl Replica {
             Message::Flush { up_to } => self.journal.want_flush(up_to),
             Message::CatchUpFrom { end } => self.on_catch_up_from(node, end, effects),
             Message::VoteRequest(request) => self.on_vote_request(node, link, &request, effects),
-            Message::VoteReply(reply) => self.on_vote_reply(node, &reply),
+            Message::VoteReply(reply) => self.on_vote_reply(node, &reply, effects),
             Message::RecordUpdate(record) => self.on_record_update(node, link, &record, effects),
+            Message::RecordPassedOn(record) => self.on_record_passed_on(node, link, &record, effects),
             Message::RecordStored(record) => self.on_record_stored(node, &record, effects),
             Message::Farewell { reason } => {
                 let why = explanations::farewell(reason);

@@ -161,8 +161,9 @@ impl Replica {
     }
 
     fn finish_demotion(&mut self, effects: &mut Effects) {
-        let record = *self.record();
-        self.send_record_to_all(&record, effects);
+        // Also to voters that missed the whole reign.
+        let last = Message::RecordPassedOn(Box::new(*self.record()));
+        self.send_to_voters(&last, effects);
         self.end_reign(effects);
     }
 
@@ -211,7 +212,7 @@ impl Replica {
         self.stopping = Some(order);
         effects.push(Effect::Notify(Notice::info("stopping", "the daemon stops".to_owned())));
         if let Some(candidacy) = self.candidacy.take() {
-            self.abandon_candidacy(&candidacy, effects);
+            self.abandon_candidacy(candidacy, effects);
         }
         if self.role == Role::Primary && self.demotion.is_none() {
             self.begin_demotion(None, true, effects);

@@ -184,6 +184,7 @@ impl Replica {
         if record.term > self.record().term && self.role == Role::Primary {
             self.step_down(node, record.term, effects);
         }
+        self.note_granted(node, record);
         let term = self.record().term;
         let Some(reign) = &mut self.reign else { return };
         if record.term == term {
@@ -365,15 +366,7 @@ impl Replica {
             reign.proposals.push_back(record);
             reign.own_revision = revision;
         }
-        self.send_record_to_all(&record, effects);
-    }
-
-    pub(super) fn send_record_to_all(&mut self, record: &MembershipRecord, effects: &mut Effects) {
-        let linked: Vec<NodeId> =
-            self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
-        for node in linked {
-            self.send(node, &Message::RecordUpdate(Box::new(*record)), effects);
-        }
+        self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects);
     }
 
     /// Tells one voter the newest record of this reign, if there is a reign.
@@ -536,7 +529,8 @@ impl Replica {
         record.version += 1;
         record.primary = None;
         self.store_record(record);
-        self.send_record_to_all(&record, effects);
+        // Whoever never granted this term does not store its end either: it may never have been granted.
+        self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects);
     }
 
     /// Primary no more. What clients had in flight is forgotten; its records stay in the journal's end.

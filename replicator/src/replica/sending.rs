@@ -302,6 +302,9 @@ impl Replica {
 
     /// Reads ahead in the journal for a target, one read at a time.
     fn read_for(&mut self, node: NodeId, next: Lsn, effects: &mut Effects) {
+        if self.disk_fault.is_some() {
+            return; // Nothing is read from a disk that failed; a reader that found it out is void.
+        }
         let journaled = self.journal.journaled();
         let zone_offset = self.journal.zone_offset();
         let start = self.journal.ring().reader(next, journaled, CATCH_UP_READ_BYTES);

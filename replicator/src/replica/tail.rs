@@ -218,8 +218,11 @@ impl Replica {
             return;
         }
         self.tail_move = None;
-        // Whoever came back meanwhile needs these records; bits that are set too many do no harm.
-        if behind.iter().any(|(node, _, _)| self.replicates_with(self.peer(*node))) {
+        let last = to.first_lsn.previous();
+        let is_back = |node: NodeId| self.peer(node).flushed < last && self.replicates_with(self.peer(node));
+        if behind.iter().any(|(node, _, _)| is_back(*node)) {
+            // It has come back meanwhile and may be reading just these records; bits that are set too many do no
+            // harm. The move is tried again when the peer has them, or is gone.
             return;
         }
         for (node, _, _) in &behind {

@@ -4,9 +4,9 @@ use crate::effect::{Effect, Effects};
 use crate::event::LinkId;
 use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
-use crate::peer::message::{Message, VoteReply, VoteRequest, VoteStage};
+use crate::peer::message::{Denial, Message, VoteReply, VoteRequest, VoteStage};
 use crate::promotion::membership::{MembershipRecord, VoterList};
-use crate::promotion::voting::{self, SeenPrimary, VoterView};
+use crate::promotion::voting::{self, SeenPrimary, StoreDenial, VoterView};
 use crate::state::Role;
 use crate::superblock_keeper::Revision;
 use crate::units::NodeId;
@@ -76,7 +76,11 @@ impl Replica {
         if !self.is_started() || !self.journal_is_settled() {
             return; // The candidate asks again.
         }
-        let vote = voting::may_grant(&self.voter_view(), request);
+        // Whoever asks for its own term grants none to another: what it was voted for must stay as it is.
+        let vote = match self.candidacy_term() {
+            Some(term) => Err(Denial::OlderTerm { term }),
+            None => voting::may_grant(&self.voter_view(), request),
+        };
         if vote.is_ok() && request.stage == VoteStage::Take {
             let text = format!("granted term {} to {}", request.record.term, self.name_of(node));
             effects.push(Effect::Notify(Notice::info("vote", text)));
@@ -98,7 +102,7 @@ impl Replica {
         self.role == Role::Primary || self.journal.is_clean() || self.inbound.is_some()
     }
 
-    fn vote_reply(&self, request: &VoteRequest, vote: Result<(), crate::peer::message::Denial>) -> VoteReply {
+    fn vote_reply(&self, request: &VoteRequest, vote: Result<(), Denial>) -> VoteReply {
         let content = self.superblock.content();
         VoteReply {
             round: request.round,
@@ -136,7 +140,31 @@ impl Replica {
         record: &MembershipRecord,
         effects: &mut Effects,
     ) {
-        if voting::may_store(self.record(), &self.voter_list(), record, node).is_err() {
+        let may = voting::may_store(self.record(), &self.voter_list(), record, node);
+        self.store_if(may, node, link, record, effects);
+    }
+
+    /// Somebody tells the record of a Primary that reigned, because it saw that this node's is older.
+    pub(super) fn on_record_passed_on(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        record: &MembershipRecord,
+        effects: &mut Effects,
+    ) {
+        let may = voting::may_replace(self.record(), &self.voter_list(), record);
+        self.store_if(may, node, link, record, effects);
+    }
+
+    fn store_if(
+        &mut self,
+        may: Result<(), StoreDenial>,
+        node: NodeId,
+        link: LinkId,
+        record: &MembershipRecord,
+        effects: &mut Effects,
+    ) {
+        if may.is_err() {
             // Equal is fine: the Primary only wants to know. It hears of what is on disk, not of what will be.
             let message = Message::RecordStored(Box::new(*self.record()));
             self.send_when_durable(node, link, message);
@@ -145,7 +173,8 @@ impl Replica {
         if self.role == Role::Primary {
             self.step_down(node, record.term, effects);
         }
-        let was_demoted = record.primary.is_none();
+        // Its own word that it is Primary no more may be ahead of its heartbeat.
+        let was_demoted = record.primary.is_none() && self.record().primary == Some(node);
         self.store_record(*record);
         self.send_when_durable(node, link, Message::RecordStored(Box::new(*record)));
         self.judge_own_disk(effects);

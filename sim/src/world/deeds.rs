@@ -83,9 +83,12 @@ impl World {
         let recorded = newest.and_then(|record| record.in_sync.incarnation_of(node));
         let superblock = self.nodes[node.index()].superblock();
         let mark = self.nodes[node.index()].mark;
+        // A node that has just come back from a power cut still has the old run in its superblock.
+        let is_unbroken = |recorded| !self.nodes[node.index()].broken.contains(&recorded);
         recorded.is_some_and(|recorded| {
-            mark.is_some_and(|mark| mark.incarnation == recorded)
-                || (mark.is_some() && superblock.incarnation_recorded == recorded)
+            is_unbroken(recorded)
+                && (mark.is_some_and(|mark| mark.incarnation == recorded)
+                    || (mark.is_some() && superblock.incarnation_recorded == recorded))
         })
     }
 

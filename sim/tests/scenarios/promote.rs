@@ -1,8 +1,10 @@
 //! Who may be Primary, and how it is handed over.
 
+use replicator::effect::Answer;
 use replicator::event::{ConnectedClients, Order};
 use replicator::layout::superblock::DurableDisk;
 use replicator::state::{DiskState, Role};
+use replicator::units::Span;
 use sim::world::{ALPHA, BETA, World, WorldOptions};
 
 use crate::{pass, promoted};
@@ -74,6 +76,23 @@ fn a_forced_demotion_in_the_middle_of_writes_leaves_equal_replicas() {
         world.promote(BETA, 2000).expect("it is in sync");
         world.read_everything(BETA);
         world.assert_converges();
+    }
+}
+
+#[test]
+fn a_demotion_that_waits_for_a_member_lets_it_come_back() {
+    for seed in 0..10 {
+        let mut world = promoted(seed);
+        for at in 0..30 {
+            world.write(ALPHA, at * 4096, 4096);
+        }
+        let order = world.order(ALPHA, Order::Demote { clients: ConnectedClients::Refuse });
+        world.cut_power(BETA);
+        world.start(BETA);
+        let is_answered =
+            world.run_until(Span::from_millis(5000), |world| world.answers.contains_key(&order));
+        assert!(is_answered, "seed {seed}\n{}", world.summaries());
+        assert!(matches!(world.answers[&order], Answer::Done { .. }), "{:?}", world.answers[&order]);
     }
 }
 

@@ -142,3 +142,18 @@ fn a_peer_that_closes_is_lost() {
     bench.peer.shutdown(std::net::Shutdown::Both).unwrap();
     assert!(matches!(&bench.turn()[..], [Event::PeerLost { reason: LinkLoss::Closed, .. }]));
 }
+
+#[test]
+fn what_a_peer_said_before_it_hung_up_is_heard_although_it_takes_nothing_any_more() {
+    let mut bench = Bench::new();
+    bench.peer.write_all(&on_the_wire(&frame(9, 10, 0))).unwrap();
+    drop(std::mem::replace(&mut bench.peer, UnixStream::pair().unwrap().0));
+    bench.connection.push(frame(1, 10, 0));
+    let events = bench.turn();
+    let [Event::FrameReceived { frame, .. }, Event::PeerLost { reason: LinkLoss::Socket(_), .. }] =
+        &events[..]
+    else {
+        panic!("{events:?}")
+    };
+    assert_eq!(frame.stamp.clock, Tick(9));
+}

@@ -243,6 +243,7 @@ fn message() -> impl Strategy<Value = Message> {
         reply(),
         full_record().prop_map(|record| Message::RecordUpdate(Box::new(record))),
         record().prop_map(|record| Message::RecordStored(Box::new(record))),
+        full_record().prop_map(|record| Message::RecordPassedOn(Box::new(record))),
         reasons.prop_map(|reason| Message::Farewell { reason }),
     ]
 }

@@ -350,9 +350,37 @@ fn within_a_reign_only_its_primary_changes_the_record() {
     assert_eq!(may_store(&own, known, &ended, A), Ok(()));
     assert_eq!(may_store(&ended, known, &MembershipRecord { version: 6, ..own }, A), denial(A, 5));
     let missed = record(6, None, InSyncSet::of(B, B_RUN));
-    assert_eq!(may_store(&own, known, &missed, B), Ok(()));
-    assert_eq!(may_store(&own, known, &missed, A), denial(A, 6));
+    for from in [A, B] {
+        assert_eq!(may_store(&own, known, &missed, from), denial(from, 6), "it may never have been granted");
+    }
     assert_eq!(may_store(&MembershipRecord::default(), known, &own, A), Ok(()));
+}
+
+#[test]
+fn what_is_passed_on_replaces_older_records_of_the_same_voters_whoever_brings_it() {
+    let own = record(5, Some(A), both());
+    let known = &own.voters;
+    let newer = MembershipRecord { version: own.version + 1, ..own };
+    assert_eq!(may_replace(&own, known, &newer), Ok(()));
+    assert_eq!(may_replace(&own, known, &record(6, None, both())), Ok(()));
+    assert_eq!(may_replace(&MembershipRecord::default(), known, &own), Ok(()));
+    for older in [own, record(4, Some(A), both())] {
+        let stored = StoreDenial::OlderRecord { term: term(5), version: own.version };
+        assert_eq!(may_replace(&own, known, &older), Err(stored));
+    }
+    let mut others = newer;
+    others.voters.ids[0] = VoterId(99);
+    assert_eq!(may_replace(&own, known, &others), Err(StoreDenial::OtherVoters));
+}
+
+#[test]
+fn a_record_that_a_candidate_alone_can_have_made_shows_no_reign() {
+    let asked = MembershipRecord { version: 1, ..record(5, Some(A), both()) };
+    let given_up = MembershipRecord { version: 2, primary: None, ..asked };
+    assert!(!shows_a_reign(&asked) && !shows_a_reign(&given_up));
+    let changed = MembershipRecord { version: 2, ..asked };
+    let ended = MembershipRecord { version: 3, primary: None, ..asked };
+    assert!(shows_a_reign(&changed) && shows_a_reign(&ended));
 }
 
 /// The rules once more, in the order of the prose and not of the table.

@@ -1,0 +1,149 @@
+//! Voters whose records differ: what was told to some of them only, by a Primary or candidate that is gone.
+
+use replicator::effect::Answer;
+use replicator::event::Order;
+use replicator::state::Role;
+use replicator::units::Span;
+use sim::world::{ALPHA, BETA, TIE, World, WorldOptions};
+
+use crate::{in_sync, pass, promoted};
+
+#[test]
+fn a_member_that_re_entered_while_the_tiebreaker_was_away_is_promoted_when_the_primary_dies() {
+    for seed in 0..10 {
+        let mut world = promoted(seed);
+        world.kill(BETA);
+        world.write_now(ALPHA, 0, 4096);
+        world.kill_tiebreaker();
+        world.start(BETA);
+        world.assert_converges();
+        world.write_now(ALPHA, 4096, 4096);
+        world.kill(ALPHA);
+        world.start_tiebreaker();
+        pass(&mut world, 1000);
+        world.promote(BETA, 20_000).expect("it holds every completed write");
+        world.read_everything(BETA);
+        world.start(ALPHA);
+        world.assert_converges();
+    }
+}
+
+#[test]
+fn a_smaller_set_that_only_its_dead_primary_stored_does_not_keep_the_other_member_from_being_promoted() {
+    for seed in 0..10 {
+        let mut world = promoted(seed);
+        world.kill(BETA);
+        world.write_now(ALPHA, 0, 4096);
+        world.kill_tiebreaker();
+        world.start(BETA);
+        world.assert_converges();
+        world.write_now(ALPHA, 4096, 4096);
+        world.kill(BETA);
+        pass(&mut world, 100);
+        assert_eq!(in_sync(&world, ALPHA), ["alpha"], "it proposes, and nobody hears of it");
+        world.cut_power(ALPHA);
+        world.start_tiebreaker();
+        world.start(ALPHA);
+        world.start(BETA);
+        pass(&mut world, 8000);
+        world.promote(BETA, 20_000).expect("it is the only member that lost nothing");
+        world.read_everything(BETA);
+        world.assert_converges();
+    }
+}
+
+#[test]
+fn a_tiebreaker_that_died_before_it_stored_its_first_record_learns_it_from_a_living_member() {
+    let mut cases = 0;
+    for seed in 0..30 {
+        let mut world = World::started(seed, WorldOptions::default());
+        world.order(ALPHA, Order::Promote { wait: Span::from_millis(1000) });
+        assert!(world.run_until(Span::from_millis(2000), |world| world.role(ALPHA) == Role::Primary));
+        world.kill_tiebreaker();
+        assert!(world.run_until(Span::from_millis(5000), World::is_in_sync));
+        world.write_now(ALPHA, 0, 4096);
+        world.kill(ALPHA);
+        world.start_tiebreaker();
+        cases += u64::from(world.tiebreaker.running.as_ref().is_some_and(|it| it.record().is_empty()));
+        world.promote(BETA, 20_000).expect("it holds every completed write");
+        world.read_everything(BETA);
+    }
+    assert!(cases > 0, "none of them died early enough");
+}
+
+#[test]
+fn a_candidate_that_gives_up_takes_nothing_back_that_a_majority_recorded_without_it() {
+    for micros in (100..3000).step_by(100) {
+        let mut world = promoted(micros);
+        world.write_now(ALPHA, 0, 4096);
+        // Alpha is alone until the tiebreaker no longer waits for its lease.
+        world.set_cut_both([ALPHA, BETA], true);
+        world.set_cut_both([ALPHA, TIE], true);
+        pass(&mut world, 8000);
+        // Beta asks, would be voted for, and then cannot be heard; meanwhile alpha goes on without it.
+        let order = world.order(BETA, Order::Promote { wait: Span::from_millis(3000) });
+        world.run_for(Span(micros));
+        if world.role(BETA) == Role::Primary {
+            continue;
+        }
+        world.set_cut(BETA, TIE, true);
+        world.set_cut_both([ALPHA, TIE], false);
+        let write = world.write(ALPHA, 0, 4096);
+        let is_alone = world.wait_for(write, 2000);
+        world.set_cut(BETA, TIE, false);
+        assert!(world.run_until(Span::from_millis(20_000), |world| world.answers.contains_key(&order)));
+        if is_alone {
+            assert!(matches!(world.answers[&order], Answer::Refused(_)), "{micros}: alpha wrote without it");
+            // The tiebreaker must still know who holds the write.
+            world.kill(ALPHA);
+            pass(&mut world, 8000);
+            assert!(world.promote(BETA, 5000).is_err(), "{micros}: it does not hold every completed write");
+            world.start(ALPHA);
+            pass(&mut world, 1000);
+        }
+        let primary = if world.promote(ALPHA, 20_000).is_ok() { ALPHA } else { BETA };
+        world.set_cut_both([ALPHA, BETA], false);
+        world.assert_converges();
+        world.read_everything(primary);
+    }
+}
+
+#[test]
+fn a_candidate_that_learns_from_others_that_it_is_in_the_set_again_is_up_to_date() {
+    for seed in 0..10 {
+        let mut world = promoted(seed);
+        world.kill(BETA);
+        world.write_now(ALPHA, 0, 4096);
+        world.start(BETA);
+        world.order(BETA, Order::Promote { wait: Span::from_millis(10_000) });
+        // Alpha proposes it, and the tiebreaker's word arrives before alpha's own.
+        let is_proposed = |world: &World| in_sync(world, ALPHA) == ["alpha", "beta"];
+        assert!(world.run_until(Span::from_millis(5000), is_proposed));
+        world.set_cut(ALPHA, BETA, true);
+        pass(&mut world, 1500);
+        world.set_cut(ALPHA, BETA, false);
+        world.assert_converges();
+    }
+}
+
+#[test]
+fn of_two_candidates_at_once_one_is_promoted_and_stays() {
+    for seed in 0..40 {
+        let mut world = promoted(seed);
+        world.demote(ALPHA).expect("no client is connected");
+        pass(&mut world, 50);
+        let orders = [ALPHA, BETA].map(|node| {
+            world.run_for(Span(seed * 20));
+            world.order(node, Order::Promote { wait: Span::from_millis(5000) })
+        });
+        let are_answered = |world: &World| orders.iter().all(|order| world.answers.contains_key(order));
+        assert!(world.run_until(Span::from_millis(20_000), are_answered));
+        let done = orders.iter().filter(|order| matches!(world.answers[order], Answer::Done { .. })).count();
+        assert_eq!(done, 1, "seed {seed}: {:?}", world.answers);
+        pass(&mut world, 3000);
+        for node in [ALPHA, BETA] {
+            assert!(!world.has_noticed(node, "stepped-down"), "seed {seed}: the winner was deposed");
+        }
+        world.assert_converges();
+    }
+}
