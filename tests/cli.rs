@@ -312,9 +312,11 @@ fn shown_commands() -> Vec<(String, String)> {
         let prose: Vec<&str> = text.lines().filter(|line| !line.starts_with("    ")).collect();
         let prose = prose.join(" ");
         let commands = blocks.chain(prose.split('`').skip(1).step_by(2));
-        for command in commands.filter(|command| command.starts_with("twinblk ")) {
-            let command = command.split(" # ").next().unwrap_or(command);
-            found.push((page.display().to_string(), command.trim().to_owned()));
+        for line in commands.filter(|command| command.starts_with("twinblk ")) {
+            let line = line.split(" # ").next().unwrap_or(line);
+            found.extend(
+                line.split(';').map(|command| (page.display().to_string(), command.trim().to_owned())),
+            );
         }
     }
     found

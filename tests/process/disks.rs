@@ -6,6 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 use crate::harness::{Cluster, RESOURCE, SOON, Settings, Voter};
 use crate::refusals::second_daemon;
 use crate::volume::Volume;
@@ -110,6 +113,12 @@ fn a_replica_on_block_devices_survives_its_death_and_shares_them_with_nobody() {
     }
     cluster.wait_until_linked();
     cluster.promote(Voter::A);
+    // A mount would ask in the same way.
+    for device in [&data, &metadata] {
+        let exclusive = OFlags::RDONLY | OFlags::EXCL;
+        let refused = rustix::fs::open(&device.path, exclusive, Mode::empty()).map(drop);
+        assert_eq!(refused, Err(Errno::BUSY));
+    }
     let (status, said) = second_daemon(&cluster);
     assert!(status == Some(11) && said.contains("in use"), "{status:?}: {said}");
     let mut volume = Volume::connect(&cluster.nbd_socket(Voter::A), RESOURCE).expect("it serves");

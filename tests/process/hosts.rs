@@ -1,5 +1,6 @@
 //! What the host must give.
 
+use std::net::ToSocketAddrs;
 use std::process::Command;
 
 use crate::harness::{Cluster, RESOURCE, Settings, TWINBLK, Voter};
@@ -36,5 +37,27 @@ fn a_host_without_io_uring_is_refused_in_words_and_not_by_an_abort() {
         assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
         assert!(said.contains("io_uring cannot be used here: Operation not permitted"), "{said}");
         assert!(said.contains("kernel.io_uring_disabled"), "{said}");
+    }
+}
+
+/// The configuration of A says that its own name stands for loopback, and that the other voters live elsewhere.
+#[test]
+fn a_node_whose_name_stands_for_loopback_does_not_wait_in_vain_for_peers_from_elsewhere() {
+    let found = ("localhost", 1).to_socket_addrs().expect("every host has this name");
+    assert!(found.into_iter().all(|address| address.ip().is_loopback()));
+    let mut cluster = Cluster::make(&Settings::default());
+    for voter in [Voter::A, Voter::Tiebreaker] {
+        let file = cluster.run_dir(voter).join(format!("{RESOURCE}.toml"));
+        let mut text = std::fs::read_to_string(&file).expect("there");
+        for other in Voter::ALL {
+            let host = if other == voter { "localhost" } else { "192.0.2.2" };
+            let port = cluster.port(other);
+            text = text.replace(&format!("127.0.0.1:{port}"), &format!("{host}:{port}"));
+        }
+        std::fs::write(&file, text).expect("written");
+        cluster.start_process(voter);
+        let status = cluster.wait_for_end(voter);
+        let said = cluster.logged(voter);
+        assert!(!status.success() && said.contains("`localhost` stands for"), "{said}");
     }
 }

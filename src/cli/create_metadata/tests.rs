@@ -137,8 +137,12 @@ fn a_disk_in_use_and_a_missing_folder_are_refused_before_anything_is_made() {
 
 #[test]
 fn content_of_unknown_size_is_adopted_only_where_nothing_of_it_is_cut_off_or_overwritten() {
-    let mut content = vec![7; 2 << 20];
+    // An ext2 of 1 MiB was there once: its size says nothing of what came after it.
+    let mut content = vec![0; 2 << 20];
     content[..6].copy_from_slice(b"LUKS\xba\xbe");
+    content[1024 + 4..][..4].copy_from_slice(&1024u32.to_le_bytes());
+    content[1024 + 56..][..2].copy_from_slice(&[0x53, 0xef]);
+    assert_eq!(file_system::size_of(&content), Some(1 << 20));
     for metadata in ["internal", "DIR/meta"] {
         let fixture = Fixture::new(metadata);
         std::fs::write(fixture.path("data"), &content).expect("written");

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
-use super::site::RESOURCE;
+use super::site::{RESOURCE, Side};
 use crate::cli::args::Places;
 use crate::cli::client::{ANSWER_TIMEOUT, Client};
 use crate::control_protocol::{Command, EventLine};
@@ -20,18 +20,18 @@ pub struct LeaseWatch {
 }
 
 impl LeaseWatch {
-    /// Begins to listen, before the order to promote is given.
+    /// Begins to listen to a candidate, before the order to promote is given.
     ///
     /// # Errors
     /// The daemon does not let anybody listen.
-    pub fn begin(places: &Places) -> anyhow::Result<Self> {
+    pub fn begin(places: &Places, candidate: Side) -> anyhow::Result<Self> {
         let mut client = Client::connect(places, RESOURCE)?;
         client.ask(Command::Events { now: false }, Some(ANSWER_TIMEOUT))?;
         let (tell, since) = channel();
         // It ends at the first such notice, or with the daemon.
         std::thread::Builder::new().name("lease".to_owned()).spawn(move || {
             while let Ok(Some(event)) = client.next_event() {
-                if waits_for_lease(&event) {
+                if waits_for_lease(&event, candidate.other()) {
                     // Nobody may want to know any more.
                     let _ = tell.send(Instant::now());
                     return;
@@ -47,8 +47,10 @@ impl LeaseWatch {
     }
 }
 
-fn waits_for_lease(event: &EventLine) -> bool {
-    matches!(event, EventLine::Notice { name, text, .. } if name == WAITS && text.contains(LEASE))
+/// A voter that has not missed the dead Primary yet says that it lives; what is waited for is its lease all the same.
+fn waits_for_lease(event: &EventLine, dead: Side) -> bool {
+    let EventLine::Notice { name, text, .. } = event else { return false };
+    name == WAITS && (text.contains(LEASE) || *text == format!("{} is Primary", dead.name()))
 }
 
 #[cfg(test)]
@@ -61,7 +63,10 @@ mod tests {
     #[test]
     fn only_the_lease_is_taken_for_the_lease() {
         let notice = |text: String| EventLine::Notice { severity: "info".into(), name: WAITS.into(), text };
-        assert!(waits_for_lease(&notice(Denial::Lease { remaining: Span::from_millis(5) }.to_string())));
-        assert!(!waits_for_lease(&notice("2 of 3 votes are needed; no answer from tiebreaker".to_owned())));
+        let is_lease = |text: &str| waits_for_lease(&notice(text.to_owned()), Side::A);
+        assert!(is_lease(&Denial::Lease { remaining: Span::from_millis(5) }.to_string()));
+        assert!(is_lease("a is Primary"));
+        assert!(!is_lease("b is Primary"));
+        assert!(!is_lease("2 of 3 votes are needed; no answer from tiebreaker"));
     }
 }

@@ -23,8 +23,8 @@ const PEERS: u8 = 2;
 /// # Errors
 /// That, with what to type instead.
 pub fn check(folder: &Path, size_bytes: u64) -> anyhow::Result<()> {
-    let zones = Zones::for_volume(size_bytes, journal_bytes(size_bytes), PEERS)
-        .map_err(|error| Ended::with(Status::Given(2), format!("--size: {error}")))?;
+    let zones = Zones::for_volume(size_bytes, journal_bytes(size_bytes), PEERS);
+    let zones = zones.expect("the size was checked, and the journal follows from it");
     let each = size_bytes + zones.metadata_bytes();
     let needed = each * bytes_u64(Side::BOTH.len()) + SPARE_BYTES;
     let found =
