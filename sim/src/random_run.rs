@@ -10,10 +10,14 @@ use replicator::units::{NodeId, Span};
 use crate::node::{DiskHealth, NodeOptions};
 use crate::random::Random;
 use crate::workload::any_ask;
-use crate::world::{ALPHA, BETA, Delays, MS, TIE, World, WorldOptions};
+use crate::world::{ALPHA, BETA, Delays, MS, TIE, World, WorldOptions, other};
 
 /// Requests that one run has in flight at most.
 const REQUESTS_MAX: u64 = 24;
+
+/// How long a client may wait while its node is Primary and a majority of voters is up. The slowest disk of a seed takes
+/// two seconds for an I/O, and a lost peer three and a half to be missed.
+const STALL_LIMIT: Span = Span::from_millis(30_000);
 
 /// What a seed decides before the world begins.
 #[derive(Clone, Debug)]
@@ -87,7 +91,55 @@ pub fn run(seed: u64, trace: bool) {
         world.run_for(Span(random.below(knobs.pause) + 1));
     }
     heal(&mut world);
+    if random.chance(50) {
+        load_while_the_peer_comes_and_goes(&mut world, &mut random, &knobs);
+    }
     agree(&mut world);
+}
+
+/// The one serving node has clients that always ask for more, while its peer or their link breaks and comes back.
+/// The tiebreaker is there all the time, so nobody may wait for longer than the limit, at any moment.
+fn load_while_the_peer_comes_and_goes(world: &mut World, random: &mut Random, knobs: &Knobs) {
+    world.say(|| "-- load".to_owned());
+    let Some(primary) = [ALPHA, BETA].into_iter().find(|node| world.role(*node) == Role::Primary) else {
+        return;
+    };
+    let peer = other(primary);
+    for _ in 0..random.between(3, 12) {
+        for _ in 0..random.between(20, 300) {
+            if world.role(primary) != Role::Primary {
+                return;
+            }
+            any_request(world, random, knobs);
+            world.run_for(Span(random.below(knobs.pause) + 1));
+            assert_nobody_waits_too_long(world, primary);
+        }
+        let is_up = world.nodes[peer.index()].replica.is_some();
+        match random.below(4) {
+            0 if is_up => world.kill(peer),
+            1 if is_up => world.cut_power(peer),
+            2 => world.reset([ALPHA, BETA]),
+            _ => start_what_is_down(world),
+        }
+    }
+    start_what_is_down(world);
+    for _ in 0..40 {
+        world.run_for(Span::from_millis(1000));
+        if world.role(primary) == Role::Primary {
+            assert_nobody_waits_too_long(world, primary);
+        }
+    }
+}
+
+/// Law: while nothing is broken that must be waited for, every request is answered in bounded time.
+fn assert_nobody_waits_too_long(world: &World, primary: NodeId) {
+    let stalled = world.operations.iter().rev().take(500).find(|(_, operation)| {
+        operation.node == primary && operation.is_waiting() && operation.asked_at + STALL_LIMIT.0 < world.now
+    });
+    if let Some((id, operation)) = stalled {
+        let ask = operation.ask;
+        panic!("violation: request {id} ({ask:?}) waits for {STALL_LIMIT}\n{}", world.summaries());
+    }
 }
 
 /// What a cluster manager does: where nobody serves, it starts what is down and promotes somebody.

@@ -5,6 +5,8 @@ mod deeds;
 mod executing;
 mod links;
 
+pub use deeds::other;
+
 use std::collections::BTreeMap;
 
 use replicator::effect::{Answer, Effects};
