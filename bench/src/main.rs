@@ -31,7 +31,7 @@ struct PairArgs {
     /// How long each job runs, on the pair and on the raw file each
     #[arg(long, value_name = "N", default_value_t = 5)]
     seconds: u64,
-    /// Where the figures go as JSON
+    /// File for the figures as JSON, which are printed below the table otherwise
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Where the disks are made; a folder for temporary files if left out

@@ -74,9 +74,12 @@ pub fn run(args: &PairArgs) -> anyhow::Result<()> {
         jobs: compared,
     };
     println!("{}", table::render(&run.machine, &run.commit, &run.jobs));
-    if let Some(file) = &args.json {
-        let text = serde_json::to_string_pretty(&run)? + "\n";
-        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    let text = serde_json::to_string_pretty(&run)?;
+    match &args.json {
+        Some(file) => {
+            std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        None => println!("{text}"),
     }
     Ok(())
 }
