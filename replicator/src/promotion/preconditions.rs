@@ -21,6 +21,9 @@ pub struct Preconditions {
 /// Name of the row that a living Primary elsewhere makes true. It may be dead without this node knowing yet.
 pub const PEER_IS_PRIMARY: &str = "peer-is-primary";
 
+/// Name of the row that an old copy makes true. It may be about to become a new one.
+pub const DISK_OUTDATED: &str = "disk-outdated";
+
 /// The first row that forbids the promotion, if one does.
 ///
 /// # Errors
@@ -72,7 +75,7 @@ pub fn check(on: &Preconditions) -> Result<(), Refused> {
             };
             return row(
                 RefusalCode::NoUpToDateData,
-                "disk-outdated",
+                DISK_OUTDATED,
                 reason,
                 "`twinblk wait-sync`, or promote another node",
             );

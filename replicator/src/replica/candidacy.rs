@@ -17,6 +17,7 @@ use crate::superblock_keeper::Revision;
 use crate::units::{NodeId, Span, Term, Tick};
 
 use super::Replica;
+use super::links::Replication;
 use super::reign::Reign;
 
 /// How long a round waits for voters that do not answer.
@@ -45,7 +46,8 @@ pub(super) struct Candidacy {
 
 #[derive(Debug)]
 enum Stage {
-    /// A peer was Primary when last heard of: it is refused to a living one, and a dead one is found out.
+    /// A peer was Primary when last heard of: it is refused to a living one, and a dead one is found out. Or another
+    /// Secondary brings this node up to date.
     Looking { since: Tick },
     /// The journal is being flushed, so that this node's position is what it says.
     Flushing,
@@ -82,7 +84,7 @@ impl Replica {
         }
         let stage = match self.may_try_promotion() {
             Ok(()) => Stage::Flushing,
-            Err(refused) if refused.name == preconditions::PEER_IS_PRIMARY => {
+            Err(refused) if refused.name == preconditions::PEER_IS_PRIMARY || self.may_catch_up(&refused) => {
                 Stage::Looking { since: self.now }
             }
             Err(refused) => {
@@ -104,14 +106,22 @@ impl Replica {
 
     /// Whether the linked Primary has not yet shown, since this moment, that it lives: a frame that was under way
     /// proves nothing, an echo of this node's later clock does.
-    fn primary_may_be_gone(&self, since: Tick, deadline: Tick, refused: &Refused) -> bool {
+    fn primary_may_be_gone(&self, since: Tick, refused: &Refused) -> bool {
         let is_alive = |peer: &super::links::Peer| {
             let echoed = peer.link.as_ref().and_then(|link| link.echoed);
             peer.role == Role::Primary && echoed > Some(since)
         };
-        refused.name == preconditions::PEER_IS_PRIMARY
-            && self.now < deadline
-            && !self.peers.iter().any(is_alive)
+        refused.name == preconditions::PEER_IS_PRIMARY && !self.peers.iter().any(is_alive)
+    }
+
+    /// Whether the old copy on this node may be about to become a new one: another Secondary ships what it lacks, or
+    /// the two compare what they hold.
+    fn may_catch_up(&self, refused: &Refused) -> bool {
+        let is_comparing = |peer: &super::links::Peer| {
+            peer.link.as_ref().is_some_and(|link| matches!(link.replication, Replication::Introducing))
+        };
+        let may_change = self.inbound.is_some() || self.peers.iter().any(is_comparing);
+        refused.name == preconditions::DISK_OUTDATED && may_change
     }
 
     /// The table of preconditions, on what this node knows now.
@@ -172,7 +182,10 @@ impl Replica {
         let next = match stage {
             Stage::Looking { since } => match self.may_try_promotion() {
                 Ok(()) => Some(Stage::Flushing),
-                Err(refused) if self.primary_may_be_gone(since, candidacy.deadline, &refused) => {
+                Err(refused)
+                    if self.now < candidacy.deadline
+                        && (self.primary_may_be_gone(since, &refused) || self.may_catch_up(&refused)) =>
+                {
                     Some(Stage::Looking { since })
                 }
                 Err(refused) => {

@@ -11,7 +11,7 @@ use crate::units::{NodeId, Span, Tick};
 
 use super::Replica;
 use super::explanations;
-use super::links::Replication;
+use super::links::{Peer, Replication};
 
 /// How long a demotion or a stop waits for writes in flight.
 const DRAIN_PATIENCE: Span = Span::from_millis(30_000);
@@ -281,15 +281,19 @@ impl Replica {
         match condition {
             Condition::Connected => replicas.all(|peer| peer.link.is_some()),
             Condition::InSync => {
-                let established =
-                    |peer| self.is_established(peer) && self.peer_disk(peer) == DiskState::UpToDate;
-                self.disk == DiskState::UpToDate && replicas.all(established)
+                self.disk == DiskState::UpToDate && replicas.all(|peer| self.follows_along(peer))
             }
             Condition::Stopped(revision) => {
                 self.disk_fault.is_some()
                     || revision.is_some_and(|revision| self.superblock.is_durable(revision))
             }
         }
+    }
+
+    /// Whether a replica has all that its protocol promises: on A and B its disk is never called UpToDate.
+    fn follows_along(&self, peer: &Peer) -> bool {
+        let has_all = self.peer_disk(peer) == DiskState::UpToDate || !self.can_be_in_sync(peer);
+        self.is_established(peer) && has_all
     }
 
     fn missing(&self, condition: Condition) -> String {
@@ -299,9 +303,7 @@ impl Replica {
             .filter(|peer| peer.is_replica())
             .filter(|peer| match condition {
                 Condition::Connected => peer.link.is_none(),
-                Condition::InSync => {
-                    !self.is_established(peer) || self.peer_disk(peer) != DiskState::UpToDate
-                }
+                Condition::InSync => !self.follows_along(peer),
                 Condition::Stopped(_) => false,
             })
             .map(|peer| self.name_of(peer.node))

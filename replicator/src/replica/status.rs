@@ -167,9 +167,7 @@ impl Replica {
             {
                 ReplicationState::Established
             }
-            Replication::Source(outbound)
-                if !self.can_be_in_sync(peer) && outbound.next() > self.assigned() =>
-            {
+            Replication::Source(outbound) if !self.can_be_in_sync(peer) && outbound.is_live() => {
                 ReplicationState::Established
             }
             Replication::Source(_) => ReplicationState::SyncSource,
@@ -178,7 +176,7 @@ impl Replica {
         }
     }
 
-    fn can_be_in_sync(&self, peer: &Peer) -> bool {
+    pub(super) fn can_be_in_sync(&self, peer: &Peer) -> bool {
         peer.protocol.is_some_and(crate::config::ReplicationProtocol::can_be_in_sync)
     }
 

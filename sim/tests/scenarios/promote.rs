@@ -121,3 +121,30 @@ fn a_primary_that_lost_its_peer_and_wrote_nothing_since_is_demoted_at_once() {
     // The tiebreaker has heard of it: the node may change its mind.
     world.promote(ALPHA, 1000).expect("it is the set, and nobody is Primary");
 }
+
+#[test]
+fn a_promotion_waits_until_another_secondary_has_shipped_what_this_node_lacks() {
+    let mut left_behind = 0;
+    for seed in 0..20 {
+        let mut world = promoted(seed);
+        for at in 0..20 {
+            world.write(ALPHA, at * 4096, 4096);
+        }
+        pass(&mut world, seed % 3);
+        for node in [ALPHA, BETA] {
+            world.cut_power(node);
+        }
+        for node in [ALPHA, BETA] {
+            world.start(node);
+        }
+        let is_behind =
+            |world: &World| [ALPHA, BETA].map(|node| world.disk(node)).contains(&DiskState::Outdated);
+        if !world.run_until(Span::from_millis(3000), is_behind) {
+            continue; // Both held the same.
+        }
+        let behind = if world.disk(ALPHA) == DiskState::Outdated { ALPHA } else { BETA };
+        world.promote(behind, 20_000).unwrap_or_else(|refused| panic!("seed {seed}: {refused:?}"));
+        left_behind += 1;
+    }
+    assert!(left_behind > 0, "no seed left one node behind");
+}

@@ -1,7 +1,8 @@
 //! When a write is answered, and what FLUSH, FUA and reads wait for.
 
 use replicator::config::ReplicationProtocol;
-use replicator::event::Durability;
+use replicator::effect::Answer;
+use replicator::event::{Durability, Order};
 use replicator::state::ReplicationState;
 use replicator::units::{ByteRange, Lsn, Span};
 use sim::node::DiskHealth;
@@ -173,5 +174,23 @@ fn a_peer_on_a_or_b_that_catches_up_holds_no_client_back() {
         let write = world.write(ALPHA, 0, 4096);
         assert!(world.wait_for(write, 50), "{}", world.summaries());
         assert!(is_catching_up(&world), "{}", world.summaries());
+    }
+}
+
+#[test]
+fn waiting_for_sync_ends_when_a_peer_on_a_or_b_follows_along() {
+    for protocol in [ReplicationProtocol::A, ReplicationProtocol::B] {
+        let mut world = World::started(7, with_protocol(protocol));
+        world.promote(ALPHA, 0).expect("nothing stands against it");
+        world.set_cut_both([ALPHA, BETA], true);
+        pass(&mut world, 5000);
+        world.write_now(ALPHA, 0, 4096);
+        let wait = Order::WaitSync { wait: Span::from_millis(20_000) };
+        let order = world.order(ALPHA, wait);
+        pass(&mut world, 1000);
+        assert!(!world.answers.contains_key(&order), "beta is away");
+        world.set_cut_both([ALPHA, BETA], false);
+        pass(&mut world, 10_000);
+        assert!(matches!(world.answers.get(&order), Some(Answer::Done { .. })), "{}", world.summaries());
     }
 }
