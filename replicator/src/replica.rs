@@ -77,6 +77,8 @@ pub struct Restored {
     pub continuity: Option<ContinuityMark>,
 }
 
+/// Waking up so much later than asked means that this process, or the machine, stood still.
+const STANDSTILL: Span = Span::from_millis(500);
 /// Time between two looks at something that is overdue.
 const OVERDUE_PAUSE: Span = Span::from_millis(1);
 
@@ -261,6 +263,9 @@ impl Replica {
     /// together, and whenever [`Self::next_wakeup`] says so.
     pub fn handle(&mut self, now: Tick, event: Event, effects: &mut Effects) {
         assert!(now >= self.now, "the clock never goes back");
+        if now > self.now.plus(STANDSTILL) {
+            self.forgive_standstill(now, effects);
+        }
         self.now = now;
         self.numbers.now = now;
         match &event {
@@ -296,6 +301,25 @@ impl Replica {
             }
             Event::PeerUnreachable { peer, reason } => self.on_peer_unreachable(peer, reason),
             Event::OperatorAsked { order, what } => self.on_order(order, what, effects),
+        }
+    }
+
+    /// A process that stood still has not heard what its disks and peers said meanwhile: that they said nothing is
+    /// not held against them. Leases are not touched: others go by their own clocks.
+    fn forgive_standstill(&mut self, now: Tick, effects: &mut Effects) {
+        let late = self.next_wakeup().map_or(Span::default(), |due| now.since(due));
+        if late <= STANDSTILL {
+            return;
+        }
+        effects.push(Effect::Notify(Notice::warning(
+            "stood-still",
+            format!("this process stood still for {late}"),
+        )));
+        for ordered in self.numbers.ordered.values_mut() {
+            *ordered = ordered.plus(late);
+        }
+        for outbound in self.peers.iter_mut().filter_map(Peer::outbound_mut) {
+            outbound.wait_longer(late);
         }
     }
 

@@ -22,6 +22,8 @@ use extent_map::{Extent, ExtentMap, Piece};
 const DATA_WRITE_BYTES_MAX: u64 = 1 << 20;
 /// Largest range that is zeroed at once, blocks: a disk that has to write the zeroes does so within `disk-timeout`.
 const DATA_ZERO_BLOCKS_MAX: u64 = (16 << 20) / BLOCK_BYTES;
+/// Ranges that are being zeroed at a time: each has to be done within `disk-timeout`.
+const DATA_ZEROES_MAX: usize = 4;
 /// Writes to the data area in flight at a time.
 const DATA_WRITES_MAX: usize = 32;
 /// More are ordered only when no more than this many are in flight: writes that are ordered together cost the
@@ -91,6 +93,8 @@ struct Round {
     todo: VecDeque<DataIo>,
     /// Ordered and not reported yet.
     in_flight: BTreeSet<IoId>,
+    /// Those of them that zero.
+    zeroes_in_flight: BTreeSet<IoId>,
 }
 
 /// Records between journal and data area.
@@ -226,6 +230,10 @@ impl WriteBack {
             return;
         }
         while round.in_flight.len() < DATA_WRITES_MAX {
+            let is_zero = matches!(round.todo.front(), Some(DataIo::Zero(..)));
+            if is_zero && round.zeroes_in_flight.len() >= DATA_ZEROES_MAX {
+                break;
+            }
             let Some(data_io) = round.todo.pop_front() else { break };
             let io = next_io();
             round.in_flight.insert(io);
@@ -235,6 +243,7 @@ impl WriteBack {
                     Effect::WriteData { io, range, pieces }
                 }
                 DataIo::Zero(range, method) => {
+                    round.zeroes_in_flight.insert(io);
                     self.unflushed_bytes += BLOCK_BYTES;
                     Effect::ZeroData { io, range, method }
                 }
@@ -273,13 +282,15 @@ impl WriteBack {
         }
         assert!(up_to <= stable, "I3: {up_to} is written back, {stable} is stable");
         let todo = data_ios(&newest);
-        self.round = Some(Round { up_to, todo, in_flight: BTreeSet::new() });
+        self.round =
+            Some(Round { up_to, todo, in_flight: BTreeSet::new(), zeroes_in_flight: BTreeSet::new() });
     }
 
     /// A write of the current round is in the data area.
     pub fn on_data_written(&mut self, io: IoId, now: Tick) {
         let round = self.round.as_mut().expect("only a round writes to the data area");
         assert!(round.in_flight.remove(&io), "a write is reported once");
+        round.zeroes_in_flight.remove(&io);
         if !round.in_flight.is_empty() || !round.todo.is_empty() {
             return;
         }

@@ -92,6 +92,8 @@ pub struct SimNode {
     pub data: SimDisk,
     /// What its disk does.
     pub health: DiskHealth,
+    /// Until when its daemon stands still (SIGSTOP, or a machine that is frozen).
+    pub stands_still_until: u64,
     /// Its replica, while the daemon runs.
     pub replica: Option<Replica>,
     /// How often its daemon was started.
@@ -186,6 +188,7 @@ impl SimNode {
             metadata,
             data: SimDisk::default(),
             health: DiskHealth::Good,
+            stands_still_until: 0,
             replica: None,
             run: 0,
             mark: None,

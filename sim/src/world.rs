@@ -230,6 +230,10 @@ impl World {
     fn step(&mut self) {
         let Some(((time, _), happening)) = self.queue.pop_first() else { return };
         self.now = time;
+        if let Some(until) = self.put_off(&happening) {
+            self.at(until, happening);
+            return;
+        }
         match happening {
             Happening::Tell { node, run, event } => {
                 if self.is_run(node, run) {
@@ -268,6 +272,25 @@ impl World {
                 }
             }
         }
+    }
+
+    /// When a node that stands still will notice this.
+    fn put_off(&mut self, happening: &Happening) -> Option<u64> {
+        let node = match happening {
+            Happening::Tell { node, .. }
+            | Happening::RoundEnds { node, .. }
+            | Happening::Wakes { node, .. }
+            | Happening::IoDone { node, .. }
+            | Happening::Arrives { node, .. } => *node,
+            Happening::Dial | Happening::Stored { .. } | Happening::TiebreakerWakes { .. } => return None,
+        };
+        let now = self.now;
+        let machine = self.nodes.get_mut(node.index()).filter(|machine| machine.stands_still_until > now)?;
+        let until = machine.stands_still_until;
+        if matches!(happening, Happening::Wakes { .. }) && machine.wakes == Some(now) {
+            machine.wakes = Some(until);
+        }
+        Some(until)
     }
 
     fn is_run(&self, node: NodeId, run: u64) -> bool {

@@ -121,7 +121,7 @@ fn peers(connections: &[Connection], colour: Colour) -> Vec<String> {
         if let Some(reason) = &connection.reason {
             // The rule that decided matters while it keeps the two apart.
             let is_apart = connection.connection_state == "StandAlone";
-            let rule = connection.rule.as_ref().filter(|_| is_apart);
+            let rule = connection.rule.as_ref().filter(|_| is_apart && !reason.starts_with("rule "));
             let rule = rule.map(|rule| format!(" (rule {rule})")).unwrap_or_default();
             lines.push(format!("    reason: {reason}{rule}"));
         }

@@ -193,6 +193,7 @@ impl Replica {
     fn on_disconnect(&mut self, order: OrderId, peer: Option<NodeId>, effects: &mut Effects) {
         for node in self.chosen(peer) {
             self.peer_mut(node).wanted = false;
+            self.peer_mut(node).rule = None;
             effects.push(Effect::SetDialing { peer: node, wanted: false });
             self.send(node, &Message::Farewell { reason: FarewellReason::Disconnected }, effects);
             self.drop_link(node, "an operator disconnected it", effects);

@@ -253,7 +253,7 @@ impl Replica {
     /// Lets a peer into the set: completions pause until it has flushed what is complete, then it is proposed.
     fn advance_joining(&mut self, effects: &mut Effects) {
         let (now, complete, stable) = (self.now, self.complete, self.stable);
-        let Some(reign) = &self.reign else { return };
+        let Some(reign) = self.reign.as_ref().filter(|_| self.disk_fault.is_none()) else { return };
         if let Some(joining) = reign.joining {
             let flushed = self.peer(joining.node).outbound().map(|outbound| outbound.progress().flushed);
             let is_there = flushed.is_some_and(|flushed| flushed >= joining.cap.max(stable));
@@ -310,6 +310,10 @@ impl Replica {
     /// Proposes a set without the members that are lost, and with those that came back without a loss as who
     /// they are now.
     fn propose_what_is_due(&mut self, effects: &mut Effects) {
+        // Without a disk nothing is completed any more. Whoever is in the set holds what was; who else could take over?
+        if self.disk_fault.is_some() {
+            return;
+        }
         let newest = self.reign_newest_in_sync();
         let others = newest.iter().filter(|(node, _)| *node != self.config.local);
         let in_sync = others.fold(newest, |set, (node, recorded)| match self.standing(node, recorded) {
@@ -322,7 +326,7 @@ impl Replica {
         }
         // What is complete may be flushed on the lost member alone: it is flushed here before it goes.
         let drops_a_member = newest.iter().any(|(node, _)| !in_sync.has_node(node));
-        if drops_a_member && self.disk_fault.is_none() && self.journal.flushed() < self.complete {
+        if drops_a_member && self.journal.flushed() < self.complete {
             self.journal.want_flush(self.complete);
             return;
         }
@@ -509,7 +513,6 @@ impl Replica {
             self.record().term
         );
         effects.push(Effect::Notify(Notice::error("stepped-down", text)));
-        effects.push(Effect::DropClients);
         self.resign(effects);
         self.end_reign(effects);
     }
@@ -535,6 +538,7 @@ impl Replica {
 
     /// Primary no more. What clients had in flight is forgotten; its records stay in the journal's end.
     pub(super) fn end_reign(&mut self, effects: &mut Effects) {
+        effects.push(Effect::DropClients);
         self.writes.forget();
         self.reads.forget();
         self.reign = None;

@@ -122,6 +122,11 @@ impl Outbound {
         self.waiting_since.is_some_and(|since| now >= since.plus(limit))
     }
 
+    /// Gives the target more time to report progress.
+    pub(super) fn wait_longer(&mut self, span: Span) {
+        self.waiting_since = self.waiting_since.map(|since| since.plus(span));
+    }
+
     fn on_progress(&mut self, progress: Progress, now: Tick) {
         self.progress = progress;
         while let Some((_, bytes)) = self.unreceived.pop_front_if(|(last, _)| *last <= progress.received) {

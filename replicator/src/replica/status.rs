@@ -6,7 +6,7 @@ use crate::status_report::{
     Advice, CanPromote, ConnectionReport, DeviceReport, FrozenReport, InSyncReport, JournalReport, LsnReport,
     PathReport, PeerDeviceReport, StatusReport, TiebreakerReport,
 };
-use crate::units::{Lsn, Tick, bytes_u64};
+use crate::units::{BLOCK_BYTES, Tick, bytes_u64};
 
 use super::Replica;
 use super::links::{Peer, Replication};
@@ -106,9 +106,16 @@ impl Replica {
 
     fn connection_report(&self, peer: &Peer) -> ConnectionReport {
         let outbound = peer.outbound();
-        let behind = self
-            .assigned()
-            .since(peer.acknowledged.max(outbound.map_or(Lsn::ZERO, |out| out.progress().journaled)));
+        let is_equal = self.is_established(peer) && self.peer_disk(peer) == DiskState::UpToDate;
+        let behind = match outbound {
+            Some(outbound) => self.assigned().since(peer.acknowledged.max(outbound.progress().journaled)),
+            // Nobody writes, and both hold the same.
+            None if is_equal => 0,
+            None => self.assigned().since(peer.acknowledged),
+        };
+        // Each write that it lacks is of a block at least; there are no more blocks than the volume has.
+        let volume_kib = self.config.volume_bytes >> 10;
+        let out_of_sync = (behind * (BLOCK_BYTES >> 10)).min(volume_kib);
         let in_flight = outbound.map_or(0, super::sending::Outbound::unreceived_bytes);
         let is_sync_source = self.replication_state(peer) == ReplicationState::SyncSource;
         let unacked = self
@@ -116,7 +123,7 @@ impl Replica {
             .as_ref()
             .filter(|inbound| inbound.from == peer.node)
             .map_or(0, |inbound| inbound.unacknowledged(self.journal.journaled()));
-        let percent = 100.0 - 100.0 * as_f64(behind) / as_f64(self.assigned().0.max(1));
+        let percent = 100.0 - 100.0 * as_f64(out_of_sync) / as_f64(volume_kib);
         ConnectionReport {
             peer_node_id: peer.node,
             name: self.name_of(peer.node).to_owned(),
@@ -142,9 +149,9 @@ impl Replica {
                 resync_suspended: "no",
                 received: peer.received_bytes >> 10,
                 sent: peer.sent_bytes >> 10,
-                out_of_sync: behind * 4,
+                out_of_sync,
                 caught_up: outbound.map_or(0, super::sending::Outbound::caught_up_bytes) >> 10,
-                pending: behind.min(in_flight / 4096 + 1),
+                pending: outbound.map_or(0, |_| behind.min(in_flight / BLOCK_BYTES + 1)),
                 unacked,
                 has_sync_details: false,
                 has_online_verify_details: false,

@@ -103,6 +103,12 @@ impl World {
         }
     }
 
+    /// Lets a node's daemon stand still for some milliseconds.
+    pub fn stand_still(&mut self, node: NodeId, milliseconds: u64) {
+        self.say(|| format!("-- {node} stands still for {milliseconds} ms"));
+        self.nodes[node.index()].stands_still_until = self.now + milliseconds * 1000;
+    }
+
     /// Gives an order.
     pub fn order(&mut self, node: NodeId, what: Order) -> OrderId {
         self.orders += 1;

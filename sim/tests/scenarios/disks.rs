@@ -1,7 +1,7 @@
 //! Disks that fail or hang.
 
 use replicator::effect::Answer;
-use replicator::event::Order;
+use replicator::event::{ConnectedClients, Order};
 use replicator::journal::recovery_case::RecoveryCase;
 use replicator::state::DiskState;
 use replicator::units::{ByteRange, Lsn, Span};
@@ -107,4 +107,37 @@ fn a_candidate_whose_disk_fails_is_refused_and_says_why() {
         panic!("{}", world.summaries());
     };
     assert_eq!(refused.name, "disk-failed", "{refused:?}");
+}
+
+#[test]
+fn a_process_that_stood_still_does_not_take_its_disk_for_a_hung_one() {
+    for seed in 0..20 {
+        let mut world = impatient(seed);
+        for at in 0..10 {
+            world.write(ALPHA, at * 4096, 4096);
+        }
+        world.run_for(Span(seed * 40));
+        world.stand_still(ALPHA, 20_000);
+        pass(&mut world, 22_000);
+        assert_ne!(world.disk(ALPHA), DiskState::Failed, "seed {seed}: {}", world.summaries());
+        assert!(world.has_noticed(ALPHA, "stood-still"), "seed {seed}");
+        world.assert_converges();
+    }
+}
+
+#[test]
+fn the_peer_of_a_primary_whose_disk_failed_can_take_over_even_if_the_link_was_lost_meanwhile() {
+    let mut world = promoted(9);
+    world.write_now(ALPHA, 0, 4096);
+    world.set_health(ALPHA, DiskHealth::Failing);
+    world.write(ALPHA, 4096, 4096);
+    assert!(world.run_until(Span::from_millis(5000), |world| world.disk(ALPHA) == DiskState::Failed));
+    world.set_cut_both([ALPHA, BETA], true);
+    pass(&mut world, 5000);
+    world.set_cut_both([ALPHA, BETA], false);
+    pass(&mut world, 5000);
+    let forced = Order::Demote { clients: ConnectedClients::Disconnect };
+    world.ask_operator(ALPHA, forced).expect("by force");
+    world.promote(BETA, 20_000).expect("it holds everything that was completed");
+    world.read_everything(BETA);
 }

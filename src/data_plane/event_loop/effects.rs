@@ -52,9 +52,6 @@ impl<C: Core> EventLoop<C> {
                     ExportState::Serving => true,
                     ExportState::Refused { .. } => false,
                 };
-                if !self.is_serving {
-                    self.budget.on_requests_forgotten();
-                }
                 self.tell(FromDataPlane::Export(export));
             }
             Effect::DropClients => {
