@@ -200,10 +200,16 @@ impl Cluster {
 
     /// Runs a command for a voter to its end.
     pub fn run(&self, voter: Voter, args: &[&str]) -> Output {
+        self.command(voter, args).output().expect("the executable")
+    }
+
+    /// A command for a voter, not run yet.
+    pub fn command(&self, voter: Voter, args: &[&str]) -> Command {
         let mut command = Command::new(TWINBLK);
         command.args(args);
         self.add_places(&mut command, voter);
-        command.stdin(Stdio::null()).output().expect("the executable")
+        command.stdin(Stdio::null());
+        command
     }
 
     /// Runs a command that must succeed; gives what it says.

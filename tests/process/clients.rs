@@ -79,6 +79,27 @@ fn a_request_in_flight_at_a_forced_demotion_is_answered_with_shutdown_and_then_t
 }
 
 #[test]
+fn in_a_freeze_a_client_negotiates_and_its_request_is_answered_when_io_goes_on() {
+    let mut cluster = Cluster::start(&Settings::default());
+    cluster.promote(Voter::A);
+    cluster.wait_until_synced(Voter::A);
+    cluster.kill(Voter::B);
+    cluster.kill(Voter::Tiebreaker);
+    cluster.wait_until("all I/O waits", SOON, |cluster| {
+        cluster.value(Voter::A, "/frozen").is_some_and(|frozen| !frozen.is_null())
+    });
+    let mut stream = raw_client(&cluster, Voter::A);
+    ask_to_read(&mut stream, 512).expect("sent");
+    cluster.wait_until("the request waits", SOON, |cluster| {
+        cluster.value(Voter::A, "/devices/0/upper-pending").is_some_and(|pending| pending == 1)
+    });
+    cluster.start_process(Voter::Tiebreaker);
+    let mut answer = [0; 16 + 512];
+    stream.read_exact(&mut answer).expect("a majority is back");
+    assert_eq!((&answer[4..8], &answer[8..16]), (&[0; 4][..], &77_u64.to_be_bytes()[..]));
+}
+
+#[test]
 fn half_open_and_silent_clients_hurt_nobody() {
     let cluster = Cluster::start(&Settings::default());
     cluster.promote(Voter::A);

@@ -1,6 +1,10 @@
-//! Orderly ends.
+//! Beginnings and orderly ends.
 
-use crate::harness::{Cluster, RESOURCE, Settings, Voter};
+use std::os::unix::net::UnixDatagram;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Cluster, RESOURCE, SOON, Settings, Voter};
 use crate::volume::Volume;
 
 #[test]
@@ -42,4 +46,30 @@ fn a_primary_that_stops_in_order_hands_over_without_waiting_for_its_lease() {
         took.as_secs() < 10,
         "the promotion took {took:?}: it waited for a lease that had been given back"
     );
+}
+
+#[test]
+fn the_service_manager_hears_when_a_daemon_is_ready_and_when_it_stops() {
+    let cluster = Cluster::make(&Settings::default());
+    for (voter, verb) in [(Voter::A, "run"), (Voter::Tiebreaker, "tiebreaker")] {
+        let socket = cluster.scratch().join(format!("{}.notify", voter.name()));
+        let manager = UnixDatagram::bind(&socket).expect("bound");
+        manager.set_read_timeout(Some(SOON)).expect("set");
+        let hear = |wanted: &str| {
+            let mut message = [0; 4096];
+            loop {
+                let bytes = manager.recv(&mut message).unwrap_or_else(|error| panic!("no {wanted}: {error}"));
+                if String::from_utf8_lossy(&message[..bytes]).lines().any(|line| line == wanted) {
+                    return;
+                }
+            }
+        };
+        let own = std::process::id().to_string();
+        let mut command = cluster.command(voter, &["end-with", &own, "--", verb, RESOURCE]);
+        let mut daemon = command.env("NOTIFY_SOCKET", &socket).spawn().expect("room for a process");
+        hear("READY=1");
+        kill_process(Pid::from_child(&daemon), Signal::TERM).expect("it runs");
+        hear("STOPPING=1");
+        assert!(daemon.wait().expect("it has ended").success());
+    }
 }
