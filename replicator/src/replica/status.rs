@@ -1,6 +1,7 @@
 //! The snapshot that `twinblk status` prints, and the advice that goes with it.
 
 use crate::promotion::membership::Member;
+use crate::promotion::preconditions;
 use crate::state::{ConnectionState, DiskState, ReplicationState, Role};
 use crate::status_report::{
     Advice, CanPromote, ConnectionReport, DeviceReport, FrozenReport, InSyncReport, JournalReport, LsnReport,
@@ -216,11 +217,20 @@ impl Replica {
         match (self.has_quorum(), is_member) {
             (false, _) => CanPromote { yes: false, because: "no majority of the voters can be reached".to_owned() },
             (true, true) => CanPromote { yes: true, because: "this node is in the in-sync set and a majority can be reached".to_owned() },
+            (true, false) if own.is_none() => CanPromote {
+                yes: false,
+                because: "by the voters' record this node is not in the in-sync set: another one may hold newer writes".to_owned(),
+            },
             (true, false) => CanPromote {
-                yes: own.is_some(),
+                yes: true,
                 because: "this node cannot prove that it lost nothing; the other members of the in-sync set must report".to_owned(),
             },
         }
+    }
+
+    /// Whether the voters' record names others only.
+    fn is_left_out(&self) -> bool {
+        !self.record().is_empty() && !self.record().in_sync.has_node(self.config.local)
     }
 
     fn advice(&self) -> Vec<Advice> {
@@ -281,6 +291,12 @@ impl Replica {
                 "The local disk holds no usable copy.",
                 "Connect to a node that has one.".to_owned(),
                 SEE_DISK,
+            ),
+            DiskState::Consistent if self.is_left_out() => (
+                preconditions::DISK_OUTDATED,
+                "By the voters' record this node is not in the in-sync set: another one may hold newer writes.",
+                "Connect to that node; this one then catches up by itself.".to_owned(),
+                SEE_FAILOVER,
             ),
             DiskState::Outdated => (
                 "disk-outdated",
