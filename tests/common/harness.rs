@@ -219,11 +219,26 @@ impl Cluster {
         let complained = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success(),
-            "{args:?} on {}: {}\n{said}{complained}",
+            "{args:?} on {}: {}\n{said}{complained}{}",
             voter.name(),
-            output.status
+            output.status,
+            self.log_ends()
         );
         said
+    }
+
+    /// What every process said last.
+    fn log_ends(&self) -> String {
+        let end = |voter: Voter| {
+            let log = self.logged(voter);
+            let lines: Vec<&str> = log.lines().collect();
+            format!(
+                "--- {}\n{}\n",
+                voter.name(),
+                lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+            )
+        };
+        Voter::ALL.map(end).concat()
     }
 
     fn add_places(&self, command: &mut Command, voter: Voter) {

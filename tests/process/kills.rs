@@ -131,16 +131,28 @@ impl Trial {
     }
 
     /// Promotes a replica when nobody has been Primary for a while: what both hold was compared, and it lacks nothing.
-    fn promote_again(&mut self, replica: Voter) {
+    /// Where only the other one can prove that, because the preferred one died before its membership was on its disk,
+    /// it is the other one.
+    fn promote_again(&mut self, preferred: Voter) {
         self.cluster.wait_until_linked();
-        self.cluster.wait_until("the replicas agree, and this one may be promoted", SOON, |cluster| {
+        let may_be_promoted = |cluster: &Cluster, replica: Voter| {
             let Some(status) = cluster.status(replica) else { return false };
             let is = |pointer: &str, value: serde_json::Value| status.pointer(pointer) == Some(&value);
             !is("/connections/0/peer_devices/0/replication-state", "Off".into())
                 && is("/can-promote/yes", true.into())
+        };
+        let candidates = [preferred, preferred.other()];
+        self.cluster.wait_until("the replicas agree, and one may be promoted", SOON, |cluster| {
+            candidates.iter().any(|replica| may_be_promoted(cluster, *replica))
         });
-        self.cluster.promote(replica);
-        self.serve(replica);
+        let chosen = candidates.into_iter().find(|replica| may_be_promoted(&self.cluster, *replica));
+        let chosen = chosen.expect("it was just looked at");
+        // Its own record may be older than the one in which it entered the set again: then the voters refuse it, and
+        // the other one is the member that lives.
+        let is_granted = self.cluster.run(chosen, &["promote", RESOURCE, "--wait", "60s"]).status.success();
+        let promoted = if is_granted { chosen } else { chosen.other() };
+        self.cluster.promote(promoted);
+        self.serve(promoted);
     }
 
     /// The Secondary was away and has missed so much that it is seen catching up.

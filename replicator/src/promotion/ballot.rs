@@ -180,7 +180,12 @@ fn members_that_did_not_report(ballot: &Ballot<'_>) -> Option<Decision> {
         let lives = reply.incarnation == recorded || reply.continues == Some(recorded);
         let position = (reply.position.term, reply.position.first_lsn, reply.position.lsn);
         if lives || position > candidate_position {
-            let reason = format!("{name} holds newer data than this node");
+            let reason = match lives {
+                true => format!(
+                    "{name} is a member of the in-sync set and lives; this node cannot prove to be one"
+                ),
+                false => format!("{name} holds newer data than this node"),
+            };
             let cure = format!("promote on {name}");
             return Some(Decision::Refuse(Refused {
                 code: RefusalCode::NoUpToDateData,

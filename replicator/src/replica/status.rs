@@ -7,7 +7,7 @@ use crate::status_report::{
     Advice, CanPromote, ConnectionReport, DeviceReport, FrozenReport, InSyncReport, JournalReport, LsnReport,
     PathReport, PeerDeviceReport, StatusReport, TiebreakerReport,
 };
-use crate::units::{BLOCK_BYTES, Tick, bytes_u64};
+use crate::units::{BLOCK_BYTES, NodeId, Tick, bytes_u64};
 
 use super::Replica;
 use super::links::{Peer, Replication};
@@ -221,11 +221,27 @@ impl Replica {
                 yes: false,
                 because: "by the voters' record this node is not in the in-sync set: another one may hold newer writes".to_owned(),
             },
+            (true, false) if self.living_member().is_some() => CanPromote {
+                yes: false,
+                because: "this node cannot prove that it lost nothing, and another member of the in-sync set lives".to_owned(),
+            },
             (true, false) => CanPromote {
                 yes: true,
                 because: "this node cannot prove that it lost nothing; the other members of the in-sync set must report".to_owned(),
             },
         }
+    }
+
+    /// A linked node that the record names and that has lost nothing since: it alone may be promoted.
+    fn living_member(&self) -> Option<NodeId> {
+        let lives = |peer: &&Peer| {
+            let introduced = peer.link.as_ref().and_then(|link| link.introduction.received.as_ref());
+            let recorded = self.record().in_sync.incarnation_of(peer.node);
+            introduced.is_some_and(|state| {
+                recorded == Some(state.incarnation) || (recorded.is_some() && recorded == state.continues)
+            })
+        };
+        self.peers.iter().find(lives).map(|peer| peer.node)
     }
 
     /// Whether the voters' record names others only.
