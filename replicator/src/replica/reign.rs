@@ -155,8 +155,15 @@ impl Replica {
             reign.stored[local.index()] = reign.newest().version;
         }
         let stored = reign.stored;
+        let recorded = reign.recorded.in_sync;
         let is_stored = |record: &MembershipRecord| {
-            stored.iter().filter(|version| **version >= record.version).count() >= majority
+            let has_stored = |node: NodeId| stored[node.index()] >= record.version;
+            let by_majority = stored.iter().filter(|version| **version >= record.version).count() >= majority;
+            // Whoever enters has its own copy too: a member that cannot prove after a crash that it is one would be a
+            // member in name only.
+            let mut members = record.in_sync.iter();
+            by_majority
+                && members.all(|(node, run)| recorded.incarnation_of(node) == Some(run) || has_stored(node))
         };
         let Some(at) = reign.proposals.iter().rposition(is_stored) else { return };
         let before = reign.recorded.in_sync;

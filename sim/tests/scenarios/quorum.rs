@@ -224,3 +224,21 @@ fn a_smaller_set_that_no_majority_stored_promotes_nobody_after_a_power_cut() {
         world.assert_converges();
     }
 }
+
+#[test]
+fn whoever_is_recorded_in_the_set_can_prove_it_after_a_crash() {
+    for seed in 0..20 {
+        let mut world = promoted(seed);
+        world.kill(BETA);
+        world.write_now(ALPHA, 0, 4096);
+        world.delays.io = 20_000;
+        world.start(BETA);
+        let has_entered = |world: &World| in_sync(world, ALPHA).len() == 2 && world.is_in_sync();
+        assert!(world.run_until(Span::from_millis(20_000), has_entered), "{}", world.summaries());
+        world.kill(ALPHA);
+        world.kill(BETA);
+        world.start(BETA);
+        world.promote(BETA, 20_000).unwrap_or_else(|refused| panic!("seed {seed}: {refused:?}"));
+        world.read_everything(BETA);
+    }
+}
