@@ -105,12 +105,6 @@ impl Writes {
         self.flush_wanted
     }
 
-    /// Whether nothing is unanswered.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.is_empty()
-    }
-
     /// Whether a write waits for its completion or to be admitted.
     #[must_use]
     pub fn has_unfinished_writes(&self) -> bool {

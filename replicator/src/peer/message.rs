@@ -238,6 +238,28 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// The record that its sender has stored, where it says so.
+    #[must_use]
+    pub fn record_shown(&self) -> Option<&MembershipRecord> {
+        match self {
+            Self::State(state) => Some(&state.record),
+            Self::VoteReply(reply) => Some(&reply.record),
+            Self::RecordStored(record) => Some(record),
+            Self::Heartbeat { .. }
+            | Self::Records(_)
+            | Self::NewGeneration { .. }
+            | Self::Progress(_)
+            | Self::Flush { .. }
+            | Self::CatchUpFrom { .. }
+            | Self::VoteRequest(_)
+            | Self::RecordUpdate(_)
+            | Self::RecordPassedOn(_)
+            | Self::Farewell { .. } => None,
+        }
+    }
+}
+
 /// Why a node ends a link on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FarewellReason {

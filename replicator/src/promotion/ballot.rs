@@ -61,31 +61,47 @@ pub fn basis(
 }
 
 impl Ballot<'_> {
-    /// The records that were shown, newest first.
-    fn shown(&self) -> Vec<&MembershipRecord> {
-        let shown = self.replies.values().map(|reply| &reply.record).chain([self.own_record]);
-        let mut shown: Vec<_> = shown.collect();
-        shown.sort_by_key(|record| std::cmp::Reverse(record.order()));
-        shown
+    /// The records that were shown, the candidate's own included.
+    fn shown(&self) -> impl Iterator<Item = &MembershipRecord> {
+        self.replies.values().map(|reply| &reply.record).chain([self.own_record])
     }
 
-    /// The newest record that a majority may have stored. A proposal that its Primary brought to too few
-    /// voters, all of whom were heard, binds nobody: the one before it counts.
+    /// The newest record that a majority may have stored, going by the answers so far.
     #[must_use]
     pub fn newest(&self) -> &MembershipRecord {
-        let shown = self.shown();
-        let silent = self.config.voters().saturating_sub(shown.len());
-        let at = self.config.majority().saturating_sub(silent + 1);
-        shown[at.min(shown.len() - 1)]
+        record_to_follow(self.config, self.shown())
     }
 
     /// Every record that may be the newest one that a majority has stored.
     fn possible(&self) -> Vec<&MembershipRecord> {
         let newest = self.newest().order();
-        let shown = self.shown();
+        let shown = newest_first(self.shown());
         let oldest = shown[(self.config.majority() - 1).min(shown.len() - 1)].order();
         shown.into_iter().filter(|record| (oldest..=newest).contains(&record.order())).collect()
     }
+}
+
+fn newest_first<'a>(shown: impl Iterator<Item = &'a MembershipRecord>) -> Vec<&'a MembershipRecord> {
+    let mut shown: Vec<_> = shown.collect();
+    shown.sort_by_key(|record| std::cmp::Reverse(record.order()));
+    shown
+}
+
+/// The newest record that a majority may have stored, if voters have stored these: one for each voter that was
+/// heard. A proposal that its Primary brought to too few voters, all of whom were heard, binds nobody: the one
+/// before it counts.
+///
+/// # Panics
+/// If nobody was heard.
+#[must_use]
+pub fn record_to_follow<'a>(
+    config: &Config,
+    shown: impl Iterator<Item = &'a MembershipRecord>,
+) -> &'a MembershipRecord {
+    let shown = newest_first(shown);
+    let silent = config.voters().saturating_sub(shown.len());
+    let at = config.majority().saturating_sub(silent + 1);
+    shown[at.min(shown.len() - 1)]
 }
 
 /// Decides a round.
@@ -151,7 +167,7 @@ fn stale_basis(ballot: &Ballot<'_>) -> Option<Decision> {
     };
     let newest = ballot.newest();
     let is_stale = basis(newest, request.candidate, request.incarnation, continues) != request.basis
-        || ballot.shown().iter().any(|record| record.term.number >= request.record.term.number);
+        || ballot.shown().any(|record| record.term.number >= request.record.term.number);
     is_stale.then(|| Decision::Wait {
         refused: Refused {
             code: RefusalCode::StateChange,

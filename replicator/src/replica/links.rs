@@ -9,6 +9,7 @@ use crate::notice::Notice;
 use crate::peer::codec::MessageError;
 use crate::peer::frame::{FrameStamp, ReceivedFrame};
 use crate::peer::message::{FarewellReason, Message, PeerState};
+use crate::promotion::membership::MembershipRecord;
 use crate::state::{DiskState, Role};
 use crate::units::{Lsn, NodeId, Span, Tick, VoterId, bytes_u64};
 
@@ -54,6 +55,8 @@ pub(super) struct Link {
     pub(super) frames_queued: u64,
     /// The role that the last heartbeat spoke of: whoever votes must hear of a change at once.
     pub(super) role_told: Option<Role>,
+    /// The record that the voter there has last shown to have stored.
+    pub(super) record_shown: Option<MembershipRecord>,
     pub(super) introduction: Introduction,
     pub(super) replication: Replication,
 }
@@ -194,6 +197,7 @@ impl Replica {
             heartbeat_sent: None,
             frames_queued: 0,
             role_told: None,
+            record_shown: None,
             introduction: Introduction { number: 1, sent: None, received: None },
             replication,
         });
@@ -297,6 +301,11 @@ impl Replica {
         message: Message,
         effects: &mut Effects,
     ) {
+        if let Some(shown) = message.record_shown()
+            && let Some(link) = &mut self.peer_mut(node).link
+        {
+            link.record_shown = Some(*shown);
+        }
         match message {
             Message::State(state) => self.on_state(node, state, effects),
             Message::Heartbeat { role, disk, stable_up_to, flushed } => {

@@ -135,7 +135,8 @@ impl Replica {
         let Some(demotion) = &self.demotion else { return };
         let (is_forced, is_late) = (demotion.is_forced, self.now >= demotion.deadline);
         self.journal.want_flush(self.journal.accepted());
-        let is_drained = self.writes.is_idle() && self.stable == self.assigned() && self.lineage_is_durable();
+        let is_drained =
+            self.writes.is_empty() && self.stable == self.assigned() && self.lineage_is_durable();
         let gives_up_waiting = is_forced && (self.frozen().is_some() || is_late);
         if is_drained || gives_up_waiting {
             let mut record = *self.record();

@@ -1,6 +1,7 @@
 //! The snapshot that `twinblk status` prints, and the advice that goes with it.
 
-use crate::promotion::membership::Member;
+use crate::promotion::ballot;
+use crate::promotion::membership::{Member, MembershipRecord};
 use crate::promotion::preconditions;
 use crate::state::{ConnectionState, DiskState, ReplicationState, Role};
 use crate::status_report::{
@@ -210,7 +211,7 @@ impl Replica {
         if let Err(refused) = self.may_try_promotion() {
             return CanPromote { yes: false, because: refused.reason };
         }
-        let record = self.record();
+        let record = self.record_to_follow();
         let own = record.in_sync.incarnation_of(self.config.local);
         let is_member = record.is_empty()
             || own.is_some_and(|own| own == self.incarnation || Some(own) == self.continues);
@@ -221,7 +222,7 @@ impl Replica {
                 yes: false,
                 because: "by the voters' record this node is not in the in-sync set: another one may hold newer writes".to_owned(),
             },
-            (true, false) if self.living_member().is_some() => CanPromote {
+            (true, false) if self.living_member(record).is_some() => CanPromote {
                 yes: false,
                 because: "this node cannot prove that it lost nothing, and another member of the in-sync set lives".to_owned(),
             },
@@ -232,11 +233,17 @@ impl Replica {
         }
     }
 
-    /// A linked node that the record names and that has lost nothing since: it alone may be promoted.
-    fn living_member(&self) -> Option<NodeId> {
+    /// The record that a promotion would have to follow, as far as linked voters have shown theirs.
+    fn record_to_follow(&self) -> &MembershipRecord {
+        let shown = self.peers.iter().filter_map(|peer| peer.link.as_ref()?.record_shown.as_ref());
+        ballot::record_to_follow(&self.config, shown.chain([self.record()]))
+    }
+
+    /// A linked node that a record names and that has lost nothing since: it alone may be promoted.
+    fn living_member(&self, record: &MembershipRecord) -> Option<NodeId> {
         let lives = |peer: &&Peer| {
             let introduced = peer.link.as_ref().and_then(|link| link.introduction.received.as_ref());
-            let recorded = self.record().in_sync.incarnation_of(peer.node);
+            let recorded = record.in_sync.incarnation_of(peer.node);
             introduced.is_some_and(|state| {
                 recorded == Some(state.incarnation) || (recorded.is_some() && recorded == state.continues)
             })

@@ -3,7 +3,7 @@
 use replicator::units::{NodeId, Span};
 use sim::world::{ALPHA, BETA, World};
 
-use crate::{pass, promoted};
+use crate::{in_sync, pass, promoted};
 
 /// Names of everything that is out of the ordinary.
 fn states(world: &World, node: NodeId) -> Vec<&'static str> {
@@ -57,4 +57,54 @@ fn a_secondary_that_lost_its_primary_says_that_its_copy_may_be_old_and_that_it_c
     world.kill_tiebreaker();
     pass(&mut world, 5000);
     assert_eq!(states(&world, BETA), ["quorum-lost", "not-connected", "not-connected", "disk-consistent"]);
+}
+
+/// Alpha dies right after it has proposed to go on without beta, which died before it; both come back.
+fn back_after_a_proposal(seed: u64, is_recorded: bool) -> World {
+    let mut world = promoted(seed);
+    world.write_now(ALPHA, 0, 4096);
+    pass(&mut world, 3000);
+    if !is_recorded {
+        world.kill_tiebreaker();
+    }
+    world.kill(BETA);
+    let is_alone = |world: &World| in_sync(world, ALPHA) == ["alpha"];
+    assert!(world.run_until(Span::from_millis(1000), is_alone), "alpha proposes to go on alone");
+    pass(&mut world, 100);
+    world.kill(ALPHA);
+    if !is_recorded {
+        world.start_tiebreaker();
+    }
+    world.start(ALPHA);
+    world.start(BETA);
+    world
+}
+
+#[test]
+fn a_node_that_the_voters_have_recorded_out_of_the_set_does_not_say_that_it_can_be_promoted() {
+    for seed in 0..20 {
+        let mut world = back_after_a_proposal(seed, true);
+        let alpha_alone =
+            |world: &World| [ALPHA, BETA].map(|node| world.status(node).can_promote.yes) == [true, false];
+        assert!(world.run_until(Span::from_millis(5000), alpha_alone), "{}", world.summaries());
+        pass(&mut world, 5000);
+        assert!(alpha_alone(&world), "{}", world.summaries());
+        assert_eq!(world.promote(BETA, 5000).expect_err("as it says").name, "not-in-sync");
+        world.promote(ALPHA, 5000).expect("as it says");
+        world.assert_converges();
+    }
+}
+
+#[test]
+fn a_node_that_only_a_lost_proposal_leaves_out_says_that_it_can_be_promoted() {
+    for seed in 0..20 {
+        let mut world = back_after_a_proposal(seed, false);
+        let both =
+            |world: &World| [ALPHA, BETA].map(|node| world.status(node).can_promote.yes) == [true, true];
+        assert!(world.run_until(Span::from_millis(20_000), both), "{}", world.summaries());
+        pass(&mut world, 5000);
+        assert!(both(&world), "{}", world.summaries());
+        world.promote(BETA, 5000).expect("as it says");
+        world.assert_converges();
+    }
 }

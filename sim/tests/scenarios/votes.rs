@@ -8,16 +8,22 @@ use sim::world::{ALPHA, BETA, TIE, World, WorldOptions};
 
 use crate::{in_sync, pass, promoted};
 
+/// Beta was away and is in the set again, which only the replicas have stored: the tiebreaker is dead since before.
+fn re_entered_without_the_tiebreaker(seed: u64) -> World {
+    let mut world = promoted(seed);
+    world.kill(BETA);
+    world.write_now(ALPHA, 0, 4096);
+    world.kill_tiebreaker();
+    world.start(BETA);
+    world.assert_converges();
+    world.write_now(ALPHA, 4096, 4096);
+    world
+}
+
 #[test]
 fn a_member_that_re_entered_while_the_tiebreaker_was_away_is_promoted_when_the_primary_dies() {
     for seed in 0..10 {
-        let mut world = promoted(seed);
-        world.kill(BETA);
-        world.write_now(ALPHA, 0, 4096);
-        world.kill_tiebreaker();
-        world.start(BETA);
-        world.assert_converges();
-        world.write_now(ALPHA, 4096, 4096);
+        let mut world = re_entered_without_the_tiebreaker(seed);
         world.kill(ALPHA);
         world.start_tiebreaker();
         pass(&mut world, 1000);
@@ -31,13 +37,7 @@ fn a_member_that_re_entered_while_the_tiebreaker_was_away_is_promoted_when_the_p
 #[test]
 fn a_smaller_set_that_only_its_dead_primary_stored_does_not_keep_the_other_member_from_being_promoted() {
     for seed in 0..10 {
-        let mut world = promoted(seed);
-        world.kill(BETA);
-        world.write_now(ALPHA, 0, 4096);
-        world.kill_tiebreaker();
-        world.start(BETA);
-        world.assert_converges();
-        world.write_now(ALPHA, 4096, 4096);
+        let mut world = re_entered_without_the_tiebreaker(seed);
         world.kill(BETA);
         pass(&mut world, 100);
         assert_eq!(in_sync(&world, ALPHA), ["alpha"], "it proposes, and nobody hears of it");
