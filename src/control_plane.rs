@@ -11,7 +11,7 @@ mod backoff;
 mod control_socket;
 mod events;
 #[cfg(test)]
-mod fake_plane;
+pub mod fake_plane;
 mod health;
 mod limit;
 mod link_handshake;

@@ -3,6 +3,7 @@
 
 mod border;
 mod cli;
+mod clock;
 mod config_file;
 mod control_plane;
 mod control_protocol;

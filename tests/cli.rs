@@ -158,6 +158,7 @@ fn connection() -> ConnectionReport {
             established: false,
         }],
         rule: Some("Unrelated".to_owned()),
+        refused_frames: 0,
         peer_devices: vec![PeerDeviceReport {
             volume: 0,
             replication_state: ReplicationState::Off,

@@ -63,7 +63,7 @@ pub struct Config {
     pub peer_timeout: Span,
     /// Digest of the parts of the configuration that must be equal on every voter.
     pub digest: u64,
-    /// Time after which an unfinished journal write or flush counts as failed.
+    /// Time after which an unfinished read, write or flush of either disk counts as failed.
     pub disk_timeout: Span,
 }
 

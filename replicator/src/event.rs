@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::peer::frame::ReceivedFrame;
-use crate::units::{ByteRange, NodeId, RequestId, Span};
+use crate::units::{ByteRange, NodeId, RequestId, Span, bytes_u64};
 
 /// Names one I/O from the effect that orders it to the event that reports it. Never reused within a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +67,21 @@ pub enum Request {
         /// Which bytes.
         range: ByteRange,
     },
+}
+
+impl Request {
+    /// Where on the volume; nothing for one that is about all of it.
+    #[must_use]
+    pub fn range(&self) -> Option<ByteRange> {
+        match self {
+            Self::Read { range }
+            | Self::BlockStatus { range }
+            | Self::Trim { range, .. }
+            | Self::WriteZeroes { range, .. } => Some(*range),
+            Self::Write { offset, payload, .. } => Some(ByteRange::new(*offset, bytes_u64(payload.len()))),
+            Self::Flush => None,
+        }
+    }
 }
 
 /// Whether zeroed blocks keep their space.

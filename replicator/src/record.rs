@@ -7,6 +7,8 @@ use crate::units::{BLOCK_BYTES, BlockRange, Lsn, bytes_u64};
 
 /// Most blocks that one record with payload carries (1 MiB); larger writes become several records.
 pub const RECORD_BLOCKS_MAX: u64 = 256;
+/// What a record costs besides its payload, bytes.
+const RECORD_OVERHEAD_BYTES: u64 = 256;
 
 /// What a record does to its blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +61,13 @@ impl Record {
         assert!(range.count <= RECORD_BLOCKS_MAX, "a record carries at most {RECORD_BLOCKS_MAX} blocks");
         let sums = BlockSums::of(&payload);
         Self { lsn, kind: RecordKind::Write, range, payload, sums }
+    }
+
+    /// Bytes of memory that it takes: what queues and windows count, so that records without a payload are bounded
+    /// in number too.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        bytes_u64(self.payload.len()) + RECORD_OVERHEAD_BYTES
     }
 
     /// A record without payload.

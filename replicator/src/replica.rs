@@ -183,12 +183,11 @@ pub struct Replica {
     reign: Option<Reign>,
     candidacy: Option<Candidacy>,
     demotion: Option<Demotion>,
-    stopping: Option<OrderId>,
+    is_stopping: bool,
     waits: Vec<Wait>,
     after_durable: Vec<AfterDurable>,
     export: Option<ExportState>,
     frozen_since: Option<Tick>,
-    payload_mismatches: u64,
 }
 
 impl Replica {
@@ -249,12 +248,11 @@ impl Replica {
             reign: None,
             candidacy: None,
             demotion: None,
-            stopping: None,
+            is_stopping: false,
             waits: Vec::new(),
             after_durable: Vec::new(),
             export: None,
             frozen_since: None,
-            payload_mismatches: 0,
             config,
         }
     }
@@ -346,7 +344,10 @@ impl Replica {
         self.advance_tail(effects);
         self.report_progress(effects);
         self.send_heartbeats(effects);
-        self.superblock.advance(&mut || self.numbers.next(), effects);
+        // A disk that has failed is not used any more: what waits for it to be durable waits for ever.
+        if self.disk_fault.is_none() {
+            self.superblock.advance(&mut || self.numbers.next(), effects);
+        }
         self.answer_waits(effects);
         self.update_export(effects);
         self.check_invariants();
@@ -472,9 +473,9 @@ impl Replica {
     /// What a client is told that comes to the wrong node.
     fn refusal_text(&self) -> String {
         let (resource, own) = (&self.config.resource, self.name_of(self.config.local));
-        match self.peers.iter().find(|peer| peer.role() == Role::Primary) {
+        match self.peers.iter().find(|peer| peer.role == Role::Primary) {
             Some(primary) => {
-                format!("{resource} is Secondary on {own}; Primary is {}", self.name_of(primary.node()))
+                format!("{resource} is Secondary on {own}; Primary is {}", self.name_of(primary.node))
             }
             None => format!("{resource} is Secondary on {own}; no Primary is known"),
         }

@@ -124,6 +124,8 @@ pub struct ConnectionReport {
     pub paths: Vec<PathReport>,
     /// The rule that decided at the last handshake.
     pub rule: Option<String>,
+    /// Frames from the peer that were damaged or made no sense, since the daemon's start. Each ended the link.
+    pub refused_frames: u64,
     /// The peer's volume; always one. DRBD writes this key with an underscore.
     #[serde(rename = "peer_devices")]
     pub peer_devices: Vec<PeerDeviceReport>,

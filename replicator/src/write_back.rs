@@ -15,7 +15,7 @@ use crate::config::{WRITE_BACK_BYTES_MAX, WRITE_BACK_ROUND_BYTES};
 use crate::effect::{Effect, Effects, ZeroMethod};
 use crate::event::IoId;
 use crate::record::{Record, RecordKind};
-use crate::units::{BLOCK_BYTES, BlockRange, Lsn, Span, Tick, bytes_u64, bytes_usize, index_range};
+use crate::units::{BLOCK_BYTES, BlockRange, Lsn, Span, Tick, bytes_usize, index_range};
 use extent_map::{Extent, ExtentMap, Piece};
 
 /// Largest single write to the data area, bytes.
@@ -33,8 +33,6 @@ const DATA_WRITES_LOW: usize = 16;
 const ROUND_START_BYTES: u64 = 4 << 20;
 /// Time after which a round starts however little there is to write.
 const ROUND_START_AFTER: Span = Span::from_millis(300);
-/// Memory that a record costs beside its payload, so that zeroes and trims are bounded too.
-const RECORD_OVERHEAD_BYTES: u64 = 256;
 
 /// The newest content of some blocks.
 #[derive(Clone, Debug)]
@@ -114,10 +112,6 @@ pub struct WriteBack {
     unflushed_bytes: u64,
 }
 
-fn cost(record: &Record) -> u64 {
-    bytes_u64(record.payload.len()) + RECORD_OVERHEAD_BYTES
-}
-
 impl WriteBack {
     /// Nothing is pending; the data area holds everything up to `written_back`.
     #[must_use]
@@ -139,7 +133,7 @@ impl WriteBack {
         if self.pending.is_empty() {
             self.waiting_since = now;
         }
-        self.pending_bytes += cost(&record);
+        self.pending_bytes += record.cost();
         self.overlay.insert(record.range, Content::of(&record));
         self.pending.push_back(record);
     }
@@ -166,12 +160,6 @@ impl WriteBack {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.pending_bytes < WRITE_BACK_BYTES_MAX
-    }
-
-    /// Whether writes to the data area are in flight.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        self.round.is_some()
     }
 
     /// The pending record with this number.
@@ -204,7 +192,7 @@ impl WriteBack {
             assert!(round.up_to <= last, "I3: {last} is cut off, {} is being written back", round.up_to);
         }
         while let Some(record) = self.pending.pop_back_if(|record| record.lsn > last) {
-            self.pending_bytes -= cost(&record);
+            self.pending_bytes -= record.cost();
         }
         self.overlay.clear();
         for record in &self.pending {
@@ -277,7 +265,7 @@ impl WriteBack {
                 break;
             }
             newest.insert(record.range, Content::of(record));
-            bytes += cost(record);
+            bytes += record.cost();
             up_to = record.lsn;
         }
         assert!(up_to <= stable, "I3: {up_to} is written back, {stable} is stable");
@@ -297,7 +285,7 @@ impl WriteBack {
         let up_to = round.up_to;
         self.round = None;
         while let Some(record) = self.pending.pop_front_if(|record| record.lsn <= up_to) {
-            self.pending_bytes -= cost(&record);
+            self.pending_bytes -= record.cost();
         }
         self.overlay.retain(|content| content.lsn > up_to);
         self.written_back = up_to;

@@ -1,7 +1,8 @@
 //! Takes NBD clients in: accepts, negotiates, and hands the socket to the data plane.
 //!
 //! Rule: a client can cost one seat for a limited time, gives it up to a newcomer when every seat is taken
-//! (`seats`), and an error ends that client's connection only. What is negotiated depends on what the data plane said last about the export; a client that slips through during a
+//! (`seats`), and an error ends that client's connection only.
+//! What is negotiated depends on what the data plane said last about the export; a client that slips through during a
 //! change of role is turned away by the data plane.
 //! Sockets are tokio's (epoll): a negotiation has a time limit, and a read on the ring that is dropped at the limit
 //! would live on and hold the descriptor. Requests are none of its business.

@@ -136,6 +136,8 @@ impl PeerLinks {
     pub fn on_dialing(&self, node: NodeId, wanted: bool) {
         if let Some(peer) = self.peers.get(&node) {
             peer.wanted.set(wanted);
+            // What stands in the way from here on is news, also if it is what stood in the way before.
+            *peer.reason.borrow_mut() = None;
             peer.changed.notify_one();
         }
     }
@@ -508,9 +510,12 @@ mod tests {
             let nobody = "127.0.0.1:1".parse().expect("an address");
             let mut beta = node(BETA, SECRET, nobody);
             beta.dial();
-            assert!(
-                beta.unreachable().await.starts_with("cannot connect to 127.0.0.1:1: Connection refused")
-            );
+            let refused = "cannot connect to 127.0.0.1:1: Connection refused";
+            assert!(beta.unreachable().await.starts_with(refused));
+            // Meanwhile an operator had his own reason for there being no link.
+            beta.links.on_dialing(ALPHA, false);
+            beta.links.on_dialing(ALPHA, true);
+            assert!(beta.unreachable().await.starts_with(refused), "again");
         });
     }
 

@@ -19,7 +19,7 @@ use replicator::event::LinkId;
 use replicator::layout::superblock::ResourceName;
 use replicator::promotion::tiebreaker::{Tiebreaker, TiebreakerConfig, TiebreakerEffect, TiebreakerEvent};
 use replicator::promotion::tiebreaker_file::TiebreakerState;
-use replicator::units::{BLOCK_SIZE, NodeId, Tick, VoterId};
+use replicator::units::{BLOCK_SIZE, NodeId, VoterId};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -33,6 +33,7 @@ use super::plane_link::PlaneLink;
 use super::systemd::ServiceManager;
 use super::{RunError, asked_to_stop, duration, link_settings, load_secret, peer_settings};
 use crate::border::ToDataPlane;
+use crate::clock;
 use crate::config_file::ResourceConfig;
 
 /// Events of links that wait for the owner; more wait in the links' sockets.
@@ -216,7 +217,7 @@ impl Owner {
     }
 
     fn until_wake_up(&self) -> Duration {
-        let now = clock();
+        let now = clock::now();
         self.machine.next_wake_up().map_or(IDLE, |tick| duration(tick.since(now)).min(IDLE))
     }
 
@@ -272,7 +273,7 @@ impl Owner {
     fn handle(&mut self, event: TiebreakerEvent, channels: &Channels) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
-            self.machine.handle(clock(), event, &mut self.effects);
+            self.machine.handle(clock::now(), event, &mut self.effects);
             for effect in std::mem::take(&mut self.effects) {
                 events.extend(self.execute(effect, channels));
             }
@@ -302,11 +303,4 @@ impl Owner {
             }
         }
     }
-}
-
-/// This machine's clock, which counts suspend.
-fn clock() -> Tick {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let part = |value: i64| u64::try_from(value).expect("the time since boot is not negative");
-    Tick(part(time.tv_sec) * 1_000_000 + part(time.tv_nsec) / 1000)
 }

@@ -37,7 +37,7 @@ impl PoolBuffer {
     pub fn with_length(length: usize) -> Self {
         let memory = match class_for(length) {
             Some(class) => CACHE.with_borrow_mut(|cache| cache.take(class)),
-            None => Memory::allocate(length.next_multiple_of(ALIGNMENT)),
+            None => Memory::allocate(memory_for(length)),
         };
         Self { memory, length }
     }
@@ -81,6 +81,12 @@ impl AsRef<[u8]> for PoolBuffer {
     fn as_ref(&self) -> &[u8] {
         self
     }
+}
+
+/// Bytes of memory that a buffer of `length` bytes takes.
+#[must_use]
+pub fn memory_for(length: usize) -> usize {
+    class_for(length).map_or_else(|| length.next_multiple_of(ALIGNMENT), |class| CLASS_BYTES[class])
 }
 
 /// Whether `bytes` may be given to an O_DIRECT file as it is.

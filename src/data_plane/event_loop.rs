@@ -15,13 +15,14 @@ use std::time::{Duration, Instant};
 use nbd_server::Negotiated;
 use replicator::effect::{Answer, Effects};
 use replicator::event::{Event, LinkId, LinkLoss, Order, OrderId};
+use replicator::status_report::StatusReport;
 use replicator::units::{NodeId, Span, Tick, VoterId};
-use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 use crate::border::{FromDataPlane, ToDataPlane};
+use crate::clock;
 use crate::data_plane::backing_device::BackingDevice;
 use crate::data_plane::busy_poll::BusyPoll;
 use crate::data_plane::continuity::{Continuity, ContinuityError};
@@ -55,8 +56,6 @@ pub enum LoopError {
 pub struct Parts<C> {
     /// Name of the resource, for log lines.
     pub resource: String,
-    /// Silence after which a peer counts as lost.
-    pub peer_timeout: Span,
     /// How long to look for completions before each sleep, while they follow one another closely.
     pub busy_poll: Span,
     /// Who decides.
@@ -91,6 +90,8 @@ pub struct EventLoop<C> {
     effects: Effects,
     /// Answers to operators; they leave when the other effects of their round are carried out.
     answers: Vec<(OrderId, Answer)>,
+    /// Who asked for the status; answered when everything that was told before has been taken in.
+    questions: Vec<oneshot::Sender<Box<StatusReport>>>,
     clients: BTreeMap<ClientId, NbdConnection>,
     /// Clients with something to send or to decode.
     touched: Vec<ClientId>,
@@ -103,14 +104,6 @@ pub struct EventLoop<C> {
     last_order: u64,
     life: Life,
     busy_poll: BusyPoll,
-}
-
-/// The clock of the data plane: counts while the machine sleeps, and never goes back.
-#[must_use]
-pub fn now() -> Tick {
-    let time = clock_gettime(ClockId::Boottime);
-    let unsigned = |part: i64| u64::try_from(part).expect("time since boot is positive");
-    Tick(unsigned(time.tv_sec) * 1_000_000 + unsigned(time.tv_nsec) / 1000)
 }
 
 impl<C: Core> EventLoop<C> {
@@ -127,6 +120,7 @@ impl<C: Core> EventLoop<C> {
             round,
             effects: Effects::default(),
             answers: Vec::new(),
+            questions: Vec::new(),
             clients: BTreeMap::new(),
             touched: Vec::new(),
             last_client: 0,
@@ -147,7 +141,7 @@ impl<C: Core> EventLoop<C> {
     /// The loop cannot go on.
     pub fn run(mut self) -> Result<(), LoopError> {
         let mut completions = Vec::new();
-        self.settle(now())?;
+        self.settle(clock::now())?;
         while self.life != Life::Stopped {
             self.run_once(&mut completions)?;
         }
@@ -168,7 +162,8 @@ impl<C: Core> EventLoop<C> {
         }
         // A reply that the kernel took is often all that happened; nothing follows from it.
         let is_due = self.parts.core.next_wakeup().is_some_and(|due| due <= now);
-        let nobody_waits = self.touched.is_empty() && self.budget.next_in_line().is_none();
+        let nobody_waits =
+            self.touched.is_empty() && self.questions.is_empty() && self.budget.next_in_line().is_none();
         if self.round.events.is_empty() && nobody_waits && !is_due {
             return Ok(());
         }
@@ -177,13 +172,13 @@ impl<C: Core> EventLoop<C> {
 
     /// Waits until something is done or due: awake while it is expected soon, then asleep. Returns the time it is.
     fn wait(&mut self) -> std::io::Result<Tick> {
-        let begun = now();
+        let begun = clock::now();
         let window = self.busy_poll.window(begun);
         if !window.is_zero() && self.round.ring.look(window)? == Look::Crowded {
             self.busy_poll.on_crowded(begun);
         }
-        self.round.ring.enter(self.time_to_sleep(now()))?;
-        let ended = now();
+        self.round.ring.enter(self.time_to_sleep(clock::now()))?;
+        let ended = clock::now();
         self.busy_poll.on_waited(Duration::from_micros(ended.since(begun).0));
         Ok(ended)
     }
@@ -208,8 +203,16 @@ impl<C: Core> EventLoop<C> {
             self.effects = effects;
             self.advance_connections(now);
             if self.round.events.is_empty() {
+                self.answer_questions(now);
                 return Ok(());
             }
+        }
+    }
+
+    fn answer_questions(&mut self, now: Tick) {
+        for question in self.questions.drain(..) {
+            // Whoever asked may have given up; nobody is left to be told then.
+            let _ = question.send(Box::new(self.parts.core.status(now)));
         }
     }
 
@@ -287,10 +290,7 @@ impl<C: Core> EventLoop<C> {
                     self.round.events.push_back(Event::PeerUnreachable { peer, reason });
                 }
                 Ok(ToDataPlane::Order { what, answer }) => self.add_order(what, answer),
-                Ok(ToDataPlane::Status { answer }) => {
-                    // Whoever asked may have given up; nobody is left to be told then.
-                    let _ = answer.send(Box::new(self.parts.core.status(now)));
-                }
+                Ok(ToDataPlane::Status { answer }) => self.questions.push(answer),
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(LoopError::ControlPlaneGone),
             }
@@ -319,7 +319,7 @@ impl<C: Core> EventLoop<C> {
         }
         self.last_link += 1;
         let link = LinkId(self.last_link);
-        self.peers.insert(peer, PeerConnection::new(peer, link, socket, self.parts.peer_timeout));
+        self.peers.insert(peer, PeerConnection::new(peer, link, socket));
         self.round.events.push_back(Event::PeerConnected { peer, link, voter });
     }
 
@@ -383,7 +383,7 @@ impl<C: Core> EventLoop<C> {
             for completion in completions.drain(..) {
                 let is_send = matches!(completion.tag, Tag::ClientSend(_) | Tag::PeerSend(..));
                 if is_send {
-                    self.on_completion(completion, now())?;
+                    self.on_completion(completion, clock::now())?;
                 }
             }
             let peers = self.peers.values().any(PeerConnection::has_unsent);

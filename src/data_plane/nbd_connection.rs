@@ -135,9 +135,6 @@ impl NbdConnection {
         let replies = session.replies();
         let mut inflow = Inflow::new(STAGING_BYTES, SHORT_RECEIVE_BYTES);
         inflow.prepend(&negotiated.leftover)?;
-        // Both mean something for TCP only: answers leave at once, and a client whose host died is noticed.
-        let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
-        let _ = rustix::net::sockopt::set_socket_keepalive(&socket, true);
         Ok(Self {
             id,
             socket: Arc::new(socket),
@@ -278,8 +275,9 @@ impl NbdConnection {
     #[must_use]
     pub fn deadline(&self, budget: &MemoryBudget) -> Option<Tick> {
         let taking = (!self.outflow.is_empty()).then(|| self.taking.deadline());
-        let blocks_others = self.inflow.is_in_payload() && budget.next_in_line().is_some();
-        let giving = blocks_others.then(|| self.giving.deadline());
+        // Nobody minded until somebody else waited.
+        let others_wait = budget.waits_since().filter(|_| self.inflow.is_in_payload());
+        let giving = others_wait.map(|since| self.giving.deadline().max(since.plus(STALL_LIMIT)));
         match self.phase {
             Phase::Serving | Phase::Finishing => taking.into_iter().chain(giving).min(),
             Phase::Closed => None,
@@ -293,7 +291,9 @@ impl NbdConnection {
             return self.close(budget, "the client does not move on");
         }
         self.decode(round, budget, now);
-        while let Some(pieces) = self.outflow.next_send() {
+        while !self.is_closed()
+            && let Some(pieces) = self.outflow.next_send()
+        {
             if matches!(self.phase, Phase::ShuttingDown { .. }) {
                 // By way of the ring: a request that it has received already is seen, and refused, before the end.
                 self.send_by_ring(round, pieces);
@@ -435,7 +435,7 @@ impl NbdConnection {
             return true;
         }
         let held = translate::bytes_in_memory(&request);
-        if !budget.try_reserve(self.id, self.held, held) {
+        if !budget.try_reserve(self.id, self.held, held, now) {
             self.arriving = Some(Arriving::WithoutRoom(request, payload_bytes));
             return false;
         }

@@ -13,7 +13,7 @@ use replicator::event::{Event, LinkId, LinkLoss};
 use replicator::peer::frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameError, FrameHeader, OutboundFrame, ReceivedFrame,
 };
-use replicator::units::{NodeId, Span, bytes_u64};
+use replicator::units::{NodeId, bytes_u64};
 use rustix::net::{Shutdown, sockopt};
 use tracing::warn;
 
@@ -53,15 +53,11 @@ pub struct PeerConnection {
 }
 
 impl PeerConnection {
-    /// A link over `socket`. A peer that acknowledges nothing for `peer_timeout` is lost to the kernel as well.
+    /// A link over `socket`.
     #[must_use]
-    pub fn new(peer: NodeId, link: LinkId, socket: OwnedFd, peer_timeout: Span) -> Self {
-        // These mean something for TCP only; a link over anything else does without.
-        let _ = sockopt::set_tcp_nodelay(&socket, true);
+    pub fn new(peer: NodeId, link: LinkId, socket: OwnedFd) -> Self {
         // Small frames that wait for their answer must not be paced, as BBR would. A kernel without cubic keeps its own.
         let _ = sockopt::set_tcp_congestion(&socket, "cubic");
-        let milliseconds = u32::try_from(peer_timeout.as_millis()).unwrap_or(u32::MAX);
-        let _ = sockopt::set_tcp_user_timeout(&socket, milliseconds);
         Self {
             peer,
             link,

@@ -14,10 +14,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::error;
 
 use crate::border::{FromDataPlane, ToDataPlane};
+use crate::clock;
 use crate::data_plane::backing_device::device::DeviceError;
 use crate::data_plane::backing_device::start::{DiskPaths, OpenDisks, StartError};
 use crate::data_plane::continuity::{Continuity, ContinuityError};
-use crate::data_plane::event_loop::{EventLoop, LoopError, Parts, now};
+use crate::data_plane::event_loop::{EventLoop, LoopError, Parts};
 
 /// What a data plane is told before it starts.
 #[derive(Clone, Debug)]
@@ -91,7 +92,7 @@ impl DataPlane {
             recovery: found.recovery,
             bitmap_pages: found.bitmap_pages,
             seed,
-            started: now(),
+            started: clock::now(),
             continuity: earlier,
         };
         let (sender, from_control) = mpsc::channel();
@@ -100,7 +101,6 @@ impl DataPlane {
         let (ready, started) = mpsc::channel();
         let parts = |core| Parts {
             resource: settings.config.resource.clone(),
-            peer_timeout: settings.config.peer_timeout,
             busy_poll: settings.busy_poll,
             core,
             disks: disks.into_backing_device(),

@@ -24,8 +24,7 @@ pub struct Generation {
 }
 
 /// Where a node's data stands: enough to say which of two in-sync copies is behind.
-/// Ordered by reign, then by generation within the reign, then by write.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Position {
     /// Reign of the newest generation.
     pub term: Term,
@@ -33,8 +32,17 @@ pub struct Position {
     pub first_lsn: Lsn,
     /// Newest write that is flushed.
     pub lsn: Lsn,
-    /// The newest generation. Last, because identities have no order of their own.
+    /// The newest generation.
     pub generation: GenerationId,
+}
+
+impl Position {
+    /// Which of two copies is ahead: by reign, then by generation within the reign, then by write. Identities have no
+    /// order, so the generation's does not decide.
+    #[must_use]
+    pub fn age(&self) -> (Term, Lsn, Lsn) {
+        (self.term, self.first_lsn, self.lsn)
+    }
 }
 
 /// The generations of a node's data, oldest first. Empty on a node that never held data.
@@ -216,7 +224,7 @@ mod tests {
         let mut lineage = Lineage::zeroed();
         let behind = lineage.position(Lsn(100));
         lineage.append(generation(2), &[]);
-        assert!(lineage.position(Lsn(30)) > behind, "a later reign is ahead whatever the Lsn");
-        assert!(lineage.position(Lsn(31)) > lineage.position(Lsn(30)));
+        assert!(lineage.position(Lsn(30)).age() > behind.age(), "a later reign is ahead whatever the Lsn");
+        assert!(lineage.position(Lsn(31)).age() > lineage.position(Lsn(30)).age());
     }
 }

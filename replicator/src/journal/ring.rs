@@ -172,12 +172,6 @@ impl Ring {
         self.session.number
     }
 
-    /// First Lsn of the newest session.
-    #[must_use]
-    pub fn session_first_lsn(&self) -> Lsn {
-        self.session.first_lsn
-    }
-
     /// Whether a batch of this many blocks (see [`batch_blocks`]) has room, the gap at the ring's end included.
     #[must_use]
     pub fn fits(&self, blocks: u64) -> bool {

@@ -126,8 +126,7 @@ impl JournalWriter {
     }
 
     /// Whether nothing waits and nothing is being written or flushed.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.in_flight.is_empty() && self.flush.is_none()
     }
 

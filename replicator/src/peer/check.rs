@@ -59,6 +59,7 @@ fn check_state(state: &PeerState) -> Result<(), FieldError> {
     require(kept > Lsn::ZERO && kept.previous() <= state.end, "oldest_kept", kept.0)?;
     require(state.base.0.0 != 0 || state.base.1 == Lsn::ZERO, "base", state.base.1.0)?;
     require(state.incarnation.0 != 0, "incarnation", 0)?;
+    require(!(state.follows_another && state.role == Role::Primary), "follows_another", 1)?;
     check_record(&state.record)
 }
 

@@ -212,7 +212,7 @@ fn write_state(state: &PeerState, writer: &mut FieldWriter<'_>) {
     writer.role(state.role);
     writer.disk(state.disk);
     writer.u8(u8::from(state.has_dirty_bits));
-    writer.reserved(1);
+    writer.u8(u8::from(state.follows_another));
     writer.u32(state.introduction);
     writer.lsn(state.end);
     writer.lsn(state.flushed);
@@ -230,13 +230,14 @@ fn read_state(reader: &mut FieldReader<'_>) -> Result<PeerState, FieldError> {
     let volume_bytes = reader.u64("volume_bytes")?;
     let (role, disk) = (reader.role()?, reader.disk()?);
     let has_dirty_bits = reader.flag("has_dirty_bits")?;
-    reader.reserved(1)?;
+    let follows_another = reader.flag("follows_another")?;
     Ok(PeerState {
-        introduction: reader.u32("introduction")?,
+        introduction: reader.counter_u32("introduction")?,
         volume_bytes,
         role,
         disk,
         has_dirty_bits,
+        follows_another,
         end: reader.lsn("end")?,
         flushed: reader.lsn("flushed")?,
         oldest_kept: reader.lsn("oldest_kept")?,

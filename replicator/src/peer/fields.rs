@@ -6,6 +6,9 @@ use crate::promotion::membership::{InSyncSet, MembershipRecord};
 use crate::state::{DiskState, Role};
 use crate::units::{GenerationId, Incarnation, Lsn, NodeId, REPLICAS_MAX, Term, VoterId};
 
+/// Terms and versions are below this where they are read.
+const COUNTERS_END: u64 = 1 << 63;
+
 /// Stands for "nobody" where a node number is expected.
 const NOBODY: u8 = 0xff;
 
@@ -248,8 +251,20 @@ impl<'a> FieldReader<'a> {
         Ok(optional(self.u64("continues")?))
     }
 
+    /// A number that is counted up from what others say: so far below its end that the counting never gets there.
+    fn counter(&mut self, field: &'static str) -> Result<u64, FieldError> {
+        let value = self.u64(field)?;
+        if value < COUNTERS_END { Ok(value) } else { Err(FieldError::Value { field, value }) }
+    }
+
+    /// The same of 4 bytes.
+    pub(crate) fn counter_u32(&mut self, field: &'static str) -> Result<u32, FieldError> {
+        let value = self.u32(field)?;
+        if value < 1 << 31 { Ok(value) } else { Err(FieldError::Value { field, value: value.into() }) }
+    }
+
     pub(crate) fn term(&mut self) -> Result<Term, FieldError> {
-        let term = Term { number: self.u64("term number")?, taker: self.u64("term taker")? };
+        let term = Term { number: self.counter("term number")?, taker: self.u64("term taker")? };
         if term.number == 0 && term.taker != 0 {
             return Err(FieldError::Value { field: "term taker", value: term.taker });
         }
@@ -291,7 +306,7 @@ impl<'a> FieldReader<'a> {
 
     pub(crate) fn record(&mut self) -> Result<MembershipRecord, FieldError> {
         let term = self.term()?;
-        let version = self.u64("version")?;
+        let version = self.counter("version")?;
         let primary = match self.u8("primary")? {
             NOBODY => None,
             number if usize::from(number) < REPLICAS_MAX => Some(NodeId(number)),
@@ -318,7 +333,8 @@ fn optional(value: u64) -> Option<Incarnation> {
     (value != 0).then_some(Incarnation(value))
 }
 
-/// An empty record knows voters at most; any other has somebody in sync, for the set is never empty.
+/// An empty record knows voters at most; any other has somebody in sync, for the set is never empty, and names only
+/// nodes that vote.
 pub(crate) fn check_record(record: &MembershipRecord) -> Result<(), FieldError> {
     let value = |field, value| Err(FieldError::Value { field, value });
     match (record.is_empty(), record.primary, record.in_sync.is_empty()) {
@@ -327,7 +343,10 @@ pub(crate) fn check_record(record: &MembershipRecord) -> Result<(), FieldError> 
         (true, Some(primary), _) => value("primary", primary.0.into()),
         (true, None, false) => value("in-sync set", members_of(record)),
         (false, _, true) => value("in-sync set", 0),
-        (false, _, false) => Ok(()),
+        (false, _, false) => match record.named().find(|node| record.voters.ids[node.index()].0 == 0) {
+            Some(node) => value("voters", node.0.into()),
+            None => Ok(()),
+        },
     }
 }
 

@@ -31,6 +31,9 @@ pub struct PeerState {
     pub base: (GenerationId, Lsn),
     /// Whether the sender has blocks marked dirty for the receiver.
     pub has_dirty_bits: bool,
+    /// Whether the sender takes records from a third node now: what it says of its end does not hold for long, so
+    /// that nothing follows from it.
+    pub follows_another: bool,
     /// The voters' record that the sender has stored.
     pub record: MembershipRecord,
     /// This run of the sender's daemon.

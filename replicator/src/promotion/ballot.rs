@@ -182,10 +182,10 @@ fn stale_basis(ballot: &Ballot<'_>) -> Option<Decision> {
 /// No member lives on as the incarnation that was recorded: all of them must report, and none may be ahead.
 fn members_that_did_not_report(ballot: &Ballot<'_>) -> Option<Decision> {
     let request = ballot.request;
-    let candidate_position = (request.position.term, request.position.first_lsn, request.position.lsn);
     let newest = ballot.newest();
-    let members = ballot.possible().into_iter().flat_map(|record| record.in_sync.iter());
-    for (node, recorded) in members.filter(|(node, _)| *node != request.candidate) {
+    let possible = ballot.possible().into_iter().map(|record| record.in_sync);
+    let members = possible.flat_map(|set| set.iter().map(|(node, _)| (node, set)).collect::<Vec<_>>());
+    for (node, set) in members.filter(|(node, _)| *node != request.candidate) {
         let name = ballot.config.name_of(node);
         let Some(reply) = ballot.replies.get(&node) else {
             let reason =
@@ -193,9 +193,8 @@ fn members_that_did_not_report(ballot: &Ballot<'_>) -> Option<Decision> {
             let cure = format!("bring up {name}; it holds every completed write");
             return Some(wait("member-missing", reason, cure));
         };
-        let lives = reply.incarnation == recorded || reply.continues == Some(recorded);
-        let position = (reply.position.term, reply.position.first_lsn, reply.position.lsn);
-        if lives || position > candidate_position {
+        let lives = set.is_continued_by(node, reply.incarnation, reply.continues);
+        if lives || reply.position.age() > request.position.age() {
             let reason = match lives {
                 true => format!(
                     "{name} is a member of the in-sync set and lives; this node cannot prove to be one"
@@ -230,10 +229,7 @@ fn record_to_take(ballot: &Ballot<'_>) -> MembershipRecord {
         let Some(replica) = ballot.config.replicas.get(node.index()) else { continue };
         let was_member = match ballot.request.basis {
             Basis::First => true,
-            Basis::Member { .. } => newest
-                .in_sync
-                .incarnation_of(*node)
-                .is_some_and(|recorded| reply.incarnation == recorded || reply.continues == Some(recorded)),
+            Basis::Member { .. } => newest.in_sync.is_continued_by(*node, reply.incarnation, reply.continues),
             Basis::AllReported => newest.in_sync.has_node(*node),
         };
         let is_equal = reply.vote.is_ok() && reply.position == ballot.request.position;

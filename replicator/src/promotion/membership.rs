@@ -44,6 +44,19 @@ impl InSyncSet {
         self.incarnation_of(node).is_some()
     }
 
+    /// Whether `node` lives on as the very member that the set names: as that run of its daemon, or as one that can
+    /// prove to continue it without loss.
+    #[must_use]
+    pub fn is_continued_by(
+        &self,
+        node: NodeId,
+        incarnation: Incarnation,
+        continues: Option<Incarnation>,
+    ) -> bool {
+        self.incarnation_of(node)
+            .is_some_and(|recorded| recorded == incarnation || Some(recorded) == continues)
+    }
+
     /// The members in node order.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, Incarnation)> + '_ {
         let numbered = (0u8..).zip(self.members.iter());
@@ -90,6 +103,17 @@ impl MembershipRecord {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.term == Term::ZERO
+    }
+
+    /// The record that ends its reign, or its term if that never became one.
+    #[must_use]
+    pub fn ended(&self) -> Self {
+        Self { version: self.version + 1, primary: None, ..*self }
+    }
+
+    /// The nodes that it says something of.
+    pub fn named(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.in_sync.iter().map(|(node, _)| node).chain(self.primary)
     }
 
     /// Its age: a voter stores a record only if this is greater than its own.

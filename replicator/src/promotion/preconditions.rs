@@ -16,6 +16,8 @@ pub struct Preconditions {
     pub is_stopping: bool,
     /// The node that brings this one up to date.
     pub catches_up_from: Option<String>,
+    /// Whether any link of this node lets it into the in-sync set: protocols A and B do not.
+    pub can_be_in_sync: bool,
 }
 
 /// Name of the row that a living Primary elsewhere makes true. It may be dead without this node knowing yet.
@@ -73,12 +75,13 @@ pub fn check(on: &Preconditions) -> Result<(), Refused> {
                 Some(source) => format!("the local disk is Outdated; it catches up from {source}"),
                 None => "the local disk is Outdated: newer data exists elsewhere".to_owned(),
             };
-            return row(
-                RefusalCode::NoUpToDateData,
-                DISK_OUTDATED,
-                reason,
-                "`twinblk wait-sync`, or promote another node",
-            );
+            let cure = match on.can_be_in_sync {
+                true => "`twinblk wait-sync`, or promote another node",
+                false => {
+                    "promote the node that was Primary: on protocol A or B this one may lack its last writes"
+                }
+            };
+            return row(RefusalCode::NoUpToDateData, DISK_OUTDATED, reason, cure);
         }
     }
     match &on.primary {
@@ -100,6 +103,7 @@ mod tests {
             is_promoting: false,
             is_stopping: false,
             catches_up_from: None,
+            can_be_in_sync: true,
         }
     }
 
@@ -113,6 +117,15 @@ mod tests {
         assert_eq!(name(Preconditions { disk: DiskState::Inconsistent, ..fine() }), "disk-inconsistent");
         assert_eq!(name(Preconditions { disk: DiskState::Outdated, ..fine() }), "disk-outdated");
         assert_eq!(name(Preconditions { primary: Some("a".to_owned()), ..fine() }), "peer-is-primary");
+    }
+
+    #[test]
+    fn waiting_is_no_cure_for_a_node_that_is_mirrored_to_by_protocol_a_or_b() {
+        let outdated = Preconditions { disk: DiskState::Outdated, ..fine() };
+        let refused = check(&outdated).expect_err("old");
+        assert!(refused.cure.contains("wait-sync"), "{}", refused.cure);
+        let refused = check(&Preconditions { can_be_in_sync: false, ..outdated }).expect_err("old");
+        assert!(!refused.cure.contains("wait-sync"), "{}", refused.cure);
     }
 
     #[test]

@@ -233,7 +233,7 @@ mod tests {
         let resource = ResourceName::parse("mail").expect("a name");
         let mut state = TiebreakerState::new(resource, NodeId(2), VoterId(77));
         state.sequence = sequence;
-        state.known.ids[0] = VoterId(5);
+        state.known.ids[..2].copy_from_slice(&[VoterId(5), VoterId(6)]);
         state.record = MembershipRecord {
             term: Term { number: sequence, taker: 3 },
             version: 9,

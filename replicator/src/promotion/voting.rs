@@ -10,7 +10,7 @@ mod tests;
 use crate::generation::lineage::Position;
 use crate::peer::message::{Basis, Denial, VoteRequest};
 use crate::promotion::membership::{MembershipRecord, VoterList};
-use crate::units::{Incarnation, Lsn, NodeId, Span, Term, Tick};
+use crate::units::{Incarnation, NodeId, Span, Term, Tick};
 
 /// Whether a reign may still last, as far as a voter was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +67,7 @@ pub struct VoterView<'a> {
 impl VoterView<'_> {
     /// Whether it is alive as the very member that the record names.
     fn is_living_member(&self) -> bool {
-        let recorded = self.record.in_sync.incarnation_of(self.node);
-        recorded.is_some() && (recorded == Some(self.incarnation) || recorded == self.continues)
+        self.record.in_sync.is_continued_by(self.node, self.incarnation, self.continues)
     }
 
     /// Whether it counts as a member for this request. If no recorded incarnation lives, nodes count.
@@ -170,12 +169,7 @@ fn member_lives(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
 fn behind(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
     let own = view.position.filter(|_| view.is_member_for(request.basis))?;
     let compares = request.basis != Basis::First;
-    (compares && order(own) > order(request.position)).then_some(Denial::Behind { lsn: own.lsn })
-}
-
-/// Identities have no order, so the generation's does not decide who is ahead.
-fn order(position: Position) -> (Term, Lsn, Lsn) {
-    (position.term, position.first_lsn, position.lsn)
+    (compares && own.age() > request.position.age()).then_some(Denial::Behind { lsn: own.lsn })
 }
 
 /// A new Primary counts on nobody who does not hold exactly what it holds.

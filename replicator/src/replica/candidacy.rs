@@ -33,7 +33,7 @@ pub(super) struct Candidacy {
     order: OrderId,
     deadline: Tick,
     stage: Stage,
-    /// The newest record that any voter showed; the basis of the next round.
+    /// The record that the next round rests on: the newest one that may count of those that voters showed.
     newest: MembershipRecord,
     /// Number of the highest term that any voter showed, granted or not: this node asks for a higher one.
     highest: u64,
@@ -131,20 +131,13 @@ impl Replica {
             disk: if self.disk_fault.is_some() { DiskState::Failed } else { self.disk },
             primary: primary.map(|peer| self.name_of(peer.node).to_owned()),
             is_promoting: self.candidacy.is_some(),
-            is_stopping: self.stopping.is_some(),
+            is_stopping: self.is_stopping,
             catches_up_from: self
                 .inbound
                 .as_ref()
                 .filter(|_| self.disk == DiskState::Outdated)
                 .map(|inbound| self.name_of(inbound.from).to_owned()),
-        })
-    }
-
-    /// Whether a record or generation of a candidacy is on its way to disk.
-    pub(super) fn candidacy_is_storing(&self) -> bool {
-        self.candidacy.as_ref().is_some_and(|candidacy| match candidacy.stage {
-            Stage::Looking { .. } | Stage::Flushing | Stage::Asking { .. } | Stage::Resting { .. } => false,
-            Stage::Storing { .. } | Stage::Taking(_) | Stage::Recording { .. } => true,
+            can_be_in_sync: self.peers.iter().any(|peer| self.can_be_in_sync(peer)),
         })
     }
 
@@ -200,11 +193,13 @@ impl Replica {
                 self.judge_round(&mut candidacy, since, request, replies, effects)
             }
             Stage::Taking(taking) => Some(self.count_votes(&mut candidacy.newest, taking, effects)),
-            Stage::Storing { record, revision, granted } => {
-                Some(self.record_when_stored(&mut candidacy.newest, record, revision, granted, effects))
-            }
-            Stage::Recording { record, .. } if self.record().order() != record.order() => {
+            Stage::Storing { record, .. } | Stage::Recording { record, .. }
+                if self.record().order() != record.order() =>
+            {
                 Some(self.rest_deposed(&mut candidacy.newest))
+            }
+            Stage::Storing { record, revision, granted } => {
+                Some(self.record_when_stored(record, revision, granted, effects))
             }
             Stage::Recording { record, revision, granted } => {
                 if self.superblock.is_durable(revision) {
@@ -347,7 +342,8 @@ impl Replica {
         let own_voter = self.superblock.content().voter;
         let is_voter = record.voters.ids.get(self.config.local.index()) == Some(&own_voter);
         let may = voting::may_replace(self.record(), &self.voter_list(), record).is_ok();
-        let is_free = self.candidacy.is_some() && !self.candidacy_is_storing() && self.role != Role::Primary;
+        let is_free =
+            self.candidacy.is_some() && self.candidacy_term().is_none() && self.role != Role::Primary;
         // Only one that names this node: a set that it was to leave is for its Primary alone to bring about.
         let names_it = record.in_sync.has_node(self.config.local);
         if is_voter && may && is_free && names_it {
@@ -505,13 +501,23 @@ impl Replica {
     /// Ends a term that was not granted by enough voters. Those that granted it need not wait for its lease; nobody
     /// else hears of it.
     fn give_up(&mut self, taking: &Taking, effects: &mut Effects) {
-        let record = taking.request.record;
-        let ended = MembershipRecord { version: record.version + 1, primary: None, ..record };
         for node in &taking.granted {
-            self.send(*node, &Message::RecordUpdate(Box::new(ended)), effects);
+            self.send(*node, &Message::RecordUpdate(Box::new(taking.request.record.ended())), effects);
         }
         // The stream that was cut short begins anew.
         self.reintroduce();
+    }
+
+    /// A voter shows that it has granted a term which this node has given up: its answer was late. It must not wait for
+    /// the lease of a reign that never was.
+    pub(super) fn end_late_grant(&mut self, node: NodeId, shown: &MembershipRecord, effects: &mut Effects) {
+        let is_own = shown.primary == Some(self.config.local)
+            && shown.in_sync.incarnation_of(self.config.local) == Some(self.incarnation);
+        // What this node has stored itself is a reign, or becomes one.
+        let is_unknown = shown.order() > self.record().order();
+        if is_own && is_unknown && self.candidacy_term() != Some(shown.term) {
+            self.send(node, &Message::RecordUpdate(Box::new(shown.ended())), effects);
+        }
     }
 
     /// A newer record arrived while this node's own was being stored: this candidacy is over, another may be tried.
@@ -524,15 +530,11 @@ impl Replica {
 
     fn record_when_stored(
         &mut self,
-        newest: &mut MembershipRecord,
         record: MembershipRecord,
         revision: Revision,
         granted: Vec<NodeId>,
         effects: &mut Effects,
     ) -> Stage {
-        if self.record().order() != record.order() {
-            return self.rest_deposed(newest);
-        }
         if !self.superblock.is_durable(revision) || !self.journal.is_clean() {
             return Stage::Storing { record, revision, granted };
         }

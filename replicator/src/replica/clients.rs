@@ -10,7 +10,6 @@ use crate::state::Role;
 use crate::units::{BlockRange, ByteRange, Lsn, RequestId, bytes_u64};
 use crate::write::edit::{Edit, EditKind, payload_records, zero_kind};
 
-use super::orders::Demotion;
 use super::{IoPurpose, Replica};
 
 /// Bytes of accepted records that may wait for a journal batch before clients are slowed.
@@ -20,6 +19,12 @@ impl Replica {
     pub(super) fn on_request(&mut self, id: RequestId, request: Request, effects: &mut Effects) {
         if self.role != Role::Primary || self.demotion.is_some() {
             let outcome = Completion::Failed(RequestError::Demoted);
+            effects.push(Effect::CompleteRequest { id, outcome });
+            return;
+        }
+        // The server of clients knows the size too; but nothing beyond it may ever become a record.
+        if request.range().is_some_and(|range| range.end() > self.config.volume_bytes) {
+            let outcome = Completion::Failed(RequestError::Invalid);
             effects.push(Effect::CompleteRequest { id, outcome });
             return;
         }
@@ -63,9 +68,8 @@ impl Replica {
 
     fn may_admit(&self) -> bool {
         // A demotion waits for what had arrived before it.
-        let is_ending = self.demotion.as_ref().is_some_and(Demotion::is_recording);
         self.role == Role::Primary
-            && !is_ending
+            && !self.is_ending()
             && !self.is_frozen()
             && self.disk_fault.is_none()
             && self.generation_is_durable()
@@ -194,10 +198,10 @@ impl Replica {
 
 /// The blocks that a request would change.
 fn touched_blocks(request: &Request) -> Option<BlockRange> {
-    let range = match request {
-        Request::Write { offset, payload, .. } => ByteRange::new(*offset, bytes_u64(payload.len())),
-        Request::Trim { range, .. } | Request::WriteZeroes { range, .. } => *range,
-        Request::Read { .. } | Request::BlockStatus { .. } | Request::Flush => return None,
-    };
-    range.covering_blocks()
+    match request {
+        Request::Write { .. } | Request::Trim { .. } | Request::WriteZeroes { .. } => {
+            request.range()?.covering_blocks()
+        }
+        Request::Read { .. } | Request::BlockStatus { .. } | Request::Flush => None,
+    }
 }

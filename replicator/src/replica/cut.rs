@@ -22,7 +22,7 @@ impl Replica {
         }
         // Whoever this node ships to holds some of what is taken back, or has it on the way.
         let targets: Vec<NodeId> =
-            self.peers.iter().filter(|peer| peer.is_target_of_us()).map(|peer| peer.node()).collect();
+            self.peers.iter().filter(|peer| peer.is_target_of_us()).map(|peer| peer.node).collect();
         for node in targets {
             self.reintroduce_to(node);
         }

@@ -110,13 +110,13 @@ impl Replica {
         }
         let is_tight =
             self.write_back.pending_bytes() >= WRITE_BACK_BYTES_MAX / 2 || self.tail_waits_for_write_back();
-        let urgency = if is_tight || self.stopping.is_some() { Urgency::Now } else { Urgency::CanWait };
+        let urgency = if is_tight || self.is_stopping { Urgency::Now } else { Urgency::CanWait };
         let limit = self.write_back_limit();
         let numbers = &mut self.numbers;
         self.write_back.advance(self.now, limit, urgency, &mut || numbers.next(), effects);
         if self.write_back.unflushed_bytes() >= DATA_FLUSH_BYTES
             || self.tail_waits_for_write_back()
-            || self.stopping.is_some()
+            || self.is_stopping
         {
             self.flush_data(effects);
         }

@@ -13,7 +13,6 @@ use crate::units::{GenerationId, NodeId};
 use super::Replica;
 use super::explanations;
 use super::links::Replication;
-use super::orders::Demotion;
 use super::sending::Outbound;
 
 impl Replica {
@@ -45,8 +44,30 @@ impl Replica {
         let nodes: Vec<NodeId> =
             self.peers.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.node).collect();
         for node in nodes {
+            self.renew_introduction(node);
             self.introduce(node, effects);
             self.reach_verdict(node, effects);
+        }
+    }
+
+    /// Whether this node takes records from another one than `node`.
+    fn follows_another(&self, node: NodeId) -> bool {
+        self.inbound.as_ref().is_some_and(|inbound| inbound.from != node)
+    }
+
+    /// Begins anew if what this node said of itself does not hold any more: a verdict that rests on it would cut, or
+    /// call equal, what the node does not hold any more, or holds besides.
+    fn renew_introduction(&mut self, node: NodeId) {
+        let peer = self.peer(node);
+        let Some(link) = peer.link.as_ref().filter(|_| peer.is_replica()) else { return };
+        let Some(said) = &link.introduction.sent else { return };
+        let follows_another = self.follows_another(node);
+        let is_at_rest = self.role != Role::Primary && !follows_another;
+        let awaits_verdict = matches!(link.replication, Replication::Introducing);
+        let has_moved = said.end != self.journal.flushed()
+            || said.lineage.newest_id() != self.superblock.content().lineage.newest_id();
+        if said.follows_another != follows_another || (is_at_rest && awaits_verdict && has_moved) {
+            self.reintroduce_to(node);
         }
     }
 
@@ -69,8 +90,7 @@ impl Replica {
     /// Whether what a state says would hold: nothing that it speaks of is in motion.
     fn may_introduce(&mut self) -> bool {
         // While a demotion drains, this node still is Primary: a member that returns is what it may wait for.
-        let is_ending = self.demotion.as_ref().is_some_and(Demotion::is_recording);
-        let is_changing = self.candidacy_is_storing() || is_ending || self.is_cutting();
+        let is_changing = self.candidacy_term().is_some() || self.is_ending() || self.is_cutting();
         if is_changing || self.disk_fault.is_some() && self.role == Role::Primary {
             return false;
         }
@@ -103,6 +123,7 @@ impl Replica {
             oldest_kept: self.journal.ring().oldest_kept(),
             base: (base_generation, peer.flushed),
             has_dirty_bits: peer.has_dirty_bits,
+            follows_another: self.follows_another(node),
             record: content.membership,
             incarnation: self.incarnation,
             continues: self.continues,
@@ -137,7 +158,7 @@ impl Replica {
             return;
         };
         // What this node is about to reign with must not be cut, nor added to, by a verdict of before.
-        if theirs.introduction != number || !self.peer(node).is_replica() || self.candidacy_is_storing() {
+        if theirs.introduction != number || !self.peer(node).is_replica() || self.candidacy_term().is_some() {
             return;
         }
         if ours.configuration_digest != theirs.configuration_digest
@@ -145,6 +166,9 @@ impl Replica {
         {
             self.stop_replication(node, None, explanations::other_configuration(), effects);
             return;
+        }
+        if ours.follows_another || theirs.follows_another {
+            return self.put_off_verdict(node);
         }
         let verdict = compare(ours, theirs);
         let peer_is_primary = theirs.role == Role::Primary;
@@ -166,6 +190,25 @@ impl Replica {
             SyncAction::Source(course) => self.start_source(node, course),
             SyncAction::Target(course) => {
                 self.start_target_unless_a_primary_comes_first(node, course, peer_is_primary, effects)
+            }
+        }
+    }
+
+    /// One of the two takes records from a third node. Between Secondaries there is nothing to do meanwhile; a
+    /// Primary is turned to.
+    fn put_off_verdict(&mut self, node: NodeId) {
+        match (self.role, self.peer(node).role) {
+            (Role::Primary, _) => {} // It turns to this node, and says so.
+            (Role::Secondary | Role::Unknown, Role::Primary) => {
+                self.inbound = None;
+                self.reintroduce_to(node);
+            }
+            (Role::Secondary | Role::Unknown, Role::Secondary | Role::Unknown) => {
+                let peer = self.peer_mut(node);
+                peer.rule = None;
+                if let Some(link) = &mut peer.link {
+                    link.replication = Replication::Idle;
+                }
             }
         }
     }

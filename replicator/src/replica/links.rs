@@ -6,12 +6,11 @@ use crate::event::{LinkId, NoLink};
 use crate::generation::compare::SyncRule;
 use crate::layout::superblock::Superblock;
 use crate::notice::Notice;
-use crate::peer::codec::MessageError;
 use crate::peer::frame::{FrameStamp, ReceivedFrame};
 use crate::peer::message::{FarewellReason, Message, PeerState};
 use crate::promotion::membership::MembershipRecord;
 use crate::state::{DiskState, Role};
-use crate::units::{Lsn, NodeId, Span, Tick, VoterId, bytes_u64};
+use crate::units::{Lsn, NodeId, Span, Term, Tick, VoterId, bytes_u64};
 
 use super::Replica;
 use super::explanations;
@@ -38,6 +37,8 @@ pub(super) struct Peer {
     /// Newest write that the peer is known to have journaled.
     pub(super) acknowledged: Lsn,
     pub(super) has_dirty_bits: bool,
+    /// Frames that were damaged or made no sense, since the daemon's start.
+    pub(super) refused_frames: u64,
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
 }
@@ -51,6 +52,8 @@ pub(super) struct Link {
     /// The newest value of this node's clock that came back.
     pub(super) echoed: Option<Tick>,
     pub(super) last_received: Tick,
+    /// The reign that its newest frame belongs to.
+    pub(super) term: Term,
     pub(super) heartbeat_sent: Option<Tick>,
     pub(super) frames_queued: u64,
     /// The role that the last heartbeat spoke of: whoever votes must hear of a change at once.
@@ -100,17 +103,15 @@ impl Peer {
             flushed: slot.base_lsn,
             acknowledged: slot.acknowledged,
             has_dirty_bits: slot.has_dirty_bits,
+            refused_frames: 0,
             sent_bytes: 0,
             received_bytes: 0,
         }
     }
 
-    pub(super) fn node(&self) -> NodeId {
-        self.node
-    }
-
-    pub(super) fn role(&self) -> Role {
-        self.role
+    /// What it has said of itself on this link.
+    pub(super) fn introduced(&self) -> Option<&PeerState> {
+        self.link.as_ref()?.introduction.received.as_deref()
     }
 
     pub(super) fn is_replica(&self) -> bool {
@@ -151,6 +152,11 @@ impl Replica {
         self.peers.iter().find(|peer| peer.node == node).expect("the shell names configured voters only")
     }
 
+    /// A node that a record names: the record may be older than the configuration.
+    pub(super) fn configured_peer(&self, node: NodeId) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.node == node)
+    }
+
     pub(super) fn peer_mut(&mut self, node: NodeId) -> &mut Peer {
         self.peers.iter_mut().find(|peer| peer.node == node).expect("the shell names configured voters only")
     }
@@ -167,7 +173,7 @@ impl Replica {
             self.on_peer_lost(node, old, "a newer link replaced it", effects);
         }
         let pinned = self.superblock.content().pins.ids[node.index()];
-        if !self.peer(node).wanted || self.stopping.is_some() {
+        if !self.peer(node).wanted || self.is_stopping {
             effects.push(Effect::DropPeer { peer: node, link });
             return;
         }
@@ -194,6 +200,7 @@ impl Replica {
             peer_clock: Tick(0),
             echoed: None,
             last_received: now,
+            term: Term::ZERO,
             heartbeat_sent: None,
             frames_queued: 0,
             role_told: None,
@@ -272,6 +279,7 @@ impl Replica {
         peer.received_bytes += bytes_u64(frame.body.len() + frame.payload.len());
         let Some(link) = peer.link.as_mut().filter(|link| link.id == link_id) else { return };
         link.last_received = now;
+        link.term = frame.stamp.term;
         link.peer_clock = link.peer_clock.max(frame.stamp.clock);
         if frame.stamp.echo > Tick(0) && frame.stamp.echo <= now {
             link.echoed = link.echoed.max(Some(frame.stamp.echo));
@@ -283,9 +291,7 @@ impl Replica {
         match Message::parse(frame) {
             Ok(message) => self.on_message(node, link_id, frame.stamp, message, effects),
             Err(error) => {
-                if matches!(error, MessageError::PayloadMismatch { .. }) {
-                    self.payload_mismatches += 1;
-                }
+                self.peer_mut(node).refused_frames += 1;
                 let text = format!("refused a frame from {}: {error}", self.name_of(node));
                 effects.push(Effect::Notify(Notice::error("bad-frame", text.clone())));
                 self.drop_link(node, &text, effects);
@@ -305,6 +311,7 @@ impl Replica {
             && let Some(link) = &mut self.peer_mut(node).link
         {
             link.record_shown = Some(*shown);
+            self.end_late_grant(node, shown, effects);
         }
         match message {
             Message::State(state) => self.on_state(node, state, effects),

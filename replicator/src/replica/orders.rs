@@ -15,6 +15,8 @@ use super::links::{Peer, Replication};
 
 /// How long a demotion or a stop waits for writes in flight.
 const DRAIN_PATIENCE: Span = Span::from_millis(30_000);
+/// How long a stop may take: a demotion, then a flush of everything. Whoever asked waits a little longer than this.
+const STOP_PATIENCE: Span = Span::from_millis(50_000);
 
 /// A demotion in progress.
 #[derive(Debug)]
@@ -26,11 +28,6 @@ pub(super) struct Demotion {
 }
 
 impl Demotion {
-    /// Whether the last record of the reign is on its way to disk: nothing may follow it.
-    pub(super) fn is_recording(&self) -> bool {
-        matches!(self.stage, DemotionStage::Recording(_))
-    }
-
     pub(super) fn order(&self) -> Option<OrderId> {
         self.order
     }
@@ -109,6 +106,12 @@ impl Replica {
         }
     }
 
+    /// Whether the last record of the reign is on its way to disk: nothing may follow it.
+    pub(super) fn is_ending(&self) -> bool {
+        let stage = self.demotion.as_ref().map(|demotion| &demotion.stage);
+        matches!(stage, Some(DemotionStage::Recording(_)))
+    }
+
     fn begin_demotion(&mut self, order: Option<OrderId>, is_forced: bool, effects: &mut Effects) {
         if is_forced {
             effects.push(Effect::DropClients);
@@ -139,10 +142,7 @@ impl Replica {
             self.writes.is_empty() && self.stable == self.assigned() && self.lineage_is_durable();
         let gives_up_waiting = is_forced && (self.frozen().is_some() || is_late);
         if is_drained || gives_up_waiting {
-            let mut record = *self.record();
-            record.version += 1;
-            record.primary = None;
-            let revision = self.store_record(record);
+            let revision = self.store_record(self.record().ended());
             self.superblock.change(|content| content.flags.ended_as_primary = false);
             if let Some(demotion) = &mut self.demotion {
                 demotion.stage = DemotionStage::Recording(revision);
@@ -177,7 +177,11 @@ impl Replica {
 
     fn on_connect(&mut self, order: OrderId, peer: Option<NodeId>, effects: &mut Effects) {
         for node in self.chosen(peer) {
-            self.peer_mut(node).wanted = true;
+            let peer = self.peer_mut(node);
+            peer.wanted = true;
+            if peer.link.is_none() {
+                peer.trouble = None;
+            }
             effects.push(Effect::SetDialing { peer: node, wanted: true });
             let is_stopped = self
                 .peer(node)
@@ -204,14 +208,15 @@ impl Replica {
     }
 
     fn on_stop(&mut self, order: OrderId, effects: &mut Effects) {
-        if self.stopping.is_some() {
-            // It is answered with the first one.
-            let first = self.waits.iter().find(|wait| matches!(wait.condition, Condition::Stopped(_)));
-            let first = first.expect("a stop waits until it is answered");
-            self.waits.push(Wait { order, ..*first });
+        if self.is_stopping {
+            // It is answered with the first one, or that was.
+            match self.waits.iter().find(|wait| matches!(wait.condition, Condition::Stopped(_))) {
+                Some(first) => self.waits.push(Wait { order, ..*first }),
+                None => self.answer(order, Answer::Done { text: "stopped".to_owned() }, effects),
+            }
             return;
         }
-        self.stopping = Some(order);
+        self.is_stopping = true;
         effects.push(Effect::Notify(Notice::info("stopping", "the daemon stops".to_owned())));
         if let Some(candidacy) = self.candidacy.take() {
             self.abandon_candidacy(candidacy, effects);
@@ -219,14 +224,13 @@ impl Replica {
         if self.role == Role::Primary && self.demotion.is_none() {
             self.begin_demotion(None, true, effects);
         }
-        // First a demotion, then a flush of everything.
-        let deadline = self.now.plus(DRAIN_PATIENCE.times(2));
+        let deadline = self.now.plus(STOP_PATIENCE);
         self.waits.push(Wait { order, deadline, condition: Condition::Stopped(None) });
     }
 
     /// The last thing that a daemon writes: that it ended cleanly, with everything flushed.
     pub(super) fn advance_stop(&mut self, effects: &mut Effects) {
-        if self.stopping.is_none() || self.role == Role::Primary || !self.is_started() {
+        if !self.is_stopping || self.role == Role::Primary || !self.is_started() {
             return;
         }
         let is_recording =
@@ -261,9 +265,9 @@ impl Replica {
                     Condition::Stopped(_) => "stopped",
                 };
                 self.answer(wait.order, Answer::Done { text: text.to_owned() }, effects);
-            } else if self.now >= wait.deadline {
-                if matches!(wait.condition, Condition::Stopped(_)) {
-                    self.stopping = None; // The daemon goes on.
+            } else if self.now >= wait.deadline && !matches!(wait.condition, Condition::Stopped(Some(_))) {
+                if wait.condition == Condition::Stopped(None) {
+                    self.is_stopping = false; // Nothing was said to be clean: it can be asked again.
                 }
                 let refused = Refused {
                     code: RefusalCode::TimedOut,
@@ -283,7 +287,9 @@ impl Replica {
         match condition {
             Condition::Connected => replicas.all(|peer| peer.link.is_some()),
             Condition::InSync => {
-                self.disk == DiskState::UpToDate && replicas.all(|peer| self.follows_along(peer))
+                let is_mirrored = self.peers.iter().any(|peer| self.is_mirrored_by(peer));
+                (self.disk == DiskState::UpToDate || is_mirrored)
+                    && replicas.all(|peer| self.follows_along(peer))
             }
             Condition::Stopped(revision) => {
                 self.disk_fault.is_some()
@@ -319,7 +325,9 @@ impl Replica {
     }
 
     pub(super) fn order_deadline(&self) -> Option<Tick> {
-        let waits = self.waits.iter().map(|wait| wait.deadline).min();
+        // The last superblock of a daemon has the disk's time limit instead.
+        let is_limited = |wait: &&Wait| !matches!(wait.condition, Condition::Stopped(Some(_)));
+        let waits = self.waits.iter().filter(is_limited).map(|wait| wait.deadline).min();
         let demotion = self.demotion.as_ref().map(|demotion| demotion.deadline);
         [waits, demotion, self.candidacy_deadline()].into_iter().flatten().min()
     }

@@ -10,6 +10,7 @@ use crate::generation::lineage::{Generation, Lineage};
 use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
 use crate::peer::message::{Message, Progress, RecordBatch};
+use crate::record::Record;
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
 use crate::units::{BLOCK_BYTES, BlockRange, GenerationId, Lsn, NodeId, Term, bytes_u64};
@@ -31,6 +32,9 @@ pub(super) struct Inbound {
     queue_bytes: u64,
     /// Newest record that arrived.
     received: Lsn,
+    /// What all records that arrived cost, and up to where that may grow by what was granted.
+    received_bytes: u64,
+    granted_bytes: u64,
     /// What was reported last.
     reported: Option<Progress>,
     /// Records taken in since the start.
@@ -95,6 +99,8 @@ impl Replica {
             queue: VecDeque::new(),
             queue_bytes: 0,
             received: keeps,
+            received_bytes: 0,
+            granted_bytes: 0,
             reported: None,
             records: 0,
         });
@@ -140,8 +146,7 @@ impl Replica {
     /// Primary of a lower term than this node's record (I2). A Secondary writes nothing of its own: it ships
     /// what the verdict said, whatever record it has stored.
     fn is_from_source(&self, node: NodeId, term: Term) -> bool {
-        let introduced = self.peer(node).link.as_ref().and_then(|link| link.introduction.received.as_ref());
-        let is_writer = introduced.is_none_or(|state| state.role == Role::Primary);
+        let is_writer = self.peer(node).introduced().is_none_or(|state| state.role == Role::Primary);
         let is_source = self.inbound.as_ref().is_some_and(|inbound| inbound.from == node);
         is_source && (!is_writer || term >= self.record().term)
     }
@@ -162,6 +167,9 @@ impl Replica {
         let volume = BlockRange::new(0, self.config.volume_bytes / BLOCK_BYTES);
         let wrong = match batch.records.iter().find(|record| record.range.end() > volume.end()) {
             Some(record) => Some(format!("record {} lies beyond the end of the volume", record.lsn)),
+            None if inbound.received_bytes >= inbound.granted_bytes => {
+                Some(format!("record {first} was sent without room in the window"))
+            }
             None if batch.generation != announced => {
                 Some(format!("record {first} is of generation {}, not of {announced}", batch.generation))
             }
@@ -174,8 +182,9 @@ impl Replica {
         let last = batch.records.last().expect("a batch has records");
         inbound.received = last.lsn;
         inbound.records += bytes_u64(batch.records.len());
-        inbound.queue_bytes +=
-            batch.records.iter().map(|record| bytes_u64(record.payload.len())).sum::<u64>();
+        let cost = batch.records.iter().map(Record::cost).sum::<u64>();
+        inbound.queue_bytes += cost;
+        inbound.received_bytes += cost;
         let stable_up_to = batch.stable_up_to;
         inbound.queue.push_back(Arrived::Records(batch));
         self.note_stable(stable_up_to);
@@ -264,7 +273,7 @@ impl Replica {
         let Some(inbound) = &mut self.inbound else { return };
         let Some(Arrived::Records(batch)) = inbound.queue.pop_front() else { return };
         for record in batch.records {
-            inbound.queue_bytes -= bytes_u64(record.payload.len());
+            inbound.queue_bytes -= record.cost();
             self.journal.accept(batch.generation, record.clone());
             self.write_back.accept(record, now);
         }
@@ -335,6 +344,7 @@ impl Replica {
         });
         if is_news {
             inbound.reported = Some(progress);
+            inbound.granted_bytes = inbound.granted_bytes.max(inbound.received_bytes + window_bytes);
             self.send(from, &Message::Progress(progress), effects);
         }
     }

@@ -14,7 +14,6 @@ use crate::units::{GenerationId, Incarnation, Lsn, NodeId, Span, Term, Tick, VOT
 
 use super::Replica;
 use super::links::Peer;
-use super::orders::Demotion;
 use super::sending::Outbound;
 
 /// How long completions may be held back for a peer that is entering the in-sync set.
@@ -34,6 +33,8 @@ pub(super) struct Reign {
     /// The newest record of this term that each voter is known to have stored, by version.
     stored: [u64; VOTERS_MAX],
     joining: Option<Joining>,
+    /// Who was let in, or tried, last.
+    joined_last: Option<NodeId>,
     join_again_at: Tick,
     generation: OwnGeneration,
 }
@@ -85,6 +86,7 @@ impl Reign {
             own_revision: revision,
             stored,
             joining: None,
+            joined_last: None,
             join_again_at: Tick(0),
             generation: OwnGeneration::Current,
         }
@@ -134,8 +136,7 @@ impl Replica {
     }
 
     pub(super) fn advance_reign(&mut self, effects: &mut Effects) {
-        let is_ending = self.demotion.as_ref().is_some_and(Demotion::is_recording);
-        if self.reign.is_none() || self.role != Role::Primary || is_ending {
+        if self.reign.is_none() || self.role != Role::Primary || self.is_ending() {
             return;
         }
         self.count_stored(effects);
@@ -283,22 +284,24 @@ impl Replica {
         let is_near = |outbound: &Outbound| {
             outbound.is_started() && outbound.next() > assigned && outbound.unreceived_bytes() < (1 << 20)
         };
-        let candidate = self.peers.iter().find(|peer| {
+        let may_join = |peer: &&Peer| {
             peer.protocol.is_some_and(|protocol| protocol.can_be_in_sync())
                 && peer.disk != DiskState::Inconsistent
                 && peer.outbound().is_some_and(is_near)
                 && !reign.requires(peer.node)
-        });
-        if let Some(node) = candidate.map(|peer| peer.node)
+        };
+        // Those behind the one that was tried last come first: a slow one keeps nobody out.
+        let candidates = self.peers.iter().filter(may_join).map(|peer| peer.node);
+        if let Some(node) = candidates.min_by_key(|node| (Some(*node) <= reign.joined_last, *node))
             && let Some(reign) = &mut self.reign
         {
             reign.joining = Some(Joining { node, cap: complete, since: now });
+            reign.joined_last = Some(node);
         }
     }
 
     fn peer_incarnation(&self, node: NodeId) -> Incarnation {
-        let link = self.peer(node).link.as_ref().expect("a target is linked");
-        link.introduction.received.as_ref().expect("a target has introduced itself").incarnation
+        self.peer(node).introduced().expect("a target has introduced itself").incarnation
     }
 
     fn reign_newest_in_sync(&self) -> InSyncSet {
@@ -344,8 +347,7 @@ impl Replica {
     /// that one acknowledged: it is not the member, however soon it is linked again.
     fn standing(&self, node: NodeId, recorded: Incarnation) -> Standing {
         let peer = self.peer(node);
-        let introduced = peer.link.as_ref().and_then(|link| link.introduction.received.as_ref());
-        match introduced {
+        match peer.introduced() {
             _ if !self.is_following(peer) => Standing::Lost,
             None => Standing::Holds,
             Some(state) if state.incarnation == recorded => Standing::Holds,
@@ -527,7 +529,7 @@ impl Replica {
     /// Tells the voters that this node will not serve in the term that its record names it for, so that nobody
     /// waits for its lease while it lives on as Secondary.
     pub(super) fn resign(&mut self, effects: &mut Effects) {
-        let mut record = *self.record();
+        let record = *self.record();
         let local = self.config.local;
         // Only for this run: what an earlier one proposed may never have been recorded, and this one may not
         // hold what that one did.
@@ -536,8 +538,7 @@ impl Replica {
         if !is_own || self.disk_fault.is_some() {
             return;
         }
-        record.version += 1;
-        record.primary = None;
+        let record = record.ended();
         self.store_record(record);
         // Whoever never granted this term does not store its end either: it may never have been granted.
         self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects);

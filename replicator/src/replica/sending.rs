@@ -30,7 +30,7 @@ pub(super) struct Outbound {
     announced: GenerationId,
     /// What the target reported last.
     progress: Progress,
-    /// Sent and not yet received: last Lsn and payload bytes of each frame.
+    /// Sent and not yet received: last Lsn of each frame, and what its records cost.
     unreceived: VecDeque<(Lsn, u64)>,
     unreceived_bytes: u64,
     /// Sent and not yet handed to the kernel: number of the frame, its last Lsn. For protocol A.
@@ -136,10 +136,10 @@ impl Outbound {
         self.waiting_since = (progress.journaled < sent).then_some(now);
     }
 
-    fn on_sent(&mut self, last: Lsn, bytes: u64, frame_number: u64, now: Tick) {
+    fn on_sent(&mut self, last: Lsn, cost: u64, frame_number: u64, now: Tick) {
         self.next = Some(last.next());
-        self.unreceived.push_back((last, bytes));
-        self.unreceived_bytes += bytes;
+        self.unreceived.push_back((last, cost));
+        self.unreceived_bytes += cost;
         self.unhanded.push_back((frame_number, last));
         self.waiting_since = self.waiting_since.or(Some(now));
     }
@@ -262,7 +262,8 @@ impl Replica {
 
     fn ship(&mut self, node: NodeId, records: Vec<Record>, effects: &mut Effects) {
         let last = records.last().expect("it is not empty").lsn;
-        let bytes = records.iter().map(|record| bytes_u64(record.payload.len())).sum();
+        let cost = records.iter().map(Record::cost).sum();
+        let bytes = records.iter().map(|record| bytes_u64(record.payload.len())).sum::<u64>();
         let generation =
             self.superblock.content().lineage.generation_of(last).expect("every record has a generation").id;
         let stable_up_to = if self.role == Role::Primary { self.stable } else { Lsn::ZERO };
@@ -273,7 +274,7 @@ impl Replica {
         let peer = self.peer_mut(node);
         let frame_number = peer.link.as_ref().map_or(0, |link| link.frames_queued);
         if let Some(outbound) = peer.outbound_mut() {
-            outbound.on_sent(last, bytes, frame_number, now);
+            outbound.on_sent(last, cost, frame_number, now);
             outbound.caught_up_bytes += if is_catch_up { bytes } else { 0 };
         }
     }

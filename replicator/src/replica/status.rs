@@ -1,5 +1,6 @@
 //! The snapshot that `twinblk status` prints, and the advice that goes with it.
 
+use crate::peer::message::PeerState;
 use crate::promotion::ballot;
 use crate::promotion::membership::{Member, MembershipRecord};
 use crate::promotion::preconditions;
@@ -143,6 +144,7 @@ impl Replica {
                 established: peer.link.is_some(),
             }],
             rule: peer.rule.map(|rule| rule.to_string()),
+            refused_frames: peer.refused_frames,
             peer_devices: vec![PeerDeviceReport {
                 volume: 0,
                 replication_state: self.replication_state(peer),
@@ -180,13 +182,25 @@ impl Replica {
                 ReplicationState::Established
             }
             Replication::Source(_) => ReplicationState::SyncSource,
-            Replication::Target if self.disk == DiskState::UpToDate => ReplicationState::Established,
+            Replication::Target if self.disk == DiskState::UpToDate || self.is_mirrored_by(peer) => {
+                ReplicationState::Established
+            }
             Replication::Target => ReplicationState::SyncTarget,
         }
     }
 
     pub(super) fn can_be_in_sync(&self, peer: &Peer) -> bool {
         peer.protocol.is_some_and(crate::config::ReplicationProtocol::can_be_in_sync)
+    }
+
+    /// Whether this node follows a Primary on protocol A or B, and has what that one held when they met. It is never in
+    /// the in-sync set, and its disk is never called UpToDate.
+    pub(super) fn is_mirrored_by(&self, peer: &Peer) -> bool {
+        let is_target =
+            peer.link.as_ref().is_some_and(|link| matches!(link.replication, Replication::Target));
+        let has_caught_up =
+            |state: &PeerState| state.role == Role::Primary && self.journal.journaled() >= state.end;
+        is_target && !self.can_be_in_sync(peer) && peer.introduced().is_some_and(has_caught_up)
     }
 
     pub(super) fn is_established(&self, peer: &Peer) -> bool {
@@ -214,7 +228,7 @@ impl Replica {
         let record = self.record_to_follow();
         let own = record.in_sync.incarnation_of(self.config.local);
         let is_member = record.is_empty()
-            || own.is_some_and(|own| own == self.incarnation || Some(own) == self.continues);
+            || record.in_sync.is_continued_by(self.config.local, self.incarnation, self.continues);
         match (self.has_quorum(), is_member) {
             (false, _) => CanPromote { yes: false, because: "no majority of the voters can be reached".to_owned() },
             (true, true) => CanPromote { yes: true, because: "this node is in the in-sync set and a majority can be reached".to_owned() },
@@ -242,10 +256,8 @@ impl Replica {
     /// A linked node that a record names and that has lost nothing since: it alone may be promoted.
     fn living_member(&self, record: &MembershipRecord) -> Option<NodeId> {
         let lives = |peer: &&Peer| {
-            let introduced = peer.link.as_ref().and_then(|link| link.introduction.received.as_ref());
-            let recorded = record.in_sync.incarnation_of(peer.node);
-            introduced.is_some_and(|state| {
-                recorded == Some(state.incarnation) || (recorded.is_some() && recorded == state.continues)
+            peer.introduced().is_some_and(|state| {
+                record.in_sync.is_continued_by(peer.node, state.incarnation, state.continues)
             })
         };
         self.peers.iter().find(lives).map(|peer| peer.node)
@@ -304,6 +316,9 @@ impl Replica {
                 action: format!("None. `twinblk wait-sync {resource}` returns when it is done."),
                 see: SEE_FAILOVER,
             });
+        }
+        if self.peers.iter().any(|peer| self.is_mirrored_by(peer)) {
+            return None; // As good as a copy on protocol A or B can be.
         }
         let (state, status, action, see) = match self.disk {
             DiskState::UpToDate | DiskState::Failed | DiskState::Diskless | DiskState::DUnknown => {

@@ -11,6 +11,7 @@ use crate::state::Role;
 use crate::superblock_keeper::Revision;
 use crate::units::NodeId;
 
+use super::links::Peer;
 use super::{AfterDurable, Replica};
 
 impl Replica {
@@ -23,7 +24,12 @@ impl Replica {
             Some(node) if !self.has_restarted(node) => voting::Reign::MayLast,
             Some(_) | None => voting::Reign::Over,
         };
-        let linked = self.peers.iter().find(|peer| peer.link.is_some() && peer.role == Role::Primary);
+        // A Primary of an older reign than the one stored is none.
+        let lives = |peer: &&Peer| {
+            let term = peer.link.as_ref().map(|link| link.term);
+            peer.role == Role::Primary && term >= Some(content.membership.term)
+        };
+        let linked = self.peers.iter().find(lives);
         let seen_primary = match (self.role, linked) {
             (Role::Primary, _) => SeenPrimary::Here,
             (Role::Secondary | Role::Unknown, Some(peer)) => SeenPrimary::Linked(peer.node),
@@ -37,7 +43,7 @@ impl Replica {
             continues: self.continues,
             now: self.now,
             started: self.started,
-            last_primary_frame: other.and_then(|node| self.peer(node).last_heard),
+            last_primary_frame: other.and_then(|node| self.configured_peer(node)?.last_heard),
             reign,
             seen_primary,
             peer_timeout: self.config.peer_timeout,
@@ -50,8 +56,7 @@ impl Replica {
     /// reign is over whatever the lease says.
     fn has_restarted(&self, primary: NodeId) -> bool {
         let recorded = self.record().in_sync.incarnation_of(primary);
-        let introduced =
-            self.peer(primary).link.as_ref().and_then(|link| link.introduction.received.as_ref());
+        let introduced = self.configured_peer(primary).and_then(|peer| peer.introduced());
         introduced.is_some_and(|state| state.role == Role::Secondary && Some(state.incarnation) != recorded)
     }
 
@@ -73,6 +78,11 @@ impl Replica {
         request: &VoteRequest,
         effects: &mut Effects,
     ) {
+        if request.candidate != node {
+            let asks_for = self.name_of(request.candidate).to_owned();
+            self.drop_link(node, &format!("it asks for votes for {asks_for}"), effects);
+            return;
+        }
         if !self.is_started() || !self.journal_is_settled() {
             return; // The candidate asks again.
         }
@@ -92,6 +102,11 @@ impl Replica {
 
     /// Sends a message that speaks of the superblock when the superblock is on disk.
     fn send_when_durable(&mut self, peer: NodeId, link: LinkId, message: Message) {
+        // Nothing becomes durable any more on a disk that failed; and a link that is over asks for nothing.
+        self.after_durable.retain(|waiting| waiting.peer != peer || waiting.link == link);
+        if self.disk_fault.is_some() {
+            return;
+        }
         let revision = self.superblock.newest();
         self.after_durable.push(AfterDurable { revision, peer, link, message });
     }

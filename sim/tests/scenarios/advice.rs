@@ -1,9 +1,12 @@
 //! What `status` says to do about what is out of the ordinary.
 
+use replicator::config::ReplicationProtocol;
+use replicator::event::Order;
+use replicator::state::ReplicationState;
 use replicator::units::{NodeId, Span};
 use sim::world::{ALPHA, BETA, World};
 
-use crate::{in_sync, pass, promoted};
+use crate::{in_sync, pass, promoted, with_protocol};
 
 /// Names of everything that is out of the ordinary.
 fn states(world: &World, node: NodeId) -> Vec<&'static str> {
@@ -15,7 +18,7 @@ fn catching_up(seed: u64, node: NodeId, state: &str) -> World {
     let mut world = promoted(seed);
     world.kill(BETA);
     for at in 0..40 {
-        world.write_now(ALPHA, at * 131_072, 131_072);
+        world.write_now(ALPHA, at % 30 * 131_072, 131_072);
     }
     world.start(BETA);
     let says_so = |world: &World| states(world, node) == [state];
@@ -38,6 +41,52 @@ fn a_primary_names_the_node_that_is_away_and_the_one_that_catches_up() {
     assert!(world.wait_for(write, 5000), "{}", world.summaries());
     assert_eq!(states(&world, ALPHA), ["not-connected"]);
     catching_up(3, ALPHA, "catching-up");
+}
+
+#[test]
+fn a_pair_on_protocol_a_or_b_that_is_in_order_needs_no_advice_on_either_node() {
+    for protocol in [ReplicationProtocol::A, ReplicationProtocol::B] {
+        let mut world = World::started(7, with_protocol(protocol));
+        world.promote(ALPHA, 0).expect("nothing stands against it");
+        world.write_now(ALPHA, 0, 4096);
+        pass(&mut world, 2000);
+        for node in [ALPHA, BETA] {
+            assert_eq!(states(&world, node), [""; 0], "{}", world.summaries());
+            let peer = &world.status(node).connections[0].peer_devices[0];
+            assert_eq!(peer.replication_state, ReplicationState::Established);
+            assert_eq!(peer.out_of_sync, 0);
+            world
+                .ask_operator(node, Order::WaitSync { wait: Span::from_millis(1000) })
+                .expect("it is in sync");
+        }
+        world.kill(BETA);
+        for at in 0..40 {
+            world.write_now(ALPHA, at % 30 * 131_072, 131_072);
+        }
+        world.start(BETA);
+        let catches_up = |world: &World| states(world, BETA).contains(&"sync-target");
+        assert!(world.run_until(Span::from_millis(5000), catches_up), "{}", world.summaries());
+        world.ask_operator(BETA, Order::WaitSync { wait: Span::from_millis(9000) }).expect("it gets there");
+        pass(&mut world, 3000);
+        assert_eq!(states(&world, BETA), [""; 0]);
+        world.kill(ALPHA);
+        pass(&mut world, 5000);
+        let refused = world.promote(BETA, 1000).expect_err("it may lack the last writes");
+        assert!(!refused.cure.contains("wait-sync"), "{}", refused.cure);
+    }
+}
+
+#[test]
+fn an_operators_disconnect_is_the_reason_for_having_no_link_until_he_connects_again() {
+    let mut world = promoted(6);
+    world.kill(BETA);
+    world.order(ALPHA, Order::Disconnect { peer: Some(BETA) });
+    pass(&mut world, 100);
+    let reason = |world: &World| world.status(ALPHA).connections[0].reason.clone();
+    assert_eq!(reason(&world).as_deref(), Some("disconnected by an operator"));
+    world.order(ALPHA, Order::Connect { peer: Some(BETA) });
+    pass(&mut world, 100);
+    assert_eq!(reason(&world), None);
 }
 
 #[test]

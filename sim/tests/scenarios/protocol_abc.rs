@@ -5,7 +5,7 @@ use replicator::effect::Answer;
 use replicator::event::{Durability, Order};
 use replicator::state::ReplicationState;
 use replicator::units::{ByteRange, Lsn, Span};
-use sim::node::DiskHealth;
+use sim::node::{DiskHealth, VOLUME_BYTES};
 use sim::workload::Ask;
 use sim::world::{ALPHA, BETA, World};
 
@@ -193,4 +193,18 @@ fn waiting_for_sync_ends_when_a_peer_on_a_or_b_follows_along() {
         pass(&mut world, 10_000);
         assert!(matches!(world.answers.get(&order), Some(Answer::Done { .. })), "{}", world.summaries());
     }
+}
+
+#[test]
+fn a_request_beyond_the_end_of_the_volume_is_refused_and_changes_nothing() {
+    let mut world = promoted(1);
+    for ask in [
+        Ask::Write(ByteRange::new(VOLUME_BYTES - 512, 4096), Durability::Complete),
+        Ask::Read(ByteRange::new(VOLUME_BYTES, 1)),
+    ] {
+        let id = world.ask(ALPHA, ask);
+        pass(&mut world, 1000);
+        assert!(world.operations[&id].has_failed, "{ask:?}");
+    }
+    assert_eq!(marks(&world, ALPHA).assigned, Lsn::ZERO);
 }

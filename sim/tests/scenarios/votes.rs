@@ -109,6 +109,36 @@ fn a_candidate_that_gives_up_takes_nothing_back_that_a_majority_recorded_without
 }
 
 #[test]
+fn a_term_that_was_given_up_before_the_votes_for_it_arrived_keeps_nobody_waiting() {
+    let mut cases = 0;
+    for micros in (100..3000).step_by(100) {
+        let mut world = promoted(micros);
+        world.demote(ALPHA).expect("no client is connected");
+        pass(&mut world, 100);
+        let order = world.order(BETA, Order::Promote { wait: Span::from_millis(1000) });
+        world.run_for(Span(micros));
+        for voter in [ALPHA, TIE] {
+            world.set_cut(voter, BETA, true);
+        }
+        assert!(world.run_until(Span::from_millis(5000), |world| world.answers.contains_key(&order)));
+        let is_late = matches!(world.answers[&order], Answer::Refused(_))
+            && world.status(ALPHA).record_primary.as_deref() == Some("beta");
+        for voter in [ALPHA, TIE] {
+            world.set_cut(voter, BETA, false);
+        }
+        if !is_late {
+            continue;
+        }
+        cases += 1;
+        pass(&mut world, 1000);
+        assert_eq!(world.status(ALPHA).record_primary, None, "{micros}: beta lives, and never reigned");
+        world.promote(ALPHA, 5000).expect("both hold the same");
+        world.assert_converges();
+    }
+    assert!(cases > 0, "every vote arrived, or was never asked for");
+}
+
+#[test]
 fn a_candidate_that_learns_from_others_that_it_is_in_the_set_again_is_up_to_date() {
     for seed in 0..60 {
         let mut world = promoted(seed);

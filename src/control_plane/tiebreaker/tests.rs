@@ -7,11 +7,12 @@ use replicator::peer::handshake::{KnownPeer, VoterKind};
 use replicator::peer::message::{Basis, Message, VoteRequest, VoteStage};
 use replicator::promotion::membership::{InSyncSet, MembershipRecord, VoterList};
 use replicator::promotion::tiebreaker_file::choose_newest;
-use replicator::units::{Incarnation, Term};
+use replicator::units::{Incarnation, Term, Tick};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::clock;
 use crate::control_plane::link_handshake::LinkError;
 use crate::control_plane::tests::configuration;
 
@@ -101,7 +102,7 @@ impl Process {
 }
 
 async fn send(stream: &mut TcpStream, message: Message) {
-    let stamp = FrameStamp { term: Term::ZERO, clock: clock(), echo: Tick(0) };
+    let stamp = FrameStamp { term: Term::ZERO, clock: clock::now(), echo: Tick(0) };
     stream.write_all(&message.encode(stamp).head).await.expect("sends");
 }
 

@@ -17,6 +17,7 @@ use replicator::status_report::StatusReport;
 use replicator::units::{BlockRange, Incarnation, Lsn, RequestId, Term};
 
 use super::*;
+use crate::control_plane::fake_plane;
 use crate::data_plane::backing_device::device::Device;
 use crate::data_plane::backing_device::start::{DiskPaths, MetadataPlace, OpenDisks};
 
@@ -32,6 +33,7 @@ struct WriteThrough {
     requests: BTreeMap<IoId, (RequestId, Option<(BlockRange, Bytes)>)>,
     next_io: u64,
     journaled: u64,
+    clients: usize,
     rounds: Arc<std::sync::atomic::AtomicU64>,
 }
 
@@ -98,10 +100,8 @@ impl Core for WriteThrough {
                 let frame = OutboundFrame { head, payloads: vec![frame.payload] };
                 effects.push(Effect::SendToPeer { peer, link, frame });
             }
-            Event::ClientsCounted { .. }
-            | Event::PeerConnected { .. }
-            | Event::PeerLost { .. }
-            | Event::FramesSent { .. } => {}
+            Event::ClientsCounted { clients } => self.clients = clients,
+            Event::PeerConnected { .. } | Event::PeerLost { .. } | Event::FramesSent { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -115,7 +115,7 @@ impl Core for WriteThrough {
     }
 
     fn status(&self, _now: Tick) -> StatusReport {
-        panic!("nobody asks for it here")
+        StatusReport { name: format!("{} clients", self.clients), ..fake_plane::report() }
     }
 }
 
@@ -146,7 +146,6 @@ impl Plane {
         let rounds = core.rounds.clone();
         let parts = Parts {
             resource: "mail".into(),
-            peer_timeout: Span::from_millis(3000),
             busy_poll: Span(100),
             core,
             disks: OpenDisks::open(&paths).unwrap().into_backing_device(),
@@ -173,15 +172,7 @@ impl Plane {
     fn client(&self) -> UnixStream {
         let (client, server) = UnixStream::pair().unwrap();
         client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let export = Export {
-            name: "mail".into(),
-            description: String::new(),
-            size_bytes: VOLUME_BYTES,
-            access: Access::ReadWrite,
-        };
-        let (headers, leftover) = (HeaderStyle::Simple, Bytes::new());
-        let negotiated = Negotiated { export, headers, allocation_context: None, leftover };
-        self.tell(ToDataPlane::NbdClient { socket: server.into(), negotiated });
+        self.tell(handed_over(server));
         client
     }
 
@@ -196,6 +187,19 @@ impl Plane {
         self.thread.join().unwrap().unwrap();
         self.folder
     }
+}
+
+/// A client that has negotiated.
+fn handed_over(server: UnixStream) -> ToDataPlane {
+    let export = Export {
+        name: "mail".into(),
+        description: String::new(),
+        size_bytes: VOLUME_BYTES,
+        access: Access::ReadWrite,
+    };
+    let (headers, leftover) = (HeaderStyle::Simple, Bytes::new());
+    let negotiated = Negotiated { export, headers, allocation_context: None, leftover };
+    ToDataPlane::NbdClient { socket: server.into(), negotiated }
 }
 
 fn request(command: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
@@ -250,6 +254,17 @@ fn an_idle_plane_does_nothing_and_a_client_of_a_plane_that_does_not_serve_is_tol
     // That nothing happens has no event to wait for: it is watched for a while. A busy machine cannot make it fail.
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(plane.rounds.load(std::sync::atomic::Ordering::Relaxed), before);
+    plane.stop();
+}
+
+#[test]
+fn the_status_speaks_of_everything_that_the_plane_was_told_before() {
+    let plane = Plane::serving();
+    let (_client, server) = UnixStream::pair().unwrap();
+    plane.commands.send(handed_over(server)).unwrap();
+    let (answer, answered) = oneshot::channel();
+    plane.tell(ToDataPlane::Status { answer });
+    assert_eq!(answered.blocking_recv().unwrap().name, "1 clients");
     plane.stop();
 }
 

@@ -305,16 +305,34 @@ fn what_a_client_that_is_gone_had_asked_for_keeps_its_memory_until_the_replica_i
     bench.turn();
     assert!(bench.connection.is_closed());
     let others = [ClientId(8), ClientId(9), ClientId(10)];
-    assert!(others.iter().all(|other| bench.budget.try_reserve(*other, 0, 32 << 20)));
-    assert!(!bench.budget.try_reserve(ClientId(11), 0, 32 << 20));
+    assert!(others.iter().all(|other| bench.budget.try_reserve(*other, 0, 32 << 20, START)));
+    assert!(!bench.budget.try_reserve(ClientId(11), 0, 32 << 20, START));
     bench.budget.on_request_ended(asked[0].0);
-    assert!(bench.budget.try_reserve(ClientId(11), 0, 32 << 20));
+    assert!(bench.budget.try_reserve(ClientId(11), 0, 32 << 20, START));
+}
+
+#[test]
+fn what_a_client_that_is_gone_had_asked_for_is_counted_also_where_it_brought_no_bytes() {
+    let mut bench = Bench::new();
+    for cookie in 0..32 {
+        bench.ask(FLUSH, cookie, 0, Err(0));
+    }
+    bench.ask(WRITE, 32, 0, Ok(&[7]));
+    assert_eq!(bench.asked().len(), 33);
+    assert_eq!(bench.connection.held, 33 * 4096, "a place in the lists, and the smallest buffer there is");
+    bench.client.shutdown(std::net::Shutdown::Both).unwrap();
+    bench.turn();
+    assert!(bench.connection.is_closed());
+    let all_but_theirs = (128 << 20) - 33 * 4096;
+    assert!(bench.budget.try_reserve(ClientId(8), 0, 64 << 20, START));
+    assert!(!bench.budget.try_reserve(ClientId(9), 0, all_but_theirs - (64 << 20) + 1, START));
+    assert!(bench.budget.try_reserve(ClientId(9), 0, all_but_theirs - (64 << 20), START));
 }
 
 #[test]
 fn a_write_that_waits_for_memory_is_refused_at_once_when_the_node_stops_serving() {
     let mut bench = Bench::new();
-    assert!(bench.budget.try_reserve(ClientId(1), 0, 128 << 20));
+    assert!(bench.budget.try_reserve(ClientId(1), 0, 128 << 20, START));
     bench.ask(WRITE, 1, 0, Ok(&[7; 65_536]));
     bench.client.write_all(&header(WRITE, 2, 0, 2 << 20)).unwrap();
     bench.turn();
@@ -336,6 +354,24 @@ fn a_client_that_rests_between_requests_is_never_cut_off() {
     bench.turn();
     assert_eq!(bench.connection.deadline(&bench.budget), None);
     assert!(bench.connection.inflow.is_in_payload());
+}
+
+#[test]
+fn a_client_that_rests_in_a_payload_is_cut_off_only_when_others_have_waited_for_the_memory_long_enough() {
+    let mut bench = Bench::new();
+    bench.client.write_all(&header(WRITE, 1, 0, 2 << 20)).unwrap();
+    bench.turn();
+    assert_eq!(bench.connection.deadline(&bench.budget), None);
+    bench.now = START.plus(STALL_LIMIT.times(3));
+    assert!(bench.budget.try_reserve(ClientId(8), 0, 64 << 20, bench.now));
+    assert!(!bench.budget.try_reserve(ClientId(9), 0, 64 << 20, bench.now));
+    let limit = bench.now.plus(STALL_LIMIT);
+    assert_eq!(bench.connection.deadline(&bench.budget), Some(limit));
+    bench.turn();
+    assert!(!bench.connection.is_closed());
+    bench.now = limit;
+    bench.turn();
+    assert!(bench.connection.is_closed());
 }
 
 #[test]

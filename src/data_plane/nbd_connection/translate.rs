@@ -4,7 +4,9 @@ use bytes::Bytes;
 use nbd_server::{Allocation as Status, Command, Durability as Fua, Extent, Failure, Holes, Request};
 use replicator::effect::RequestError;
 use replicator::event::{self, AllocatedExtent, Allocation, Durability};
-use replicator::units::ByteRange;
+use replicator::units::{ByteRange, bytes_u64};
+
+use crate::data_plane::buffers::memory_for;
 
 /// What the replica is asked. Requests that are done by themselves never come here.
 pub(super) fn request(request: &Request, payload: Bytes) -> event::Request {
@@ -42,16 +44,18 @@ pub(super) fn is_done_by_itself(request: &Request) -> bool {
     }
 }
 
-/// Bytes that a request keeps in memory until its reply is out.
+/// Bytes that a request keeps in memory until its reply is out, at most. One without a payload takes room too, in this
+/// node's lists and for a reply of extents: it counts as the smallest buffer.
 pub(super) fn bytes_in_memory(request: &Request) -> u64 {
-    match request.command {
+    let length = match request.command {
         Command::Read { .. } | Command::Write => request.length,
         Command::Flush
         | Command::Trim
         | Command::WriteZeroes { .. }
         | Command::Cache
         | Command::BlockStatus { .. } => 0,
-    }
+    };
+    bytes_u64(memory_for(usize::try_from(length).expect("usize has 64 bits")))
 }
 
 /// What a client is told about a request that was not done.

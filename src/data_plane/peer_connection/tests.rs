@@ -33,7 +33,7 @@ impl Bench {
     fn new() -> Self {
         let (peer, ours) = UnixStream::pair().unwrap();
         peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let connection = PeerConnection::new(NodeId(1), LinkId(5), ours.into(), Span::from_millis(3000));
+        let connection = PeerConnection::new(NodeId(1), LinkId(5), ours.into());
         Self { peer, connection, round: Round::new().unwrap() }
     }
 

@@ -20,6 +20,7 @@ fn state(generations: &[Generation], end: u64) -> PeerState {
         oldest_kept: Lsn(1),
         base: (GenerationId::default(), Lsn(0)),
         has_dirty_bits: false,
+        follows_another: false,
         record: MembershipRecord::default(),
         incarnation: Incarnation(1),
         continues: None,

@@ -60,7 +60,8 @@ fn full_record() -> impl Strategy<Value = MembershipRecord> {
     let members = vec(proptest::option::of(incarnation()), 8)
         .prop_filter("the set is never empty", |members| members.iter().any(Option::is_some));
     let primary = proptest::option::of((0..8u8).prop_map(NodeId));
-    let parts = (term(), any::<u64>(), primary, members, vec(any::<u64>(), VOTERS_MAX));
+    // Whoever a record names is among its voters.
+    let parts = (term(), 0..(1u64 << 63), primary, members, vec(1..=u64::MAX, VOTERS_MAX));
     parts.prop_map(|(term, version, primary, members, ids)| {
         let members = (0u8..).zip(members).filter_map(|(node, member)| Some((NodeId(node), member?)));
         let in_sync = members.fold(InSyncSet::default(), |set, (node, member)| set.with(node, member));
@@ -89,7 +90,7 @@ fn disk() -> impl Strategy<Value = DiskState> {
 }
 
 fn state() -> impl Strategy<Value = Message> {
-    let ids = (1..=u32::MAX, 256..(1u64 << 32), any::<bool>(), any::<u64>());
+    let ids = (1..(1u32 << 31), 256..(1u64 << 32), any::<[bool; 2]>(), any::<u64>());
     let ends = vec(1..1000u64, 3).prop_map(|mut ends| {
         ends.sort_unstable();
         ends
@@ -97,7 +98,7 @@ fn state() -> impl Strategy<Value = Message> {
     let base = (1..=u64::MAX, lsn());
     let run = (incarnation(), proptest::option::of(incarnation()));
     (ids, role(), disk(), lineage(), ends, base, run, record()).prop_map(
-        |((introduction, blocks, has_dirty_bits, digest), role, disk, lineage, ends, base, run, record)| {
+        |((introduction, blocks, flags, digest), role, disk, lineage, ends, base, run, record)| {
             Message::State(Box::new(PeerState {
                 introduction,
                 volume_bytes: blocks * 4096,
@@ -108,7 +109,8 @@ fn state() -> impl Strategy<Value = Message> {
                 flushed: Lsn(ends[1]),
                 oldest_kept: Lsn(ends[0]),
                 base: (GenerationId(base.0), base.1),
-                has_dirty_bits,
+                has_dirty_bits: flags[0],
+                follows_another: flags[1] && role == Role::Secondary,
                 record,
                 incarnation: run.0,
                 continues: run.1,
@@ -413,7 +415,9 @@ fn a_request_whose_record_is_not_the_candidates_own_is_refused() {
     let incarnation = Incarnation(5);
     let in_sync = InSyncSet::of(NodeId(1), incarnation);
     let term = Term { number: 2, taker: 3 };
-    let record = MembershipRecord { term, primary: Some(NodeId(1)), in_sync, ..MembershipRecord::default() };
+    let mut voters = VoterList::default();
+    voters.ids[1] = VoterId(6);
+    let record = MembershipRecord { term, version: 0, primary: Some(NodeId(1)), in_sync, voters };
     let request = Message::VoteRequest(Box::new(VoteRequest {
         round: 1,
         stage: VoteStage::Take,

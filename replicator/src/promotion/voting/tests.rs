@@ -4,7 +4,7 @@
 use super::*;
 use crate::peer::message::VoteStage;
 use crate::promotion::membership::InSyncSet;
-use crate::units::{GenerationId, VoterId};
+use crate::units::{GenerationId, Lsn, VoterId};
 
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
