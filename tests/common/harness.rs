@@ -7,6 +7,8 @@
 
 #[path = "harness/files.rs"]
 pub mod files;
+#[path = "harness/skips.rs"]
+pub mod skips;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
