@@ -64,6 +64,44 @@ fn a_volume_of_16_tib_opens_without_being_read_and_takes_no_more_memory_than_a_s
     assert!(memory < usual + MEMORY_KIB_MAX, "{memory} KiB, and {usual} KiB with a small volume");
 }
 
+/// The flags of every descriptor of a daemon that leads to the file or device at `path`.
+fn open_flags(cluster: &Cluster, voter: Voter, path: &Path) -> Vec<OFlags> {
+    let path = path.canonicalize().expect("it is there");
+    let process = PathBuf::from(format!("/proc/{}", cluster.process_id(voter)));
+    let descriptors = std::fs::read_dir(process.join("fd")).expect("the process runs");
+    let mut found = Vec::new();
+    for descriptor in descriptors.map(|entry| entry.expect("listed")) {
+        // Sockets come and go.
+        if std::fs::read_link(descriptor.path()).is_ok_and(|target| target == path) {
+            let file = process.join("fdinfo").join(descriptor.file_name());
+            let text = std::fs::read_to_string(file).expect("disks stay open");
+            let flags =
+                text.lines().find_map(|line| line.strip_prefix("flags:")).expect("every one has them");
+            let flags = u32::from_str_radix(flags.trim(), 8).expect("octal");
+            found.push(OFlags::from_bits_retain(flags));
+        }
+    }
+    found
+}
+
+/// Data, and metadata with the journal in it: both past the page cache.
+fn expect_direct_io(cluster: &Cluster, replica: Voter) {
+    for path in [cluster.data(replica), cluster.metadata(replica)] {
+        let flags = open_flags(cluster, replica, &path);
+        assert!(!flags.is_empty(), "{} is not open", path.display());
+        assert!(flags.iter().all(|flags| flags.contains(OFlags::DIRECT)), "{}: {flags:?}", path.display());
+    }
+}
+
+#[test]
+fn a_daemon_bypasses_the_page_cache_for_data_metadata_and_journal() {
+    let cluster = Cluster::start(&Settings::default());
+    cluster.promote(Voter::A);
+    for replica in Voter::REPLICAS {
+        expect_direct_io(&cluster, replica);
+    }
+}
+
 /// A block device made of a file.
 struct LoopDevice {
     path: PathBuf,
@@ -108,6 +146,7 @@ fn a_replica_on_block_devices_survives_its_death_and_shares_them_with_nobody() {
     }
     cluster.wait_until_linked();
     cluster.promote(Voter::A);
+    expect_direct_io(&cluster, Voter::A);
     // A mount would ask in the same way.
     for device in [&data, &metadata] {
         let exclusive = OFlags::RDONLY | OFlags::EXCL;
