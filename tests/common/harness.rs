@@ -169,6 +169,11 @@ impl Cluster {
 
     /// Starts a process and does not wait.
     pub fn start_process(&mut self, voter: Voter) {
+        self.start_process_with(voter, &[]);
+    }
+
+    /// The same, with more options.
+    pub fn start_process_with(&mut self, voter: Voter, options: &[&str]) {
         let log = File::options().create(true).append(true).open(self.log(voter)).expect("a log");
         let mut command = Command::new(TWINBLK);
         // The kernel ends the process when this one ends, however that happens.
@@ -177,6 +182,7 @@ impl Cluster {
             Voter::Tiebreaker => command.args(["tiebreaker", RESOURCE]),
             Voter::A | Voter::B => command.args(["run", RESOURCE]),
         };
+        command.args(options);
         self.add_places(&mut command, voter);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
         self.processes[voter.index()] = Some(command.spawn().expect("room for a process"));
