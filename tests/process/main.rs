@@ -1,5 +1,5 @@
 //! Real daemons on loopback: killed at random moments, stopped in order, misconfigured on purpose,
-//! ordered about by an operator.
+//! ordered about by an operator, and shown off.
 //!
 //! `TWINBLK_PROCESS_ROUNDS` says in how many rounds `nothing_acknowledged_is_lost…` kills processes (8), `TWINBLK_PROCESS_SEED`
 //! repeats a run of it.
@@ -20,6 +20,7 @@ mod volume;
 mod writers;
 
 mod clients;
+mod demo;
 mod disks;
 mod extended;
 mod foreign;
