@@ -34,6 +34,22 @@ const DRBD_KEYS: [&str; 12] = [
     "connections",
 ];
 
+/// The same of the volume. DRBD's `minor` is absent on purpose: docs/operating/monitor.md.
+const DRBD_DEVICE_KEYS: [&str; 12] = [
+    "volume",
+    "disk-state",
+    "client",
+    "open",
+    "quorum",
+    "size",
+    "read",
+    "written",
+    "al-writes",
+    "bm-writes",
+    "upper-pending",
+    "lower-pending",
+];
+
 /// The same of a connection, and of the volume on the peer.
 const DRBD_CONNECTION_KEYS: [&str; 10] = [
     "peer-node-id",
@@ -249,6 +265,11 @@ fn the_keys_that_programs_rely_on_are_there() {
     for key in DRBD_KEYS.iter().chain(&OWN_KEYS) {
         assert!(report.get(key).is_some(), "{key}");
     }
+    let device = &report["devices"][0];
+    for key in DRBD_DEVICE_KEYS {
+        assert!(device.get(key).is_some(), "{key}");
+    }
+    assert!(device.get("minor").is_none(), "no kernel device, no number of one");
     let connection = &report["connections"][0];
     for key in DRBD_CONNECTION_KEYS {
         assert!(connection.get(key).is_some(), "{key}");

@@ -40,6 +40,9 @@ pub struct Measured {
     pub flush_p50_us: Option<f64>,
     /// See above.
     pub flush_p99_us: Option<f64>,
+    /// CPU time of fio itself, user's and system's, microseconds for each operation. The kernel's share of a request
+    /// is in it as far as it is done in the name of fio; interrupts are in nobody's.
+    pub client_cpu_us_per_operation: f64,
 }
 
 /// Figures of reads or of writes.
@@ -147,10 +150,10 @@ pub fn run(
     let report: Value = serde_json::from_str(json).with_context(|| format!("fio said: {said}"))?;
     let found = report.pointer("/jobs/0").context("fio reports no job")?;
     anyhow::ensure!(found["error"] == 0, "fio met error {} in {}", found["error"], job.name);
-    Ok(measured(found))
+    measured(found)
 }
 
-fn measured(job: &Value) -> Measured {
+fn measured(job: &Value) -> anyhow::Result<Measured> {
     let number = |value: &Value| value.as_f64().unwrap_or_default();
     let percentile_us =
         |latency: &Value, percentile: &str| number(&latency["percentile"][percentile]) / 1000.0;
@@ -167,10 +170,37 @@ fn measured(job: &Value) -> Measured {
     };
     let flush = &job["sync"]["lat_ns"];
     let flush = |percentile| flush["percentile"].is_object().then(|| percentile_us(flush, percentile));
-    Measured {
-        read: direction("read"),
-        write: direction("write"),
+    let (read, write) = (direction("read"), direction("write"));
+    let operations: f64 = read.iter().chain(&write).map(|direction| direction.operations).sum();
+    Ok(Measured {
+        read,
+        write,
         flush_p50_us: flush("50.000000"),
         flush_p99_us: flush("99.000000"),
+        client_cpu_us_per_operation: cpu_time_us(job)? / operations.max(1.0),
+    })
+}
+
+/// CPU time of fio: it says how many of a hundred parts of a job's time, milliseconds, went there.
+fn cpu_time_us(job: &Value) -> anyhow::Result<f64> {
+    let number = |name: &str| job[name].as_f64().with_context(|| format!("fio does not say its {name}"));
+    Ok((number("usr_cpu")? + number("sys_cpu")?) / 100.0 * number("job_runtime")? * 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_clients_cpu_time_is_shared_among_reads_and_writes() {
+        let job = json!({
+            "usr_cpu": 12.5, "sys_cpu": 37.5, "job_runtime": 2000,
+            "read": {"total_ios": 30_000}, "write": {"total_ios": 70_000},
+        });
+        let found = measured(&job).expect("figures").client_cpu_us_per_operation;
+        assert!((found - 10.0).abs() < 1e-9, "1 s for 100000 operations, not {found} µs each");
+        assert!(measured(&json!({"usr_cpu": 12.5, "sys_cpu": 37.5})).is_err(), "of what time?");
     }
 }

@@ -26,7 +26,7 @@ pub struct Compared {
     pub question: String,
     /// The pair.
     pub pair: Measured,
-    /// CPU time of both daemons for each operation, microseconds.
+    /// CPU time of both daemons for each operation, microseconds; the client's is in `pair`.
     pub pair_cpu_us_per_operation: f64,
     /// The raw file.
     pub raw: Measured,

@@ -7,6 +7,8 @@
 
 #[path = "harness/files.rs"]
 pub mod files;
+#[path = "harness/skips.rs"]
+pub mod skips;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -87,6 +89,19 @@ pub struct Settings {
     pub journal_size: &'static str,
     /// When a write is complete.
     pub protocol: &'static str,
+    /// Where replicas listen for clients.
+    pub listeners: Listeners,
+}
+
+/// Where a replica listens for clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listeners {
+    /// On a Unix socket.
+    Unix,
+    /// On a TCP port of loopback.
+    Tcp,
+    /// On both.
+    Both,
 }
 
 impl Default for Settings {
@@ -97,6 +112,7 @@ impl Default for Settings {
             peer_timeout: "500ms",
             journal_size: "16MiB",
             protocol: "C",
+            listeners: Listeners::Unix,
         }
     }
 }
@@ -104,7 +120,7 @@ impl Default for Settings {
 /// The resource.
 pub struct Cluster {
     folder: TempDir,
-    ports: [u16; 3],
+    ports: [u16; 5],
     processes: [Option<Child>; 3],
 }
 
@@ -153,6 +169,11 @@ impl Cluster {
 
     /// Starts a process and does not wait.
     pub fn start_process(&mut self, voter: Voter) {
+        self.start_process_with(voter, &[]);
+    }
+
+    /// The same, with more options.
+    pub fn start_process_with(&mut self, voter: Voter, options: &[&str]) {
         let log = File::options().create(true).append(true).open(self.log(voter)).expect("a log");
         let mut command = Command::new(TWINBLK);
         // The kernel ends the process when this one ends, however that happens.
@@ -161,6 +182,7 @@ impl Cluster {
             Voter::Tiebreaker => command.args(["tiebreaker", RESOURCE]),
             Voter::A | Voter::B => command.args(["run", RESOURCE]),
         };
+        command.args(options);
         self.add_places(&mut command, voter);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
         self.processes[voter.index()] = Some(command.spawn().expect("room for a process"));
@@ -370,6 +392,20 @@ impl Cluster {
     /// Where a replica serves clients, as tools take it.
     pub fn uri(&self, replica: Voter) -> String {
         format!("nbd+unix:///{RESOURCE}?socket={}", self.nbd_socket(replica).display())
+    }
+
+    /// TCP port on which a replica serves clients, if it does.
+    pub fn nbd_port(&self, replica: Voter) -> u16 {
+        match replica {
+            Voter::A => self.ports[3],
+            Voter::B => self.ports[4],
+            Voter::Tiebreaker => panic!("it serves no clients"),
+        }
+    }
+
+    /// The same, as tools take it.
+    pub fn tcp_uri(&self, replica: Voter) -> String {
+        format!("nbd://127.0.0.1:{}/{RESOURCE}", self.nbd_port(replica))
     }
 
     /// A folder for a test's own files.

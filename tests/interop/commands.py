@@ -7,15 +7,10 @@ assert h.can_meta_context("base:allocation")
 
 random_operations(h, random.Random(1), 300)
 
-# FAST_ZERO: either zeroes, or a refusal that leaves the data as it was.
+# FAST_ZERO is never refused here: zeroes are a record of the journal, which is faster than writing them.
 h.pwrite(b"x" * 16384, 1 << 20)
-try:
-    h.zero(8192, 1 << 20, nbd.CMD_FLAG_FAST_ZERO)
-    expected = bytes(8192) + b"x" * 8192
-except nbd.Error as error:
-    assert error.errnum == errno.ENOTSUP, error
-    expected = b"x" * 16384
-assert h.pread(16384, 1 << 20) == expected
+h.zero(8192, 1 << 20, nbd.CMD_FLAG_FAST_ZERO)
+assert h.pread(16384, 1 << 20) == bytes(8192) + b"x" * 8192
 
 # NO_HOLE reads as zero too. Whether it keeps the space is seen on the data files: tests/process/disks.rs.
 h.zero(65536, 2 << 20, nbd.CMD_FLAG_NO_HOLE)

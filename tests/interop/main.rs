@@ -10,21 +10,30 @@ mod body;
 mod tools;
 
 use self::body::Export;
-use self::harness::{Cluster, Settings, Voter};
+use self::harness::{Cluster, Listeners, Settings, Voter};
 
-/// Runs one client against a fresh pair whose first node is Primary.
+/// Runs one client against a fresh pair whose first node is Primary, over its Unix socket.
 fn with_pair(tool: &str, body: impl Fn(&Export)) {
+    with_pair_behind(Listeners::Unix, tool, body);
+}
+
+/// The same, over what the pair listens on.
+fn with_pair_behind(listeners: Listeners, tool: &str, body: impl Fn(&Export)) {
     if !tools::is_there(tool) {
         return;
     }
-    let mut cluster = Cluster::start(&Settings { size: "64MiB", ..Settings::default() });
+    let mut cluster = Cluster::start(&Settings { size: "64MiB", listeners, ..Settings::default() });
     cluster.promote(Voter::A);
     cluster.wait_until_synced(Voter::A);
+    let uri = |replica| match listeners {
+        Listeners::Unix => cluster.uri(replica),
+        Listeners::Tcp | Listeners::Both => cluster.tcp_uri(replica),
+    };
     let export = Export {
-        uri: cluster.uri(Voter::A),
+        uri: uri(Voter::A),
         size_bytes: 64 << 20,
         scratch: cluster.scratch().to_owned(),
-        secondary_uri: cluster.uri(Voter::B),
+        secondary_uri: uri(Voter::B),
     };
     body(&export);
     cluster.wait_until("the clients are gone", harness::SOON, |cluster| {
@@ -82,4 +91,22 @@ fn qemu_io_reads_its_patterns_back() {
 #[test]
 fn fio_verifies_what_it_wrote_deep_queues_and_several_connections() {
     with_pair("fio", body::verified_load);
+}
+
+#[test]
+fn over_tcp_nbdinfo_sees_what_is_offered_and_nothing_on_a_secondary() {
+    with_pair_behind(Listeners::Tcp, "nbdinfo", |export| {
+        body::information(export);
+        body::secondary_by_nbdinfo(export);
+    });
+}
+
+#[test]
+fn over_tcp_libnbd_gets_every_command_and_flag_right() {
+    with_pair_behind(Listeners::Tcp, tools::PYTHON, |export| body::script(export, "commands.py"));
+}
+
+#[test]
+fn over_tcp_qemu_io_reads_its_patterns_back() {
+    with_pair_behind(Listeners::Tcp, "qemu-io", body::patterns);
 }

@@ -1,10 +1,13 @@
 //! What clients see when roles change, and what bad clients cannot do to others.
 
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::harness::{Cluster, RESOURCE, SOON, Settings, Voter};
+use nbd::client::NbdClient;
+
+use crate::harness::{Cluster, Listeners, RESOURCE, SOON, Settings, Voter};
 use crate::volume::Volume;
 
 /// NBD's number for "the server is shutting down".
@@ -139,4 +142,35 @@ fn clients_on_several_connections_see_each_others_flushed_writes() {
         one.write_and_flush(offset, &[round + 1; 3000]).expect("written");
         assert_eq!(other.read(offset, 3000).expect("readable"), vec![round + 1; 3000]);
     }
+}
+
+#[test]
+fn clients_over_tcp_and_over_the_unix_socket_see_one_volume() {
+    let mut cluster = Cluster::start(&Settings { listeners: Listeners::Both, ..Settings::default() });
+    cluster.promote(Voter::A);
+    cluster.wait_until_synced(Voter::A);
+    let mut stream =
+        TcpStream::connect((Ipv4Addr::LOCALHOST, cluster.nbd_port(Voter::A))).expect("it listens");
+    stream.set_read_timeout(Some(SOON)).expect("set");
+    let export = nbd::client::handshake(&mut stream, RESOURCE.as_bytes()).expect("it serves");
+    assert_eq!(export.size, 64 << 20);
+    let mut far = NbdClient::new(stream, &export);
+    let mut near = Volume::connect(&cluster.nbd_socket(Voter::A), RESOURCE).expect("it serves");
+    for round in 0..50_u8 {
+        let offset = u64::from(round) * 1111;
+        let mut found = vec![0; 3000];
+        near.write_and_flush(offset, &[2 * round + 1; 3000]).expect("written");
+        far.seek(SeekFrom::Start(offset)).expect("a place");
+        far.read_exact(&mut found).expect("readable");
+        assert_eq!(found, [2 * round + 1; 3000], "what the Unix socket wrote, round {round}");
+        far.seek(SeekFrom::Start(offset)).expect("a place");
+        far.write_all(&[2 * round + 2; 3000]).expect("written");
+        far.flush().expect("flushed");
+        assert_eq!(near.read(offset, 3000).expect("readable"), [2 * round + 2; 3000], "what TCP wrote");
+    }
+    drop((near, far));
+    cluster.wait_until("the clients are gone", SOON, |cluster| {
+        cluster.value(Voter::A, "/devices/0/clients").is_some_and(|clients| clients == 0)
+    });
+    cluster.stop_and_compare(Voter::A);
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::harness::{Cluster, RESOURCE, SOON, Settings, Voter};
+use crate::harness::{Cluster, RESOURCE, SOON, Settings, Voter, skips};
 use crate::refusals::second_daemon;
 use crate::volume::Volume;
 
@@ -23,7 +23,8 @@ const READ_BYTES_MAX: u64 = 80 << 20;
 const MEMORY_KIB_MAX: u64 = 64 << 10;
 /// Hundredths of a second of the processors' time that it may take to start.
 const START_TICKS_MAX: u64 = 200;
-/// A write of zeroes, by NBD's numbers.
+/// Commands and a flag, by NBD's numbers.
+const TRIM: u16 = 4;
 const WRITE_ZEROES: u16 = 6;
 const NO_HOLE: u16 = 1 << 1;
 
@@ -64,6 +65,44 @@ fn a_volume_of_16_tib_opens_without_being_read_and_takes_no_more_memory_than_a_s
     assert!(memory < usual + MEMORY_KIB_MAX, "{memory} KiB, and {usual} KiB with a small volume");
 }
 
+/// The flags of every descriptor of a daemon that leads to the file or device at `path`.
+fn open_flags(cluster: &Cluster, voter: Voter, path: &Path) -> Vec<OFlags> {
+    let path = path.canonicalize().expect("it is there");
+    let process = PathBuf::from(format!("/proc/{}", cluster.process_id(voter)));
+    let descriptors = std::fs::read_dir(process.join("fd")).expect("the process runs");
+    let mut found = Vec::new();
+    for descriptor in descriptors.map(|entry| entry.expect("listed")) {
+        // Sockets come and go.
+        if std::fs::read_link(descriptor.path()).is_ok_and(|target| target == path) {
+            let file = process.join("fdinfo").join(descriptor.file_name());
+            let text = std::fs::read_to_string(file).expect("disks stay open");
+            let flags =
+                text.lines().find_map(|line| line.strip_prefix("flags:")).expect("every one has them");
+            let flags = u32::from_str_radix(flags.trim(), 8).expect("octal");
+            found.push(OFlags::from_bits_retain(flags));
+        }
+    }
+    found
+}
+
+/// Data, and metadata with the journal in it: both past the page cache.
+fn expect_direct_io(cluster: &Cluster, replica: Voter) {
+    for path in [cluster.data(replica), cluster.metadata(replica)] {
+        let flags = open_flags(cluster, replica, &path);
+        assert!(!flags.is_empty(), "{} is not open", path.display());
+        assert!(flags.iter().all(|flags| flags.contains(OFlags::DIRECT)), "{}: {flags:?}", path.display());
+    }
+}
+
+#[test]
+fn a_daemon_bypasses_the_page_cache_for_data_metadata_and_journal() {
+    let cluster = Cluster::start(&Settings::default());
+    cluster.promote(Voter::A);
+    for replica in Voter::REPLICAS {
+        expect_direct_io(&cluster, replica);
+    }
+}
+
 /// A block device made of a file.
 struct LoopDevice {
     path: PathBuf,
@@ -79,12 +118,7 @@ impl LoopDevice {
             let path = String::from_utf8(output.expect("it ran").stdout).expect("a path");
             return Some(Self { path: path.trim().into() });
         }
-        let must_run = std::env::var_os("TWINBLK_TESTS_MUST_RUN").is_some_and(|value| value == "1");
-        assert!(
-            !must_run,
-            "losetup makes no device, and nothing may be skipped (TWINBLK_TESTS_MUST_RUN=1): {output:?}"
-        );
-        println!("SKIPPED: losetup (Debian package mount) is missing, or needs root");
+        skips::skip(&format!("losetup (Debian package mount) makes no device: {output:?}"));
         None
     }
 }
@@ -113,6 +147,7 @@ fn a_replica_on_block_devices_survives_its_death_and_shares_them_with_nobody() {
     }
     cluster.wait_until_linked();
     cluster.promote(Voter::A);
+    expect_direct_io(&cluster, Voter::A);
     // A mount would ask in the same way.
     for device in [&data, &metadata] {
         let exclusive = OFlags::RDONLY | OFlags::EXCL;
@@ -133,6 +168,66 @@ fn a_replica_on_block_devices_survives_its_death_and_shares_them_with_nobody() {
     cluster.stop_and_compare(Voter::B);
 }
 
+/// What each command makes of a range: zeroes, the ragged edges of a TRIM excepted.
+fn zeroed_by((kind, _): (u16, u16), offset: usize, length: usize) -> std::ops::Range<usize> {
+    let end = offset + length;
+    match kind {
+        TRIM => {
+            let first = offset.next_multiple_of(4096);
+            first..first.max(end / 4096 * 4096)
+        }
+        _ => offset..end,
+    }
+}
+
+#[test]
+fn what_is_trimmed_or_zeroed_reads_as_zero_on_both_block_devices_and_nothing_beside_it_does() {
+    const REGION: usize = 4 << 20;
+    let scratch = tempfile::tempdir().expect("a folder");
+    let Some(a) = LoopDevice::make(&scratch.path().join("a"), 64 << 20) else { return };
+    let Some(b) = LoopDevice::make(&scratch.path().join("b"), 64 << 20) else { return };
+    let mut cluster = Cluster::make_with(&Settings::default(), |cluster| {
+        for (device, replica) in [(&a, Voter::A), (&b, Voter::B)] {
+            std::os::unix::fs::symlink(&device.path, cluster.data(replica)).expect("a name for it");
+        }
+    });
+    for voter in Voter::ALL {
+        cluster.start_process(voter);
+    }
+    cluster.wait_until_linked();
+    cluster.promote(Voter::A);
+    cluster.wait_until_synced(Voter::A);
+    let mut volume = Volume::connect(&cluster.nbd_socket(Voter::A), RESOURCE).expect("it serves");
+    let mut stream = raw_client(&cluster);
+    let mut expected = vec![7; 3 * REGION];
+    volume.write_and_flush(0, &expected).expect("written");
+    // Only what is in the data areas already can be left standing there by what comes now.
+    cluster.wait_until_written_back(Voter::A);
+    // Whole blocks, ragged edges, less than a block, a block and its neighbours' edges, much.
+    let ranges =
+        [(0, 8192), (20_000, 30_000), (100_001, 99), (131_071, 4098), ((1 << 20) - 1, (2 << 20) + 2)];
+    for (region, command) in [(TRIM, 0), (WRITE_ZEROES, 0), (WRITE_ZEROES, NO_HOLE)].into_iter().enumerate() {
+        for (offset, length) in ranges {
+            let offset = region * REGION + offset;
+            let (at, bytes) = (u64::try_from(offset).expect("small"), u32::try_from(length).expect("small"));
+            ask(&mut stream, command, at, bytes);
+            expected[zeroed_by(command, offset, length)].fill(0);
+        }
+    }
+    let bytes = u32::try_from(expected.len()).expect("small");
+    assert!(volume.read(0, bytes).expect("readable") == expected, "as the client sees it");
+    drop((volume, stream));
+    cluster.wait_until("the clients are gone", SOON, |cluster| {
+        cluster.value(Voter::A, "/devices/0/clients").is_some_and(|clients| clients == 0)
+    });
+    cluster.stop_and_compare(Voter::A);
+    for device in [&a, &b] {
+        let found = std::fs::read(&device.path).expect("a device");
+        let wrong = found.iter().zip(&expected).position(|(found, expected)| found != expected);
+        assert_eq!(wrong, None, "the first wrong byte of {}", device.path.display());
+    }
+}
+
 #[test]
 fn metadata_that_does_not_fit_its_device_is_refused_before_the_data_file_is_made() {
     let scratch = tempfile::tempdir().expect("a folder");
@@ -149,15 +244,23 @@ fn metadata_that_does_not_fit_its_device_is_refused_before_the_data_file_is_made
     assert!(!cluster.data(Voter::A).exists());
 }
 
-/// Writes zeroes over the first mebibyte, flushed on both replicas.
-fn write_zeroes(stream: &mut UnixStream, flags: u16) {
+/// A client that can ask for what the usual one cannot.
+fn raw_client(cluster: &Cluster) -> UnixStream {
+    let mut stream = UnixStream::connect(cluster.nbd_socket(Voter::A)).expect("it listens");
+    stream.set_read_timeout(Some(SOON)).expect("set");
+    nbd::client::handshake(&mut stream, RESOURCE.as_bytes()).expect("it serves");
+    stream
+}
+
+/// A request without data, which must succeed.
+fn ask(stream: &mut UnixStream, (kind, flags): (u16, u16), offset: u64, length: u32) {
     let mut request = Vec::new();
     request.extend(0x2560_9513_u32.to_be_bytes());
     request.extend(flags.to_be_bytes());
-    request.extend(WRITE_ZEROES.to_be_bytes());
+    request.extend(kind.to_be_bytes());
     request.extend(77_u64.to_be_bytes());
-    request.extend(0_u64.to_be_bytes());
-    request.extend((1_u32 << 20).to_be_bytes());
+    request.extend(offset.to_be_bytes());
+    request.extend(length.to_be_bytes());
     stream.write_all(&request).expect("sent");
     let mut reply = [0; 16];
     stream.read_exact(&mut reply).expect("an answer");
@@ -169,9 +272,7 @@ fn zeroes_keep_their_space_on_both_replicas_if_the_client_says_so_and_give_it_ba
     let mut cluster = Cluster::start(&Settings::default());
     cluster.promote(Voter::A);
     let mut volume = Volume::connect(&cluster.nbd_socket(Voter::A), RESOURCE).expect("it serves");
-    let mut stream = UnixStream::connect(cluster.nbd_socket(Voter::A)).expect("it listens");
-    stream.set_read_timeout(Some(SOON)).expect("set");
-    nbd::client::handshake(&mut stream, RESOURCE.as_bytes()).expect("it serves");
+    let mut stream = raw_client(&cluster);
     let space = |cluster: &mut Cluster| {
         cluster.wait_until_written_back(Voter::A);
         Voter::REPLICAS.map(|replica| {
@@ -183,10 +284,10 @@ fn zeroes_keep_their_space_on_both_replicas_if_the_client_says_so_and_give_it_ba
     };
     volume.write_and_flush(0, &vec![7; 1 << 20]).expect("written");
     let before = space(&mut cluster);
-    write_zeroes(&mut stream, NO_HOLE);
+    ask(&mut stream, (WRITE_ZEROES, NO_HOLE), 0, 1 << 20);
     assert_eq!(space(&mut cluster), before);
     assert_eq!(volume.read(0, 1 << 20).expect("readable"), vec![0; 1 << 20]);
-    write_zeroes(&mut stream, 0);
+    ask(&mut stream, (WRITE_ZEROES, 0), 0, 1 << 20);
     for (after, before) in space(&mut cluster).into_iter().zip(before) {
         assert!(after + (1 << 20) <= before, "{after} of {before} bytes are left");
     }

@@ -1,4 +1,5 @@
-//! Real daemons on loopback: killed at random moments, stopped in order, misconfigured on purpose.
+//! Real daemons on loopback: killed at random moments, stopped in order, misconfigured on purpose,
+//! ordered about by an operator, and shown off.
 //!
 //! `TWINBLK_PROCESS_ROUNDS` says in how many rounds `nothing_acknowledged_is_lost…` kills processes (8), `TWINBLK_PROCESS_SEED`
 //! repeats a run of it.
@@ -19,11 +20,13 @@ mod volume;
 mod writers;
 
 mod clients;
+mod demo;
 mod disks;
 mod extended;
 mod foreign;
 mod hosts;
 mod kills;
+mod orders;
 mod protocols;
 mod refusals;
 mod stops;

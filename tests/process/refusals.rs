@@ -216,7 +216,7 @@ pub fn second_daemon(cluster: &Cluster) -> (Option<i32>, String) {
     std::fs::create_dir(&elsewhere).expect("made");
     let config = std::fs::read_to_string(cluster.run_dir(Voter::A).join("demo.toml")).expect("there");
     let port = cluster.port(Voter::A).to_string();
-    let other_port = files::free_ports()[0].to_string();
+    let other_port = files::free_ports::<1>()[0].to_string();
     let config = config.replace(&port, &other_port).replace("a/demo.nbd", "elsewhere/demo.nbd");
     std::fs::write(elsewhere.join("demo.toml"), config).expect("written");
     let folder = elsewhere.to_str().expect("plain");

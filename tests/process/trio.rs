@@ -29,7 +29,7 @@ impl Trio {
              heartbeat = \"100ms\"\npeer-timeout = \"500ms\"\n",
             files::quoted(&trio.path("secret"))
         );
-        for (name, port) in NAMES.into_iter().zip(files::free_ports()) {
+        for (name, port) in NAMES.into_iter().zip(files::free_ports::<3>()) {
             std::fs::create_dir(trio.path(name)).expect("a folder for each node");
             let path = |file: &str| files::quoted(&trio.path(name).join(file));
             text.push_str(&format!(

@@ -5,23 +5,23 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::{Cluster, RESOURCE, Settings, Voter};
+use super::{Cluster, Listeners, RESOURCE, Settings, Voter};
 
 /// The configuration, with `SECRET` in the place of the secret's path.
 pub fn configuration(cluster: &Cluster, settings: &Settings) -> String {
-    let Settings { size, heartbeat, peer_timeout, journal_size, protocol } = settings;
+    let Settings { size, heartbeat, peer_timeout, journal_size, protocol, listeners } = settings;
     let mut text = format!(
         "resource = \"{RESOURCE}\"\nsize = \"{size}\"\non-peer-lost = \"quorum\"\nsecret-file = SECRET\n\
          heartbeat = \"{heartbeat}\"\npeer-timeout = \"{peer_timeout}\"\n"
     );
     for replica in Voter::REPLICAS {
         text.push_str(&format!(
-            "\n[[node]]\nname = \"{}\"\naddress = \"127.0.0.1:{}\"\njournal-size = \"{journal_size}\"\ndata = {}\nmetadata = {}\nnbd = {{ unix = {} }}\n",
+            "\n[[node]]\nname = \"{}\"\naddress = \"127.0.0.1:{}\"\njournal-size = \"{journal_size}\"\ndata = {}\nmetadata = {}\nnbd = {{ {} }}\n",
             replica.name(),
             cluster.port(replica),
             quoted(&cluster.data(replica)),
             quoted(&cluster.metadata(replica)),
-            quoted(&cluster.nbd_socket(replica)),
+            nbd(cluster, replica, *listeners),
         ));
     }
     text.push_str(&format!("\n[[link]]\nnodes = [\"a\", \"b\"]\nprotocol = \"{protocol}\"\n"));
@@ -29,6 +29,17 @@ pub fn configuration(cluster: &Cluster, settings: &Settings) -> String {
     let port = cluster.port(Voter::Tiebreaker);
     text.push_str(&format!("\n[tiebreaker]\naddress = \"127.0.0.1:{port}\"\nstate = {state}\n"));
     text
+}
+
+/// Where a replica listens for clients.
+fn nbd(cluster: &Cluster, replica: Voter, listeners: Listeners) -> String {
+    let unix = format!("unix = {}", quoted(&cluster.nbd_socket(replica)));
+    let tcp = format!("tcp = \"127.0.0.1:{}\"", cluster.nbd_port(replica));
+    match listeners {
+        Listeners::Unix => unix,
+        Listeners::Tcp => tcp,
+        Listeners::Both => format!("{unix}, {tcp}"),
+    }
 }
 
 /// A path as a string in a configuration file.
@@ -48,8 +59,8 @@ pub fn write_for_owner(path: &Path, text: &str) {
     file.write_all(text.as_bytes()).expect("written");
 }
 
-/// Three ports on loopback that nobody uses at the moment.
-pub fn free_ports() -> [u16; 3] {
-    let held = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
+/// Ports on loopback that nobody uses at the moment.
+pub fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let held = [(); COUNT].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
     held.map(|listener| listener.local_addr().expect("bound").port())
 }
