@@ -71,6 +71,14 @@ pub enum RunError {
         /// The resolver's reason.
         source: std::io::Error,
     },
+    /// The node's own name leads nowhere but to this host, and peers elsewhere dial it.
+    #[error("cannot listen on {address}: `{}` stands for {found} on this host, where its peers cannot get", address.host)]
+    OwnNameIsLoopback {
+        /// The configured address.
+        address: HostPort,
+        /// What its name stands for here.
+        found: std::net::IpAddr,
+    },
     /// There is no usable secret.
     #[error(transparent)]
     Secret(#[from] SecretError),
