@@ -199,6 +199,21 @@ fn files_that_hold_nothing_yet_are_used_without_force() {
 }
 
 #[test]
+fn metadata_whose_making_was_cut_short_is_made_again_without_force_and_a_byte_in_the_middle_of_a_file_counts()
+{
+    let fixture = Fixture::new("DIR/meta");
+    let mut half_made = vec![0; 4 << 20];
+    std::fs::write(fixture.path("meta"), &half_made).expect("written");
+    fixture.create(Content::New, Force::NotGiven).expect("only zeroes are there");
+
+    half_made[(2 << 20) + 5] = 1;
+    std::fs::write(fixture.path("meta"), &half_made).expect("written");
+    let (status, text) = fixture.create(Content::New, Force::NotGiven).expect_err("refused");
+    assert!(status == 11 && text.contains("a file of something else"), "{text}");
+    assert!(fixture.content("meta") == half_made);
+}
+
+#[test]
 fn internal_metadata_that_is_given_up_for_separate_metadata_never_comes_back() {
     let fixture = Fixture::new("internal");
     fixture.create(Content::Zeroed, Force::NotGiven).expect("made");
