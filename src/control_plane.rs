@@ -24,7 +24,7 @@ mod seats;
 mod systemd;
 pub mod tiebreaker;
 
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -129,10 +129,17 @@ impl Sockets {
 
 /// Listens on the first address that `address` stands for.
 fn listen_on(address: &HostPort) -> Result<TcpSocket, RunError> {
+    let (first, _) = resolve(address)?;
+    Ok(listen::on_address(first)?)
+}
+
+/// What `address` stands for here: the first answer, and all of them.
+fn resolve(address: &HostPort) -> Result<(SocketAddr, Vec<SocketAddr>), RunError> {
     let failed = |source| RunError::Address { address: address.clone(), source };
-    let first = address.to_socket_addrs().map_err(failed)?.next();
-    let nothing = || failed(std::io::Error::from(std::io::ErrorKind::AddrNotAvailable));
-    Ok(listen::on_address(first.ok_or_else(nothing)?)?)
+    let found: Vec<SocketAddr> = address.to_socket_addrs().map_err(failed)?.collect();
+    // A resolver may answer with nothing and call it a success.
+    let first = found.first().ok_or_else(|| failed(std::io::ErrorKind::AddrNotAvailable.into()))?;
+    Ok((*first, found))
 }
 
 /// What this node proves to others.

@@ -4,6 +4,7 @@
 //! configuration and what is there do not fit, 1 if something is broken.
 
 use super::exit::{Ended, Status};
+use crate::config_file::values::SOCKET_PATH_BYTES_MAX;
 use crate::control_plane::RunError;
 use crate::control_plane::listen::ListenError;
 use crate::control_plane::tiebreaker::TiebreakerError;
@@ -92,9 +93,9 @@ fn rule_of_listen(resource: &str, command: &str, error: &ListenError) -> Ruling 
         ListenError::Tcp { .. } => {
             configuration("write an address of this host and a port that this user may have")
         }
-        ListenError::Unix { .. } => {
-            configuration("write a path that this user may use, of at most 107 bytes")
-        }
+        ListenError::Unix { .. } => configuration(&format!(
+            "write a path that this user may use, of at most {SOCKET_PATH_BYTES_MAX} bytes"
+        )),
     }
 }
 

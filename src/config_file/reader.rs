@@ -10,7 +10,7 @@ use toml::de::DeTable;
 
 use super::problem::{ConfigProblems, Problems};
 use super::section::{Field, Section};
-use super::values::{self, BadValue, HostPort};
+use super::values::{self, BadValue, HostPort, SOCKET_PATH_BYTES_MAX};
 use super::{LinkConfig, MetadataPlace, NbdConfig, NodeConfig, ResourceConfig, TiebreakerConfig};
 
 const ROOT_KEYS: [&str; 12] = [
@@ -41,8 +41,6 @@ const BUSY_POLL: Span = Span(100);
 const BUSY_POLL_MAX: Span = Span::from_millis(1);
 const TIMEOUT_MIN: Span = Span::from_millis(10);
 const TIMEOUT_MAX: Span = Span::from_millis(600_000);
-/// Longest path of a Unix socket: the kernel's limit, its ending zero left out.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Most peers that metadata can be made for.
 const MAX_PEERS: u64 = 7;
 /// Room for peers unless more nodes are configured.
@@ -206,7 +204,8 @@ fn read_nbd(section: &Section<'_>, resource: Option<&str>) -> Option<NbdConfig> 
     }
     let nbd = section.section("nbd", "nbd", "nbd = { unix = \"/run/twinblk/RES.nbd\" }", &NBD_KEYS)?;
     let socket = |text: &str| {
-        let too_long = || BadValue::new("the path of a socket has at most 107 bytes", "write a shorter one");
+        let wrong = || format!("the path of a socket has at most {SOCKET_PATH_BYTES_MAX} bytes");
+        let too_long = || BadValue::new(wrong(), "write a shorter one");
         values::parse_path(text)
             .and_then(|path| if text.len() <= SOCKET_PATH_BYTES_MAX { Ok(path) } else { Err(too_long()) })
     };

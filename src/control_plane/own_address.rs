@@ -3,7 +3,6 @@
 //! Rule: a node that others dial from elsewhere does not listen where they cannot get. Debian's installer, for one,
 //! makes the host's own name stand for 127.0.1.1: its peer would be refused for ever, and nobody would know why.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use replicator::units::NodeId;
@@ -19,11 +18,9 @@ use crate::config_file::{HostPort, ResourceConfig};
 /// Its address means nothing here or cannot be reached from elsewhere, or the kernel refuses.
 pub fn listen_for_peers(config: &ResourceConfig, local: NodeId) -> Result<TcpSocket, RunError> {
     let own = config.address_of(local).expect("every voter has an address");
-    let failed = |source| RunError::Address { address: own.clone(), source };
-    let found: Vec<SocketAddr> = own.to_socket_addrs().map_err(failed)?.collect();
+    let (first, found) = super::resolve(own)?;
     let dialers = super::peer_settings(config, local);
     let is_dialed_from_elsewhere = || dialers.iter().any(dials_from_elsewhere);
-    let first = *found.first().ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
     Ok(listen::on_address(choose(own, first, &found, is_dialed_from_elsewhere)?)?)
 }
 

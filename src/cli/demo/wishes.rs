@@ -12,14 +12,12 @@ use tempfile::TempDir;
 use super::room;
 use crate::cli::args::DemoArgs;
 use crate::cli::exit::{Ended, Status};
-use crate::config_file::values::show_size;
+use crate::config_file::values::{SOCKET_PATH_BYTES_MAX, show_size};
 
 /// Size of the disk if none is asked for: filled a few times in the default time.
 const SIZE_BYTES: u64 = 256 << 20;
 /// Smallest disk on which the writers have room.
 const SIZE_BYTES_MIN: u64 = 4 << 20;
-/// Longest path of a socket that the kernel takes.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// The longest path of a socket within the folder given by `--dir`.
 const SOCKET_IN_DIR: &str = "/twinblk-demo-XXXXXX/a/demo.sock";
 /// What a takeover takes at least: the lease of the dead Primary, and traffic before and after.
