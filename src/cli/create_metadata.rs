@@ -21,7 +21,7 @@ use super::exit::{Ended, Status};
 use super::inspect::show::disk_name;
 use super::start_refusal::of_disk;
 use crate::config_file::values::show_size;
-use crate::config_file::{MetadataPlace, NodeConfig, ResourceConfig};
+use crate::config_file::{MetadataPlace, NodeConfig, ResourceConfig, SecretUse};
 use crate::data_plane::backing_device::create::{DataArea, create, forget_old_areas};
 use crate::data_plane::backing_device::device::{Device, DeviceError, DeviceKind};
 use crate::data_plane::backing_device::signatures::{PROBE_BYTES, signatures};
@@ -32,8 +32,9 @@ const OWN_SIGNATURE: &str = "twinblk metadata";
 
 /// `twinblk create-metadata`
 pub fn run(places: &Places, args: &CreateMetadataArgs) -> anyhow::Result<()> {
-    let config = ResourceConfig::load(&places.config_dir, &args.resource)?;
-    let local = config.local(places.node.as_deref())?;
+    let asked = places.node.as_deref();
+    let (config, local) =
+        ResourceConfig::load_for_node(&places.config_dir, &args.resource, asked, SecretUse::NotNeeded)?;
     let node = config.node(local);
     let journal_bytes = node.journal_bytes.unwrap_or_else(|| journal_bytes_default(config.size_bytes));
     let zones = Zones::for_volume(config.size_bytes, journal_bytes, node.max_peers)

@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use crate::config_file::{ConfigError, ConfigProblems, SecretError};
+use crate::config_file::ConfigError;
 
 /// Exit statuses; wrong usage (2) ends in the parser already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +60,7 @@ pub fn report(outcome: &anyhow::Result<()>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // Mistakes in a file begin with file and line, so that editors find them.
-    let is_located = error.is::<ConfigProblems>()
-        || error.is::<SecretError>()
-        || matches!(error.downcast_ref::<ConfigError>(), Some(ConfigError::Problems(_)));
+    let is_located = matches!(error.downcast_ref::<ConfigError>(), Some(ConfigError::Problems(_)));
     if is_located {
         eprintln!("{error:#}");
     } else {
@@ -75,9 +73,7 @@ fn status_of(error: &anyhow::Error) -> Status {
     if let Some(ended) = error.downcast_ref::<Ended>() {
         return ended.status;
     }
-    let is_configuration =
-        error.is::<ConfigError>() || error.is::<ConfigProblems>() || error.is::<SecretError>();
-    if is_configuration { Status::Configuration } else { Status::Failed }
+    if error.is::<ConfigError>() { Status::Configuration } else { Status::Failed }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use rustix::fs::FlockOperation;
 use super::args::{InspectArgs, Places};
 use super::exit::{Ended, Status};
 use crate::config_file::values::{BadValue, check_resource_name};
-use crate::config_file::{MetadataPlace, ResourceConfig};
+use crate::config_file::{MetadataPlace, ResourceConfig, SecretUse};
 
 /// Metadata as it was found.
 #[derive(Debug)]
@@ -72,8 +72,10 @@ fn subject(places: &Places, subject: &str) -> anyhow::Result<(PathBuf, Place)> {
             format!("{wrong}; {instead}, or a path with a slash: ./{subject}"),
         ));
     }
-    let config = ResourceConfig::load(&places.config_dir, subject)?;
-    let node = config.node(config.local(places.node.as_deref())?);
+    let asked = places.node.as_deref();
+    let (config, local) =
+        ResourceConfig::load_for_node(&places.config_dir, subject, asked, SecretUse::NotNeeded)?;
+    let node = config.node(local);
     Ok(match &node.metadata {
         MetadataPlace::Internal => (node.data.clone(), Place::End),
         MetadataPlace::Separate(path) => (path.clone(), Place::Beginning),

@@ -11,17 +11,9 @@ use crate::control_plane;
 
 /// `twinblk tiebreaker`
 pub fn run(places: &Places, args: &TiebreakerArgs) -> anyhow::Result<()> {
-    let config = ResourceConfig::load(&places.config_dir, &args.resource)?;
-    let Some(tiebreaker) = &config.tiebreaker else {
-        let text = format!(
-            "{}: no [tiebreaker] is configured; write one with its address and state",
-            config.file.display()
-        );
-        return Err(Ended::with(Status::Configuration, text));
-    };
-    config.load_secret()?;
+    let (config, tiebreaker) = ResourceConfig::load_for_tiebreaker(&places.config_dir, &args.resource)?;
     if args.init {
-        return init(&config, tiebreaker);
+        return init(&config, &tiebreaker);
     }
     if !tiebreaker.state.exists() {
         let text = format!(

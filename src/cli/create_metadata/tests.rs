@@ -45,7 +45,7 @@ impl Fixture {
         };
         let status =
             |error: &anyhow::Error| error.downcast_ref::<Ended>().map_or(1, |ended| ended.status.number());
-        run(&self.places, &args).map_err(|error| (status(&error), error.to_string()))
+        run(&self.places, &args).map(drop).map_err(|error| (status(&error), error.to_string()))
     }
 
     fn superblock(&self) -> Superblock {
@@ -53,8 +53,10 @@ impl Fixture {
     }
 
     fn find_superblock(&self) -> Option<Superblock> {
-        let config = ResourceConfig::load(self.folder.path(), "mail").expect("good");
-        let mut disks = OpenDisks::open(&disk_paths(&config.nodes[0])).expect("disks");
+        let folder = self.folder.path();
+        let loaded = ResourceConfig::load_for_node(folder, "mail", Some("alpha"), SecretUse::NotNeeded);
+        let (config, alpha) = loaded.expect("good");
+        let mut disks = OpenDisks::open(&disk_paths(config.node(alpha))).expect("disks");
         disks.find_area("mail").ok()?;
         disks.read_superblock().expect("readable")
     }
