@@ -17,7 +17,7 @@ use replicator::units::{BLOCK_BYTES, GenerationId, NodeId, VoterId, bytes_u64, b
 
 use self::rules::{Content, Findings, Force, FoundDisk};
 use super::args::{CreateMetadataArgs, Places};
-use super::exit::{Ended, Status};
+use super::exit::{Answer, Ended, Status};
 use super::inspect::show::disk_name;
 use super::start_refusal::of_disk;
 use crate::config_file::values::show_size;
@@ -31,7 +31,7 @@ use crate::data_plane::backing_device::start::{self, DiskPaths, OpenDisks, Start
 const OWN_SIGNATURE: &str = "twinblk metadata";
 
 /// `twinblk create-metadata`
-pub fn run(places: &Places, args: &CreateMetadataArgs) -> anyhow::Result<()> {
+pub fn run(places: &Places, args: &CreateMetadataArgs) -> anyhow::Result<Answer> {
     let asked = places.node.as_deref();
     let (config, local) =
         ResourceConfig::load_for_node(&places.config_dir, &args.resource, asked, SecretUse::NotNeeded)?;
@@ -56,7 +56,7 @@ pub fn run(places: &Places, args: &CreateMetadataArgs) -> anyhow::Result<()> {
     }
     let superblock = new_superblock(&config, local, zones, content)?;
     make(&disk_paths(node), &superblock, content).map_err(of_disk)?;
-    print_done(&config, node, &superblock)
+    Ok(Answer::Text(describe_done(&config, node, &superblock)))
 }
 
 /// The node's disks in the words of the data plane.
@@ -267,22 +267,19 @@ fn show_progress(done: u64, all: u64) {
     }
 }
 
-fn print_done(config: &ResourceConfig, node: &NodeConfig, superblock: &Superblock) -> anyhow::Result<()> {
+fn describe_done(config: &ResourceConfig, node: &NodeConfig, superblock: &Superblock) -> String {
     let place = match &node.metadata {
         MetadataPlace::Internal => format!("at the end of {}", node.data.display()),
         MetadataPlace::Separate(path) => format!("on {}", path.display()),
     };
-    let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
+    format!(
         "{}: metadata of {} made {place}; journal {}, room for {} peers, disk {}",
         config.resource,
         node.name,
         show_size(superblock.zones.journal().length),
         superblock.max_peers,
         disk_name(superblock.disk)
-    )?;
-    Ok(())
+    )
 }
 
 #[cfg(test)]

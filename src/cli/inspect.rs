@@ -68,7 +68,7 @@ fn subject(places: &Places, subject: &str) -> anyhow::Result<(PathBuf, Place)> {
     }
     if let Err(BadValue { wrong, instead }) = check_resource_name(subject) {
         return Err(Ended::with(
-            Status::Given(2),
+            Status::Usage,
             format!("{wrong}; {instead}, or a path with a slash: ./{subject}"),
         ));
     }
@@ -86,10 +86,8 @@ fn read(path: &Path, place: Place) -> anyhow::Result<Found> {
     let name = path.display();
     let mut file = File::open(path).with_context(|| format!("cannot open {name}"))?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err() {
-        let text = format!(
-            "{name} is in use by a running daemon\n  action: `twinblk status`, or stop the daemon first"
-        );
-        return Err(Ended::with(Status::Refused, text));
+        let text = format!("{name} is in use by a running daemon");
+        return Err(Ended::advised(Status::Refused, text, "`twinblk status`, or stop the daemon first"));
     }
     let end = file.seek(SeekFrom::End(0)).with_context(|| format!("cannot find the size of {name}"))?;
     let offset = find_area(&file, end, place).ok_or_else(|| {

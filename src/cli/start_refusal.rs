@@ -29,8 +29,10 @@ fn failed() -> Ruling {
 }
 
 fn ended(reason: &dyn std::fmt::Display, (status, action): Ruling) -> anyhow::Error {
-    let action = action.map(|action| format!("\n  action: {action}")).unwrap_or_default();
-    Ended::with(status, format!("{reason}{action}"))
+    match action {
+        Some(action) => Ended::advised(status, reason.to_string(), action),
+        None => Ended::with(status, reason.to_string()),
+    }
 }
 
 /// `twinblk run` has ended for this reason.
@@ -152,7 +154,7 @@ mod tests {
 
     fn status_and_text(error: &anyhow::Error) -> (u8, String) {
         let ended = error.downcast_ref::<Ended>().expect("an end");
-        (ended.status.number(), ended.text.clone())
+        (ended.status.number(), ended.to_string())
     }
 
     #[test]

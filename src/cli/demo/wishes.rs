@@ -52,7 +52,7 @@ impl Wishes {
 
 /// A wish that cannot come true.
 pub fn refused(text: String) -> anyhow::Error {
-    Ended::with(Status::Given(2), text)
+    Ended::with(Status::Usage, text)
 }
 
 fn size_of(asked: Option<u64>) -> anyhow::Result<u64> {
