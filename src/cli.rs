@@ -22,38 +22,43 @@ mod tiebreaker;
 
 use clap::CommandFactory;
 
-use self::args::{Command, CommandLine};
+use self::args::{Command, CommandLine, Places};
+use self::exit::{Answer, Format, Outcome};
 use crate::config_file::ResourceConfig;
 
-/// Carries out a command.
-///
-/// # Errors
-/// It was not done; [`exit::report`] prints why and has the exit status.
-pub fn run(line: CommandLine) -> anyhow::Result<()> {
-    let CommandLine { places, command } = line;
+/// Carries out a command; [`exit::report`] says what has become of it.
+pub fn run(line: CommandLine) -> Outcome {
+    let CommandLine { places, json, command } = line;
+    let format = if json && !command.has_json_of_its_own() { Format::Json } else { Format::Text };
+    let resource = command.resource().map(str::to_owned);
+    Outcome { resource, format, result: carry_out(&places, command) }
+}
+
+fn carry_out(places: &Places, command: Command) -> anyhow::Result<Answer> {
+    let said = |()| Answer::Said;
     match command {
-        Command::CreateMetadata(args) => create_metadata::run(&places, &args),
-        Command::Run(args) => run::run(&places, &args),
-        Command::Status(args) => status::run(&places, &args),
-        Command::Role(args) => status::role(&places, &args),
-        Command::Promote(args) => orders::promote(&places, &args),
-        Command::Demote(args) => orders::demote(&places, &args),
-        Command::Connect(args) => orders::connect(&places, &args),
-        Command::Disconnect(args) => orders::disconnect(&places, &args),
-        Command::WaitConnect(args) => orders::wait_connect(&places, &args),
-        Command::WaitSync(args) => orders::wait_sync(&places, &args),
-        Command::Events(args) => events::run(&places, &args),
-        Command::Inspect(args) => inspect::run(&places, &args),
-        Command::Tiebreaker(args) => tiebreaker::run(&places, &args),
-        Command::Demo(args) => demo::run(&args),
-        Command::EndWith { parent, args } => demo::end_with(parent, &args),
+        Command::CreateMetadata(args) => create_metadata::run(places, &args),
+        Command::Run(args) => run::run(places, &args).map(said),
+        Command::Status(args) => status::run(places, &args).map(said),
+        Command::Role(args) => status::role(places, &args),
+        Command::Promote(args) => orders::promote(places, &args),
+        Command::Demote(args) => orders::demote(places, &args),
+        Command::Connect(args) => orders::connect(places, &args),
+        Command::Disconnect(args) => orders::disconnect(places, &args),
+        Command::WaitConnect(args) => orders::wait_connect(places, &args),
+        Command::WaitSync(args) => orders::wait_sync(places, &args),
+        Command::Events(args) => events::run(places, &args).map(said),
+        Command::Inspect(args) => inspect::run(places, &args).map(said),
+        Command::Tiebreaker(args) => tiebreaker::run(places, &args),
+        Command::Demo(args) => demo::run(&args).map(said),
+        Command::EndWith { parent, args } => demo::end_with(parent, &args).map(said),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "twinblk", &mut std::io::stdout());
-            Ok(())
+            Ok(Answer::Said)
         }
         Command::Man { dir } => {
             std::fs::create_dir_all(&dir)?;
-            Ok(clap_mangen::generate_to(CommandLine::command(), dir)?)
+            Ok(clap_mangen::generate_to(CommandLine::command(), dir).map(said)?)
         }
     }
 }

@@ -6,6 +6,7 @@
 mod digest;
 mod problem;
 mod reader;
+mod reading;
 mod secret;
 mod section;
 pub mod values;
@@ -16,6 +17,7 @@ use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, Replication
 use replicator::units::{NodeId, Span};
 
 pub use problem::{ConfigProblems, Problem};
+use reading::Reading;
 pub use secret::SecretError;
 pub use values::HostPort;
 
@@ -121,26 +123,15 @@ pub enum ConfigError {
     /// The file has mistakes.
     #[error(transparent)]
     Problems(#[from] ConfigProblems),
-    /// `--node` names nobody.
-    #[error("{}: no [[node]] is called `{name}`; write --node with one of {known}", file.display())]
-    UnknownNode {
-        /// The file.
-        file: PathBuf,
-        /// The name that was asked for.
-        name: String,
-        /// The names that there are.
-        known: String,
-    },
-    /// No node has the name of this host.
-    #[error("{}: no [[node]] has the name of this host, `{host}`; write --node with one of {known}", file.display())]
-    UnknownHost {
-        /// The file.
-        file: PathBuf,
-        /// Name of this host.
-        host: String,
-        /// The names that there are.
-        known: String,
-    },
+}
+
+/// Whether a command is of no use without the shared secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretUse {
+    /// It is.
+    Needed,
+    /// It does without.
+    NotNeeded,
 }
 
 /// Where the configuration of `resource` is.
@@ -150,54 +141,59 @@ pub fn file_of(config_dir: &Path, resource: &str) -> PathBuf {
 }
 
 impl ResourceConfig {
-    /// Reads the configuration of `resource` in `config_dir`.
+    /// Reads the configuration of `resource` in `config_dir` for a node: the one called `asked`, or else the one with
+    /// the name of this host.
     ///
     /// # Errors
-    /// The file cannot be read, or has mistakes: all of them.
-    pub fn load(config_dir: &Path, resource: &str) -> Result<Self, ConfigError> {
+    /// The file cannot be read; or it has mistakes, there is no such node, or the secret cannot be used: all of that.
+    pub fn load_for_node(
+        config_dir: &Path,
+        resource: &str,
+        asked: Option<&str>,
+        secret: SecretUse,
+    ) -> Result<(Self, NodeId), ConfigError> {
+        let mut local = None;
+        let config = Self::load(config_dir, resource, secret, |reading| local = reading.check_local(asked))?;
+        Ok((config, local.expect("who this is not is a mistake")))
+    }
+
+    /// Reads the configuration of `resource` in `config_dir` for its tiebreaker.
+    ///
+    /// # Errors
+    /// The file cannot be read; or it has mistakes, no tiebreaker, or the secret cannot be used: all of that.
+    pub fn load_for_tiebreaker(
+        config_dir: &Path,
+        resource: &str,
+    ) -> Result<(Self, TiebreakerConfig), ConfigError> {
+        let config = Self::load(config_dir, resource, SecretUse::Needed, Reading::check_tiebreaker)?;
+        let tiebreaker = config.tiebreaker.clone().expect("that there is none is a mistake");
+        Ok((config, tiebreaker))
+    }
+
+    fn load(
+        config_dir: &Path,
+        resource: &str,
+        secret: SecretUse,
+        check: impl FnOnce(&Reading),
+    ) -> Result<Self, ConfigError> {
         let file = file_of(config_dir, resource);
         let text = std::fs::read_to_string(&file)
             .map_err(|error| ConfigError::Unreadable { file: file.clone(), error })?;
-        Ok(Self::parse(&file, &text)?)
+        let reading = reader::read(&file, &text);
+        check(&reading);
+        if secret == SecretUse::Needed {
+            reading.check_secret(&file);
+        }
+        Ok(reading.finish(&file)?)
     }
 
     /// The configuration with this text. `file` is named in mistakes; its stem must be the resource's name.
     ///
     /// # Errors
     /// Every mistake of the text.
+    #[cfg(test)]
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigProblems> {
-        reader::read(file, text)
-    }
-
-    /// Which node this is: the one called `asked`, or else the one with the name of this host.
-    ///
-    /// # Errors
-    /// There is no such node.
-    pub fn local(&self, asked: Option<&str>) -> Result<NodeId, ConfigError> {
-        let known = || self.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
-        // A service file may pass an empty name where there is nothing to say.
-        if let Some(name) = asked.filter(|name| !name.is_empty()) {
-            let unknown = || ConfigError::UnknownNode {
-                file: self.file.clone(),
-                name: name.to_owned(),
-                known: known(),
-            };
-            return self.node_called(name).ok_or_else(unknown);
-        }
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let short = host.split('.').next().unwrap_or_default();
-        let found = self.node_called(&host).or_else(|| self.node_called(short));
-        found.ok_or_else(|| ConfigError::UnknownHost {
-            file: self.file.clone(),
-            host: host.clone(),
-            known: known(),
-        })
-    }
-
-    /// The node called `name`.
-    #[must_use]
-    pub fn node_called(&self, name: &str) -> Option<NodeId> {
-        self.node_ids().find(|id| self.node(*id).name == name)
+        reader::read(file, text).finish(file)
     }
 
     /// The node with this number.

@@ -24,7 +24,7 @@ mod seats;
 mod systemd;
 pub mod tiebreaker;
 
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -70,6 +70,14 @@ pub enum RunError {
         address: HostPort,
         /// The resolver's reason.
         source: std::io::Error,
+    },
+    /// The node's own name leads nowhere but to this host, and peers elsewhere dial it.
+    #[error("cannot listen on {address}: `{}` stands for {found} on this host, where its peers cannot get", address.host)]
+    OwnNameIsLoopback {
+        /// The configured address.
+        address: HostPort,
+        /// What its name stands for here.
+        found: std::net::IpAddr,
     },
     /// There is no usable secret.
     #[error(transparent)]
@@ -121,10 +129,17 @@ impl Sockets {
 
 /// Listens on the first address that `address` stands for.
 fn listen_on(address: &HostPort) -> Result<TcpSocket, RunError> {
+    let (first, _) = resolve(address)?;
+    Ok(listen::on_address(first)?)
+}
+
+/// What `address` stands for here: the first answer, and all of them.
+fn resolve(address: &HostPort) -> Result<(SocketAddr, Vec<SocketAddr>), RunError> {
     let failed = |source| RunError::Address { address: address.clone(), source };
-    let first = address.to_socket_addrs().map_err(failed)?.next();
-    let nothing = || failed(std::io::Error::from(std::io::ErrorKind::AddrNotAvailable));
-    Ok(listen::on_address(first.ok_or_else(nothing)?)?)
+    let found: Vec<SocketAddr> = address.to_socket_addrs().map_err(failed)?.collect();
+    // A resolver may answer with nothing and call it a success.
+    let first = found.first().ok_or_else(|| failed(std::io::ErrorKind::AddrNotAvailable.into()))?;
+    Ok((*first, found))
 }
 
 /// What this node proves to others.

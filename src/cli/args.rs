@@ -13,6 +13,9 @@ use crate::config_file::values::{self, BadValue};
 pub struct CommandLine {
     #[command(flatten)]
     pub places: Places,
+    /// As JSON: the answer, or why there is none, in one line
+    #[arg(long, global = true)]
+    pub json: bool,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -104,6 +107,50 @@ pub enum Command {
         /// Into which folder
         dir: PathBuf,
     },
+}
+
+impl Command {
+    /// Whether its `--json` is for what it shows, in a shape of its own; why it has ended is then said to people.
+    pub fn has_json_of_its_own(&self) -> bool {
+        match self {
+            Self::Status(_) | Self::Events(_) | Self::Inspect(_) | Self::Demo(_) => true,
+            Self::CreateMetadata(_)
+            | Self::Run(_)
+            | Self::Role(_)
+            | Self::Promote(_)
+            | Self::Demote(_)
+            | Self::Connect(_)
+            | Self::Disconnect(_)
+            | Self::WaitConnect(_)
+            | Self::WaitSync(_)
+            | Self::Tiebreaker(_)
+            | Self::EndWith { .. }
+            | Self::Completions { .. }
+            | Self::Man { .. } => false,
+        }
+    }
+
+    /// The resource that it is about.
+    pub fn resource(&self) -> Option<&str> {
+        match self {
+            Self::CreateMetadata(args) => Some(&args.resource),
+            Self::Run(args) => Some(&args.resource),
+            Self::Role(args) => Some(&args.resource),
+            Self::Promote(args) => Some(&args.resource),
+            Self::Demote(args) => Some(&args.resource),
+            Self::Connect(args) | Self::Disconnect(args) => Some(&args.resource),
+            Self::WaitConnect(args) => Some(&args.resource),
+            Self::WaitSync(args) => Some(&args.resource),
+            Self::Tiebreaker(args) => Some(&args.resource),
+            Self::Status(args) => args.resource.as_deref(),
+            Self::Events(args) => args.resource.as_deref(),
+            Self::Inspect(_)
+            | Self::Demo(_)
+            | Self::EndWith { .. }
+            | Self::Completions { .. }
+            | Self::Man { .. } => None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -303,6 +350,16 @@ mod tests {
         let line = CommandLine::parse_from(["twinblk", "status", "mail", "--run-dir", "/x", "--node", "a"]);
         assert_eq!(line.places.run_dir, PathBuf::from("/x"));
         assert_eq!(line.places.node.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn json_may_stand_anywhere_and_reaches_the_commands_that_have_a_shape_of_their_own() {
+        for words in [["twinblk", "--json", "status"], ["twinblk", "status", "--json"]] {
+            let line = CommandLine::parse_from(words);
+            assert!(line.json && matches!(line.command, Command::Status(StatusArgs { json: true, .. })));
+        }
+        assert!(CommandLine::parse_from(["twinblk", "promote", "mail", "--json"]).json);
+        assert!(!CommandLine::parse_from(["twinblk", "promote", "mail"]).json);
     }
 
     #[test]

@@ -85,8 +85,7 @@ impl Client {
             .with_context(|| self.silent("answered with something else than a reply"))?;
         match reply.body {
             ReplyBody::Refused { exit_status, name, reason, cure } => {
-                let text = format!("{}: refused ({name}): {reason}\n  action: {cure}", self.resource);
-                Err(Ended::with(Status::Given(exit_status), text))
+                Err(Ended::refused(&self.resource, exit_status, name, reason, cure))
             }
             ReplyBody::Error { text } => {
                 Err(Ended::with(Status::Failed, format!("{}: {text}", self.resource)))
@@ -145,25 +144,25 @@ impl Client {
 pub fn no_daemon_at_all(places: &Places) -> anyhow::Error {
     let Places { run_dir, config_dir, .. } = places;
     let what = format!("no daemon runs here (no socket in {})", run_dir.display());
-    let text = if has_a_configuration(config_dir) {
-        format!("{what}\n  action: `systemctl start twinblk@RES`, or `twinblk run RES` in the foreground")
-    } else {
-        format!("{what}, and there is no configuration in {}\n  action: {WRITE_ONE}", config_dir.display())
-    };
-    Ended::with(Status::Configuration, text)
+    if has_a_configuration(config_dir) {
+        return Ended::advised(Status::Configuration, what, start_it("RES"));
+    }
+    let what = format!("{what}, and there is no configuration in {}", config_dir.display());
+    Ended::advised(Status::Configuration, what, WRITE_ONE)
 }
 
 fn no_daemon(places: &Places, resource: &str, socket: &Path) -> anyhow::Error {
     let what = format!("{resource}: no daemon runs here (nobody listens on {})", socket.display());
     let file = file_of(&places.config_dir, resource);
-    let text = if file.exists() {
-        format!(
-            "{what}\n  action: `systemctl start twinblk@{resource}`, or `twinblk run {resource}` in the foreground"
-        )
-    } else {
-        format!("{what}, and there is no configuration {}\n  action: {WRITE_ONE}", file.display())
-    };
-    Ended::with(Status::Configuration, text)
+    if file.exists() {
+        return Ended::advised(Status::Configuration, what, start_it(resource));
+    }
+    let what = format!("{what}, and there is no configuration {}", file.display());
+    Ended::advised(Status::Configuration, what, WRITE_ONE)
+}
+
+fn start_it(resource: &str) -> String {
+    format!("`systemctl start twinblk@{resource}`, or `twinblk run {resource}` in the foreground")
 }
 
 fn has_a_configuration(config_dir: &Path) -> bool {

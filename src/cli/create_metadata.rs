@@ -13,17 +13,17 @@ use anyhow::Context;
 use replicator::generation::lineage::Lineage;
 use replicator::layout::superblock::{DurableDisk, ResourceName, Superblock};
 use replicator::layout::zones::{Zones, journal_bytes_default};
-use replicator::units::{GenerationId, NodeId, VoterId, bytes_u64, bytes_usize};
+use replicator::units::{BLOCK_BYTES, GenerationId, NodeId, VoterId, bytes_u64, bytes_usize};
 
 use self::rules::{Content, Findings, Force, FoundDisk};
 use super::args::{CreateMetadataArgs, Places};
-use super::exit::{Ended, Status};
+use super::exit::{Answer, Ended, Status};
 use super::inspect::show::disk_name;
 use super::start_refusal::of_disk;
 use crate::config_file::values::show_size;
-use crate::config_file::{MetadataPlace, NodeConfig, ResourceConfig};
+use crate::config_file::{MetadataPlace, NodeConfig, ResourceConfig, SecretUse};
 use crate::data_plane::backing_device::create::{DataArea, create, forget_old_areas};
-use crate::data_plane::backing_device::device::{Device, DeviceError};
+use crate::data_plane::backing_device::device::{Device, DeviceError, DeviceKind};
 use crate::data_plane::backing_device::signatures::{PROBE_BYTES, signatures};
 use crate::data_plane::backing_device::start::{self, DiskPaths, OpenDisks, StartError};
 
@@ -31,9 +31,10 @@ use crate::data_plane::backing_device::start::{self, DiskPaths, OpenDisks, Start
 const OWN_SIGNATURE: &str = "twinblk metadata";
 
 /// `twinblk create-metadata`
-pub fn run(places: &Places, args: &CreateMetadataArgs) -> anyhow::Result<()> {
-    let config = ResourceConfig::load(&places.config_dir, &args.resource)?;
-    let local = config.local(places.node.as_deref())?;
+pub fn run(places: &Places, args: &CreateMetadataArgs) -> anyhow::Result<Answer> {
+    let asked = places.node.as_deref();
+    let (config, local) =
+        ResourceConfig::load_for_node(&places.config_dir, &args.resource, asked, SecretUse::NotNeeded)?;
     let node = config.node(local);
     let journal_bytes = node.journal_bytes.unwrap_or_else(|| journal_bytes_default(config.size_bytes));
     let zones = Zones::for_volume(config.size_bytes, journal_bytes, node.max_peers)
@@ -55,7 +56,7 @@ pub fn run(places: &Places, args: &CreateMetadataArgs) -> anyhow::Result<()> {
     }
     let superblock = new_superblock(&config, local, zones, content)?;
     make(&disk_paths(node), &superblock, content).map_err(of_disk)?;
-    print_done(&config, node, &superblock)
+    Ok(Answer::Text(describe_done(&config, node, &superblock)))
 }
 
 /// The node's disks in the words of the data plane.
@@ -100,8 +101,8 @@ fn look(config: &ResourceConfig, node: &NodeConfig, zones: &Zones) -> anyhow::Re
         MetadataPlace::Internal => None,
         MetadataPlace::Separate(path) => Some(path.clone()),
     };
-    let data = look_at(&node.data)?;
-    let metadata = metadata_path.as_deref().map(look_at).transpose()?.flatten();
+    let data = look_at(&node.data, Depth::Ends)?;
+    let metadata = metadata_path.as_deref().map(|path| look_at(path, Depth::Whole)).transpose()?.flatten();
     let old_on_data = data.as_ref().filter(|data| data.is_ours);
     let old_metadata = match old_superblock(node)? {
         Some(found) => Some(found),
@@ -118,8 +119,17 @@ fn look(config: &ResourceConfig, node: &NodeConfig, zones: &Zones) -> anyhow::Re
     })
 }
 
+/// How closely a disk is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// What shows at both ends.
+    Ends,
+    /// For a file, whether there is anything in between either.
+    Whole,
+}
+
 /// What there is to know of one disk, if it is there.
-fn look_at(path: &Path) -> anyhow::Result<Option<FoundDisk>> {
+fn look_at(path: &Path, depth: Depth) -> anyhow::Result<Option<FoundDisk>> {
     let Some(device) = open_if_there(path)? else { return Ok(None) };
     let (head, tail) = ends_of(&device).map_err(of_disk)?;
     let (head_names, tail_names) = (signatures(&head, &[]), signatures(&[], &tail));
@@ -127,6 +137,8 @@ fn look_at(path: &Path) -> anyhow::Result<Option<FoundDisk>> {
     let head_names = foreign(head_names);
     // Where two things show, one of them is a leftover, and nobody knows which.
     let content_bytes = file_system::size_of(&head).filter(|_| head_names.len() == 1);
+    let is_blank =
+        depth == Depth::Whole && device.kind == DeviceKind::File && is_blank(&device).map_err(of_disk)?;
     Ok(Some(FoundDisk {
         kind: device.kind,
         bytes: device.bytes,
@@ -134,8 +146,29 @@ fn look_at(path: &Path) -> anyhow::Result<Option<FoundDisk>> {
         tail: foreign(tail_names),
         content_bytes,
         is_ours,
-        is_written: device.is_written().map_err(of_disk)?,
+        is_filled: !is_blank,
     }))
+}
+
+/// Whether a file holds nothing: holes, or the zeroes of metadata whose making was cut short, which gets its
+/// superblocks last.
+fn is_blank(device: &Device) -> Result<bool, DeviceError> {
+    if !device.is_written()? {
+        return Ok(true);
+    }
+    // We only make whole blocks.
+    if !device.bytes.is_multiple_of(BLOCK_BYTES) {
+        return Ok(false);
+    }
+    let mut at = 0;
+    while at < device.bytes {
+        let length = bytes_u64(PROBE_BYTES).min(device.bytes - at);
+        if device.read_at(at, bytes_usize(length))?.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        at += length;
+    }
+    Ok(true)
 }
 
 fn foreign(names: Vec<&'static str>) -> Vec<&'static str> {
@@ -234,22 +267,19 @@ fn show_progress(done: u64, all: u64) {
     }
 }
 
-fn print_done(config: &ResourceConfig, node: &NodeConfig, superblock: &Superblock) -> anyhow::Result<()> {
+fn describe_done(config: &ResourceConfig, node: &NodeConfig, superblock: &Superblock) -> String {
     let place = match &node.metadata {
         MetadataPlace::Internal => format!("at the end of {}", node.data.display()),
         MetadataPlace::Separate(path) => format!("on {}", path.display()),
     };
-    let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
+    format!(
         "{}: metadata of {} made {place}; journal {}, room for {} peers, disk {}",
         config.resource,
         node.name,
         show_size(superblock.zones.journal().length),
         superblock.max_peers,
         disk_name(superblock.disk)
-    )?;
-    Ok(())
+    )
 }
 
 #[cfg(test)]

@@ -43,7 +43,6 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     super::host::require_io_uring()?;
     let interruption = Interruption::watch()?;
     let Wishes { size_bytes, socket, folder } = Wishes::check(args)?;
-    room::check(folder.path(), size_bytes)?;
     let outcome = run_in(folder.path(), size_bytes, socket, args, &interruption);
     let has_failed = outcome.is_err() && !interruption.has_come();
     if args.keep || has_failed {

@@ -19,14 +19,12 @@ const RUN_DIR_MODE: u32 = 0o755;
 /// The kernel has none, or forbids it; with what to do.
 pub fn require_io_uring() -> anyhow::Result<()> {
     Ring::<()>::new().map(drop).map_err(|error| {
-        let text = format!(
-            "io_uring cannot be used here: {error}\n  \
-             action: Linux 5.11 or later is needed; `sysctl kernel.io_uring_disabled` must be 0; a container must allow \
+        let action =
+            "Linux 5.11 or later is needed; `sysctl kernel.io_uring_disabled` must be 0; a container must allow \
              the system calls io_uring_setup, io_uring_enter and io_uring_register \
              (docker run --security-opt seccomp=PROFILE)\n  \
-             see: docs/operating/install.md"
-        );
-        Ended::with(Status::Failed, text)
+             see: docs/operating/install.md";
+        Ended::advised(Status::Failed, format!("io_uring cannot be used here: {error}"), action)
     })
 }
 

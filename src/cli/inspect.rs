@@ -5,6 +5,7 @@
 
 pub mod show;
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use bytes::Bytes;
 use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
-use replicator::layout::locator::Locator;
+use replicator::layout::locator::CandidateAreas;
 use replicator::layout::superblock::{Superblock, SuperblockError, choose_newest};
 use replicator::layout::zones::{SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET};
 use replicator::units::{BLOCK_SIZE, bytes_usize};
@@ -22,7 +23,7 @@ use rustix::fs::FlockOperation;
 use super::args::{InspectArgs, Places};
 use super::exit::{Ended, Status};
 use crate::config_file::values::{BadValue, check_resource_name};
-use crate::config_file::{MetadataPlace, ResourceConfig};
+use crate::config_file::{MetadataPlace, ResourceConfig, SecretUse};
 
 /// Metadata as it was found.
 #[derive(Debug)]
@@ -41,44 +42,60 @@ pub struct Found {
 
 /// `twinblk inspect`
 pub fn run(places: &Places, args: &InspectArgs) -> anyhow::Result<()> {
-    let path = subject(places, &args.subject)?;
-    let found = read(&path)?;
+    let (path, place) = subject(places, &args.subject)?;
+    let found = read(&path, place)?;
     if args.json {
         return super::status::print_json(&show::json(&found));
     }
     Ok(std::io::stdout().write_all(show::text(&found).as_bytes())?)
 }
 
-/// The file or device that holds the metadata.
-fn subject(places: &Places, subject: &str) -> anyhow::Result<PathBuf> {
+/// Where on a file or device the metadata is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// It is a metadata device of its own.
+    Beginning,
+    /// It is internal.
+    End,
+    /// Nobody has said.
+    Either,
+}
+
+/// The file or device that holds the metadata, and where on it.
+fn subject(places: &Places, subject: &str) -> anyhow::Result<(PathBuf, Place)> {
     if subject.contains('/') {
-        return Ok(PathBuf::from(subject));
+        return Ok((PathBuf::from(subject), Place::Either));
     }
     if let Err(BadValue { wrong, instead }) = check_resource_name(subject) {
         return Err(Ended::with(
-            Status::Given(2),
+            Status::Usage,
             format!("{wrong}; {instead}, or a path with a slash: ./{subject}"),
         ));
     }
-    let config = ResourceConfig::load(&places.config_dir, subject)?;
-    let node = config.node(config.local(places.node.as_deref())?);
+    let asked = places.node.as_deref();
+    let (config, local) =
+        ResourceConfig::load_for_node(&places.config_dir, subject, asked, SecretUse::NotNeeded)?;
+    let node = config.node(local);
     Ok(match &node.metadata {
-        MetadataPlace::Internal => node.data.clone(),
-        MetadataPlace::Separate(path) => path.clone(),
+        MetadataPlace::Internal => (node.data.clone(), Place::End),
+        MetadataPlace::Separate(path) => (path.clone(), Place::Beginning),
     })
 }
 
-fn read(path: &Path) -> anyhow::Result<Found> {
+fn read(path: &Path, place: Place) -> anyhow::Result<Found> {
     let name = path.display();
     let mut file = File::open(path).with_context(|| format!("cannot open {name}"))?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err() {
-        let text = format!(
-            "{name} is in use by a running daemon\n  action: `twinblk status`, or stop the daemon first"
-        );
-        return Err(Ended::with(Status::Refused, text));
+        let text = format!("{name} is in use by a running daemon");
+        return Err(Ended::advised(Status::Refused, text, "`twinblk status`, or stop the daemon first"));
     }
     let end = file.seek(SeekFrom::End(0)).with_context(|| format!("cannot find the size of {name}"))?;
-    let offset = find_area(&file, end).with_context(|| format!("cannot read {name}"))?;
+    let offset = find_area(&file, end, place).ok_or_else(|| {
+        Ended::with(
+            Status::Failed,
+            format!("{name} holds no metadata that can be read: no locator at its end"),
+        )
+    })?;
     let copies = [SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET].map(|copy| read_block(&file, offset + copy));
     let [first, second] = copies.map(Option::unwrap_or_default);
     let (superblock, _) = choose_newest(&first, &second).map_err(|reason| {
@@ -89,26 +106,23 @@ fn read(path: &Path) -> anyhow::Result<Found> {
     Ok(Found { path: path.to_owned(), offset, copies, superblock, journal })
 }
 
-/// Where the metadata area starts: at the beginning, or where a locator at the end says.
-fn find_area(file: &File, end: u64) -> std::io::Result<u64> {
-    let at_the_beginning = [SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET]
-        .map(|offset| read_block(file, offset).map(|block| Superblock::parse(&block)));
-    let is_superblock = |parsed: &Option<Result<Superblock, SuperblockError>>| match parsed {
-        Some(Err(SuperblockError::Magic | SuperblockError::Length(_))) | None => false,
-        Some(_) => true,
+/// The metadata area: the first place with a superblock, good or not; else the first.
+fn find_area(file: &File, end: u64, place: Place) -> Option<u64> {
+    let read = |offset| Ok::<_, Infallible>(read_block(file, offset).unwrap_or_default());
+    let Ok(areas) = CandidateAreas::find(end, read);
+    let places = match place {
+        Place::Beginning => vec![0],
+        Place::End => areas.located().to_vec(),
+        // What a locator says goes first: whatever the data begins with is not ours.
+        Place::Either => areas.located().iter().copied().chain([0]).collect(),
     };
-    if at_the_beginning.iter().any(is_superblock) {
-        return Ok(0);
-    }
-    for offset in Locator::offsets(end) {
-        if let Some(area) = read_block(file, offset)
-            .and_then(|block| Locator::parse(&block).ok())
-            .and_then(|locator| locator.area_offset(end))
-        {
-            return Ok(area);
-        }
-    }
-    Ok(0)
+    let copies = |area| [SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET].map(|copy| area + copy);
+    let is_superblock = |offset| match Superblock::parse(&read_block(file, offset).unwrap_or_default()) {
+        Err(SuperblockError::Magic | SuperblockError::Length(_)) => false,
+        Ok(_) | Err(_) => true,
+    };
+    let found = places.iter().find(|area| copies(**area).into_iter().any(is_superblock));
+    found.or(places.first()).copied()
 }
 
 /// A block, if the file has it.
@@ -130,6 +144,8 @@ fn scan_journal(file: &File, offset: u64, superblock: &Superblock) -> std::io::R
 
 #[cfg(test)]
 mod tests {
+    use replicator::layout::locator::Locator;
+
     use super::*;
 
     /// A metadata file as `create-metadata` leaves it, its journal empty.
@@ -150,7 +166,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("meta");
         let superblock = metadata_file(&path);
-        let found = read(&path).expect("metadata");
+        let found = read(&path, Place::Either).expect("metadata");
         assert_eq!(found.superblock.sequence, 2);
         assert_eq!(found.superblock.voter, superblock.voter);
         assert_eq!(found.copies, [None, None]);
@@ -167,28 +183,38 @@ mod tests {
         metadata_file(&path);
         let file = File::options().write(true).open(&path).expect("open");
         file.write_all_at(b"x", 100).expect("damaged");
-        let found = read(&path).expect("metadata");
+        let found = read(&path, Place::Either).expect("metadata");
         assert!(matches!(found.copies, [Some(_), None]), "{:?}", found.copies);
         assert_eq!(found.superblock.sequence, 1);
     }
 
     #[test]
-    fn internal_metadata_is_found_at_the_end_of_the_data() {
+    fn internal_metadata_is_found_at_the_end_of_the_data_whatever_the_data_begins_with() {
         let folder = tempfile::tempdir().expect("a folder");
         let (own, path) = (folder.path().join("meta"), folder.path().join("data"));
         let superblock = metadata_file(&own);
-        let mut bytes = vec![7; bytes_usize(superblock.volume_bytes)];
-        bytes.extend(std::fs::read(&own).expect("read"));
+        let metadata = std::fs::read(&own).expect("read");
+        // A client keeps a copy of some metadata in the volume.
+        let mut bytes = metadata[..bytes_usize(superblock.volume_bytes).min(metadata.len())].to_vec();
+        bytes.resize(bytes_usize(superblock.volume_bytes), 7);
+        bytes.extend(metadata);
         let file = File::create(&path).expect("created");
         file.write_all_at(&bytes, 0).expect("written");
+        for place in [Place::End, Place::Either] {
+            let read_back = File::open(&path).expect("open");
+            let lost = find_area(&read_back, superblock.volume_bytes, place);
+            assert_eq!(lost, (place == Place::Either).then_some(0), "without a locator");
+        }
         let metadata_bytes = superblock.zones.metadata_bytes();
         let locator =
             Locator { voter: superblock.voter, metadata_bytes, volume_bytes: superblock.volume_bytes };
         for offset in Locator::offsets(superblock.volume_bytes + metadata_bytes) {
             file.write_all_at(&locator.encode(), offset).expect("written");
         }
-        let found = read(&path).expect("metadata");
-        assert_eq!(found.offset, superblock.volume_bytes);
+        for place in [Place::End, Place::Either] {
+            assert_eq!(read(&path, place).expect("metadata").offset, superblock.volume_bytes);
+        }
+        assert_eq!(read(&path, Place::Beginning).expect("the copy").offset, 0);
     }
 
     #[test]
@@ -198,7 +224,7 @@ mod tests {
         metadata_file(&path);
         let daemon = File::open(&path).expect("open");
         rustix::fs::flock(&daemon, FlockOperation::LockExclusive).expect("locked");
-        let error = read(&path).expect_err("in use");
+        let error = read(&path, Place::Either).expect_err("in use");
         assert_eq!(error.downcast_ref::<Ended>().expect("an end").status.number(), 11);
     }
 
@@ -207,6 +233,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("text");
         std::fs::write(&path, "short").expect("written");
-        assert!(read(&path).expect_err("no metadata").to_string().contains("holds no metadata"));
+        assert!(
+            read(&path, Place::Either).expect_err("no metadata").to_string().contains("holds no metadata")
+        );
     }
 }

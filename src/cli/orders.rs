@@ -6,6 +6,7 @@ use replicator::units::Span;
 
 use super::args::{DemoteArgs, PeerArgs, Places, PromoteArgs, WaitConnectArgs, WaitSyncArgs};
 use super::client::{ANSWER_TIMEOUT, Client};
+use super::exit::Answer;
 use crate::control_protocol::{Command, ReplyBody};
 
 /// How much longer than the daemon the client waits, so that the daemon's own answer comes first.
@@ -14,34 +15,34 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const DEMOTE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// `twinblk promote`
-pub fn promote(places: &Places, args: &PromoteArgs) -> anyhow::Result<()> {
+pub fn promote(places: &Places, args: &PromoteArgs) -> anyhow::Result<Answer> {
     let command = Command::Promote { wait_ms: args.wait.as_millis() };
     order(places, &args.resource, command, Some(longer_than(args.wait)))
 }
 
 /// `twinblk demote`
-pub fn demote(places: &Places, args: &DemoteArgs) -> anyhow::Result<()> {
+pub fn demote(places: &Places, args: &DemoteArgs) -> anyhow::Result<Answer> {
     order(places, &args.resource, Command::Demote { force: args.force }, Some(DEMOTE_TIMEOUT))
 }
 
 /// `twinblk connect`
-pub fn connect(places: &Places, args: &PeerArgs) -> anyhow::Result<()> {
+pub fn connect(places: &Places, args: &PeerArgs) -> anyhow::Result<Answer> {
     order(places, &args.resource, Command::Connect { peer: args.peer.clone() }, Some(ANSWER_TIMEOUT))
 }
 
 /// `twinblk disconnect`
-pub fn disconnect(places: &Places, args: &PeerArgs) -> anyhow::Result<()> {
+pub fn disconnect(places: &Places, args: &PeerArgs) -> anyhow::Result<Answer> {
     order(places, &args.resource, Command::Disconnect { peer: args.peer.clone() }, Some(ANSWER_TIMEOUT))
 }
 
 /// `twinblk wait-connect`
-pub fn wait_connect(places: &Places, args: &WaitConnectArgs) -> anyhow::Result<()> {
+pub fn wait_connect(places: &Places, args: &WaitConnectArgs) -> anyhow::Result<Answer> {
     let command = Command::WaitConnect { wait_ms: Some(args.timeout.as_millis()) };
     order(places, &args.resource, command, Some(longer_than(args.timeout)))
 }
 
 /// `twinblk wait-sync`
-pub fn wait_sync(places: &Places, args: &WaitSyncArgs) -> anyhow::Result<()> {
+pub fn wait_sync(places: &Places, args: &WaitSyncArgs) -> anyhow::Result<Answer> {
     let command = Command::WaitSync { wait_ms: args.timeout.map(Span::as_millis) };
     order(places, &args.resource, command, args.timeout.map(longer_than))
 }
@@ -50,10 +51,14 @@ fn longer_than(span: Span) -> Duration {
     Duration::from_micros(span.0).saturating_add(PATIENCE)
 }
 
-fn order(places: &Places, resource: &str, command: Command, within: Option<Duration>) -> anyhow::Result<()> {
+fn order(
+    places: &Places,
+    resource: &str,
+    command: Command,
+    within: Option<Duration>,
+) -> anyhow::Result<Answer> {
     match Client::connect(places, resource)?.ask(command, within)? {
-        ReplyBody::Done { text } => println!("{text}"),
+        ReplyBody::Done { text } => Ok(Answer::Text(text)),
         other => anyhow::bail!("{resource}: the daemon answered an order with {other:?}"),
     }
-    Ok(())
 }

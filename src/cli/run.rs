@@ -11,16 +11,16 @@ use tokio::sync::mpsc;
 use super::args::{Places, RunArgs};
 use super::create_metadata::disk_paths;
 use super::{host, logging, start_refusal};
-use crate::config_file::ResourceConfig;
+use crate::config_file::{ResourceConfig, SecretUse};
 use crate::control_plane::plane_link::PlaneLink;
 use crate::control_plane::{self, DataPlane, RunError};
 use crate::data_plane::spawn::{self, Settings};
 
 /// `twinblk run`
 pub fn run(places: &Places, args: &RunArgs) -> anyhow::Result<()> {
-    let config = ResourceConfig::load(&places.config_dir, &args.resource)?;
-    let local = config.local(places.node.as_deref())?;
-    config.load_secret()?;
+    let asked = places.node.as_deref();
+    let (config, local) =
+        ResourceConfig::load_for_node(&places.config_dir, &args.resource, asked, SecretUse::Needed)?;
     host::require_io_uring()?;
     host::make_run_dir(&places.run_dir)?;
     let _log = logging::start(args.log_format);

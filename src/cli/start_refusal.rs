@@ -4,6 +4,7 @@
 //! configuration and what is there do not fit, 1 if something is broken.
 
 use super::exit::{Ended, Status};
+use crate::config_file::values::SOCKET_PATH_BYTES_MAX;
 use crate::control_plane::RunError;
 use crate::control_plane::listen::ListenError;
 use crate::control_plane::tiebreaker::TiebreakerError;
@@ -28,8 +29,10 @@ fn failed() -> Ruling {
 }
 
 fn ended(reason: &dyn std::fmt::Display, (status, action): Ruling) -> anyhow::Error {
-    let action = action.map(|action| format!("\n  action: {action}")).unwrap_or_default();
-    Ended::with(status, format!("{reason}{action}"))
+    match action {
+        Some(action) => Ended::advised(status, reason.to_string(), action),
+        None => Ended::with(status, reason.to_string()),
+    }
 }
 
 /// `twinblk run` has ended for this reason.
@@ -59,6 +62,11 @@ fn rule_of_run(resource: &str, command: &str, error: &RunError) -> Ruling {
         RunError::Address { .. } => {
             configuration("write an address of this host, or make its name known here")
         }
+        // The name is known here, and that is the trouble.
+        RunError::OwnNameIsLoopback { address, .. } => configuration(&format!(
+            "write the IP address that peers dial in place of `{}`, in the file of every node; or make /etc/hosts here give it that address",
+            address.host
+        )),
         RunError::Secret(_) => (Status::Configuration, None),
         RunError::Start(SpawnError::Device(error)) => rule_of_device(error),
         RunError::Start(SpawnError::Start(error)) => rule_of_start(error),
@@ -87,9 +95,9 @@ fn rule_of_listen(resource: &str, command: &str, error: &ListenError) -> Ruling 
         ListenError::Tcp { .. } => {
             configuration("write an address of this host and a port that this user may have")
         }
-        ListenError::Unix { .. } => {
-            configuration("write a path that this user may use, of at most 107 bytes")
-        }
+        ListenError::Unix { .. } => configuration(&format!(
+            "write a path that this user may use, of at most {SOCKET_PATH_BYTES_MAX} bytes"
+        )),
     }
 }
 
@@ -142,10 +150,25 @@ fn rule_of_state(resource: &str, error: &StateError) -> Ruling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config_file::HostPort;
 
     fn status_and_text(error: &anyhow::Error) -> (u8, String) {
         let ended = error.downcast_ref::<Ended>().expect("an end");
-        (ended.status.number(), ended.text.clone())
+        (ended.status.number(), ended.to_string())
+    }
+
+    #[test]
+    fn a_name_that_stands_for_loopback_is_not_cured_by_making_it_known() {
+        let address = HostPort::parse("alpha:7789").expect("an address");
+        let unknown =
+            RunError::Address { address: address.clone(), source: std::io::ErrorKind::NotFound.into() };
+        assert!(status_and_text(&of_daemon("mail", &unknown)).1.contains("make its name known here"));
+        let loopback = RunError::OwnNameIsLoopback { address, found: [127, 0, 1, 1].into() };
+        let (status, text) = status_and_text(&of_daemon("mail", &loopback));
+        assert_eq!(status, 10);
+        assert!(text.contains("`alpha` stands for 127.0.1.1"), "{text}");
+        assert!(text.contains("action: write the IP address that peers dial in place of `alpha`"), "{text}");
+        assert!(!text.contains("known"), "{text}");
     }
 
     #[test]

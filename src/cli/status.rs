@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::args::{Places, ResourceArgs, StatusArgs};
 use super::client::{Client, no_daemon_at_all, resources_with_socket};
-use super::exit::{Ended, Status};
+use super::exit::{Answer, Ended, Status};
 use super::render::{self, Colour};
 use super::report::Report;
 
@@ -23,10 +23,9 @@ pub fn run(places: &Places, args: &StatusArgs) -> anyhow::Result<()> {
 }
 
 /// `twinblk role`
-pub fn role(places: &Places, args: &ResourceArgs) -> anyhow::Result<()> {
+pub fn role(places: &Places, args: &ResourceArgs) -> anyhow::Result<Answer> {
     let report = parse(snapshot(places, &args.resource)?)?;
-    writeln!(std::io::stdout(), "{}", report.role)?;
-    Ok(())
+    Ok(Answer::Text(report.role))
 }
 
 /// Every daemon that answers; the ones that do not are named at the end.

@@ -4,50 +4,43 @@
 //! nodes be Primary.
 
 use super::args::{Places, TiebreakerArgs};
-use super::exit::{Ended, Status};
+use super::exit::{Answer, Ended, Status};
 use super::{host, logging, start_refusal};
 use crate::config_file::{ResourceConfig, TiebreakerConfig};
 use crate::control_plane;
 
 /// `twinblk tiebreaker`
-pub fn run(places: &Places, args: &TiebreakerArgs) -> anyhow::Result<()> {
-    let config = ResourceConfig::load(&places.config_dir, &args.resource)?;
-    let Some(tiebreaker) = &config.tiebreaker else {
-        let text = format!(
-            "{}: no [tiebreaker] is configured; write one with its address and state",
-            config.file.display()
-        );
-        return Err(Ended::with(Status::Configuration, text));
-    };
-    config.load_secret()?;
+pub fn run(places: &Places, args: &TiebreakerArgs) -> anyhow::Result<Answer> {
+    let (config, tiebreaker) = ResourceConfig::load_for_tiebreaker(&places.config_dir, &args.resource)?;
     if args.init {
-        return init(&config, tiebreaker);
+        return init(&config, &tiebreaker);
     }
     if !tiebreaker.state.exists() {
-        let text = format!(
-            "{} does not exist\n  action: `twinblk tiebreaker {} --init`, but only if this resource never had a tiebreaker",
-            tiebreaker.state.display(),
+        let text = format!("{} does not exist", tiebreaker.state.display());
+        let action = format!(
+            "`twinblk tiebreaker {} --init`, but only if this resource never had a tiebreaker",
             config.resource
         );
-        return Err(Ended::with(Status::Configuration, text));
+        return Err(Ended::advised(Status::Configuration, text, action));
     }
     host::require_io_uring()?;
     let _log = logging::start(args.log_format);
     super::warn(&config);
     let outcome = control_plane::tiebreaker::run_tiebreaker(&config, &tiebreaker.state);
-    outcome.map_err(|error| start_refusal::of_tiebreaker(&config.resource, &error))
+    outcome.map_err(|error| start_refusal::of_tiebreaker(&config.resource, &error))?;
+    Ok(Answer::Said)
 }
 
-fn init(config: &ResourceConfig, tiebreaker: &TiebreakerConfig) -> anyhow::Result<()> {
+fn init(config: &ResourceConfig, tiebreaker: &TiebreakerConfig) -> anyhow::Result<Answer> {
     if tiebreaker.state.exists() {
         let text = format!(
-            "{} exists already: it holds the promises of this tiebreaker and is never replaced\n  action: start it with `twinblk tiebreaker`",
+            "{} exists already: it holds the promises of this tiebreaker and is never replaced",
             tiebreaker.state.display()
         );
-        return Err(Ended::with(Status::Refused, text));
+        return Err(Ended::advised(Status::Refused, text, "start it with `twinblk tiebreaker`"));
     }
     let voter = control_plane::tiebreaker::init(config, &tiebreaker.state);
     let voter = voter.map_err(|error| start_refusal::of_tiebreaker(&config.resource, &error))?;
-    println!("{}: tiebreaker of {}, voter {voter}", tiebreaker.state.display(), config.resource);
-    Ok(())
+    let state = tiebreaker.state.display();
+    Ok(Answer::Text(format!("{state}: tiebreaker of {}, voter {voter}", config.resource)))
 }

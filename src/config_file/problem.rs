@@ -15,24 +15,23 @@ pub struct Problem {
     pub text: String,
 }
 
-/// All mistakes of a file, in the order of its lines. Prints as one line for each: `FILE:LINE: …`.
+/// All mistakes of a file, at least one, in the order of its lines. Prints as one line for each: `FILE:LINE: …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigProblems {
     /// The file.
     pub file: PathBuf,
-    /// Its mistakes, at least one.
+    /// Its mistakes.
     pub problems: Vec<Problem>,
+    /// What stands in no line of it: the command asks for something that the file does not have.
+    pub elsewhere: Vec<String>,
 }
 
 impl fmt::Display for ConfigProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
-            if index > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{}:{}: {}", self.file.display(), problem.line, problem.text)?;
-        }
-        Ok(())
+        let file = self.file.display();
+        let placed = self.problems.iter().map(|problem| format!("{file}:{}: {}", problem.line, problem.text));
+        let elsewhere = self.elsewhere.iter().map(|text| format!("{file}: {text}"));
+        f.write_str(&placed.chain(elsewhere).collect::<Vec<_>>().join("\n"))
     }
 }
 
@@ -44,6 +43,7 @@ pub struct Problems {
     /// Byte offset of the first byte of each line.
     line_starts: Vec<usize>,
     found: RefCell<Vec<Problem>>,
+    elsewhere: RefCell<Vec<String>>,
     warned: RefCell<Vec<Problem>>,
 }
 
@@ -53,7 +53,8 @@ impl Problems {
         let behind_newlines =
             text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
         let line_starts = std::iter::once(0).chain(behind_newlines).collect();
-        Self { line_starts, found: RefCell::default(), warned: RefCell::default() }
+        let (found, elsewhere, warned) = Default::default();
+        Self { line_starts, found, elsewhere, warned }
     }
 
     /// The line of the byte at `offset`.
@@ -64,6 +65,11 @@ impl Problems {
     /// A mistake: what is wrong, and what to write instead.
     pub fn add(&self, line: usize, wrong: impl fmt::Display, instead: impl fmt::Display) {
         self.found.borrow_mut().push(Problem { line, text: format!("{wrong}; {instead}") });
+    }
+
+    /// A mistake that stands in no line of the file.
+    pub fn add_elsewhere(&self, wrong: impl fmt::Display, instead: impl fmt::Display) {
+        self.elsewhere.borrow_mut().push(format!("{wrong}; {instead}"));
     }
 
     /// A mistake in the value of `key`.
@@ -78,13 +84,14 @@ impl Problems {
 
     /// `value` if nothing is wrong, with the warnings; else everything that is.
     pub fn into_result<T>(self, file: &Path, value: Option<T>) -> Result<(T, Vec<Problem>), ConfigProblems> {
-        let mut problems = self.found.into_inner();
+        let (mut problems, elsewhere) = (self.found.into_inner(), self.elsewhere.into_inner());
         problems.sort();
+        let is_good = problems.is_empty() && elsewhere.is_empty();
         match value {
-            Some(value) if problems.is_empty() => Ok((value, self.warned.into_inner())),
+            Some(value) if is_good => Ok((value, self.warned.into_inner())),
             Some(_) | None => {
-                assert!(!problems.is_empty(), "a reader that gives nothing says why");
-                Err(ConfigProblems { file: file.to_owned(), problems })
+                assert!(!is_good, "a reader that gives nothing says why");
+                Err(ConfigProblems { file: file.to_owned(), problems, elsewhere })
             }
         }
     }

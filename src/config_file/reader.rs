@@ -1,4 +1,4 @@
-//! From the text of a configuration file to a [`ResourceConfig`], or to all of its mistakes.
+//! From the text of a configuration file to a [`ResourceConfig`] and all of its mistakes.
 
 mod checks;
 
@@ -8,9 +8,10 @@ use replicator::config::{OnPeerLost, ReplicationProtocol};
 use replicator::units::{BLOCK_BYTES, NodeId, REPLICAS_MAX, Span, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
 use toml::de::DeTable;
 
-use super::problem::{ConfigProblems, Problems};
+use super::problem::Problems;
+use super::reading::Reading;
 use super::section::{Field, Section};
-use super::values::{self, BadValue, HostPort};
+use super::values::{self, BadValue, HostPort, SOCKET_PATH_BYTES_MAX};
 use super::{LinkConfig, MetadataPlace, NbdConfig, NodeConfig, ResourceConfig, TiebreakerConfig};
 
 const ROOT_KEYS: [&str; 12] = [
@@ -41,8 +42,6 @@ const BUSY_POLL: Span = Span(100);
 const BUSY_POLL_MAX: Span = Span::from_millis(1);
 const TIMEOUT_MIN: Span = Span::from_millis(10);
 const TIMEOUT_MAX: Span = Span::from_millis(600_000);
-/// Longest path of a Unix socket: the kernel's limit, its ending zero left out.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Most peers that metadata can be made for.
 const MAX_PEERS: u64 = 7;
 /// Room for peers unless more nodes are configured.
@@ -57,7 +56,7 @@ struct ReadNode {
 }
 
 /// Reads the text of `file`.
-pub fn read(file: &Path, text: &str) -> Result<ResourceConfig, ConfigProblems> {
+pub fn read(file: &Path, text: &str) -> Reading {
     let problems = Problems::in_text(text);
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -65,15 +64,15 @@ pub fn read(file: &Path, text: &str) -> Result<ResourceConfig, ConfigProblems> {
         let wrong = format_args!("this is no TOML: {}", error.message().replace('\n', ", "));
         problems.add(line, wrong, "strings stand in quotes, sections in brackets (https://toml.io)");
     }
+    if errors.is_empty() {
+        return read_document(file, document.get_ref(), problems);
+    }
     // A table recovered from broken text would only yield mistakes that nobody made.
-    let config = errors.is_empty().then(|| read_document(file, document.get_ref(), &problems));
-    let (mut config, warnings) = problems.into_result(file, config.flatten())?;
-    config.warnings = warnings;
-    Ok(config)
+    Reading { config: None, secret_file: None, node_names: None, has_tiebreaker: None, problems }
 }
 
-fn read_document(file: &Path, document: &DeTable<'_>, problems: &Problems) -> Option<ResourceConfig> {
-    let root = Section::new("the file", 1, document, problems, &ROOT_KEYS);
+fn read_document(file: &Path, document: &DeTable<'_>, problems: Problems) -> Reading {
+    let root = Section::new("the file", 1, document, &problems, &ROOT_KEYS);
     let resource = read_resource(file, &root);
     let size_bytes = read_size(&root);
     let on_peer_lost = read_on_peer_lost(&root);
@@ -89,26 +88,39 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: &Problems) -> Op
     let tiebreaker = read_tiebreaker(&root);
     checks::timeouts(&root, heartbeat, peer_timeout);
     checks::number_of_voters(&root, nodes.len(), on_peer_lost);
-    checks::nodes(problems, &nodes);
-    checks::shared_places(problems, &nodes, tiebreaker.as_ref(), root.line_of("tiebreaker"));
-    checks::links_without_failover(problems, &nodes, &links);
-    let secret_file = secret_file?;
-    Some(ResourceConfig {
-        file: file.to_owned(),
-        resource: resource?,
-        size_bytes: size_bytes?,
-        on_peer_lost: on_peer_lost?,
-        secret_file: secret_file.value,
-        secret_line: secret_file.line,
-        heartbeat: heartbeat?,
-        peer_timeout: peer_timeout?,
-        disk_timeout: disk_timeout?,
-        busy_poll: busy_poll?,
-        nodes: nodes.into_iter().map(|node| node.config).collect(),
-        links: links.into_iter().map(|link| link.value).collect(),
-        tiebreaker,
-        warnings: Vec::new(),
-    })
+    checks::nodes(&problems, &nodes);
+    checks::shared_places(&problems, &nodes, tiebreaker.as_ref(), root.line_of("tiebreaker"));
+    checks::links_without_failover(&problems, &nodes, &links);
+    let node_names = names_of(&nodes);
+    let has_tiebreaker = Some(root.has("tiebreaker"));
+    let secret = secret_file.clone();
+    let whole = move || {
+        let secret_file = secret?;
+        Some(ResourceConfig {
+            file: file.to_owned(),
+            resource: resource?,
+            size_bytes: size_bytes?,
+            on_peer_lost: on_peer_lost?,
+            secret_file: secret_file.value,
+            secret_line: secret_file.line,
+            heartbeat: heartbeat?,
+            peer_timeout: peer_timeout?,
+            disk_timeout: disk_timeout?,
+            busy_poll: busy_poll?,
+            nodes: nodes.into_iter().map(|node| node.config).collect(),
+            links: links.into_iter().map(|link| link.value).collect(),
+            tiebreaker,
+            warnings: Vec::new(),
+        })
+    };
+    Reading { config: whole(), secret_file, node_names, has_tiebreaker, problems }
+}
+
+/// The names of all nodes, if each has one.
+fn names_of(nodes: &[ReadNode]) -> Option<Vec<String>> {
+    let names: Vec<String> = nodes.iter().map(|node| node.config.name.clone()).collect();
+    let are_known = !names.is_empty() && names.iter().all(|name| !name.is_empty());
+    are_known.then_some(names)
 }
 
 fn read_resource(file: &Path, root: &Section<'_>) -> Option<String> {
@@ -206,7 +218,8 @@ fn read_nbd(section: &Section<'_>, resource: Option<&str>) -> Option<NbdConfig> 
     }
     let nbd = section.section("nbd", "nbd", "nbd = { unix = \"/run/twinblk/RES.nbd\" }", &NBD_KEYS)?;
     let socket = |text: &str| {
-        let too_long = || BadValue::new("the path of a socket has at most 107 bytes", "write a shorter one");
+        let wrong = || format!("the path of a socket has at most {SOCKET_PATH_BYTES_MAX} bytes");
+        let too_long = || BadValue::new(wrong(), "write a shorter one");
         values::parse_path(text)
             .and_then(|path| if text.len() <= SOCKET_PATH_BYTES_MAX { Ok(path) } else { Err(too_long()) })
     };

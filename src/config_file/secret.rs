@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::ResourceConfig;
 
@@ -32,7 +32,7 @@ impl fmt::Debug for Secret {
 
 /// Why there is no secret. Every text begins with the configuration's file and line.
 #[derive(Debug, thiserror::Error)]
-#[error("{}:{line}: secret-file: {} {wrong}; {instead}", config.display(), file.display())]
+#[error("{}:{line}: {}; {instead}", config.display(), self.what())]
 pub struct SecretError {
     /// The configuration.
     pub config: PathBuf,
@@ -46,56 +46,71 @@ pub struct SecretError {
     pub instead: String,
 }
 
+impl SecretError {
+    /// What is wrong, without the place in the configuration.
+    pub fn what(&self) -> String {
+        format!("secret-file: {} {}", self.file.display(), self.wrong)
+    }
+}
+
 impl ResourceConfig {
     /// Reads the secret; line ends behind it do not count.
     ///
     /// # Errors
     /// The file cannot be read, is open to others or another's, or is too short or too long.
     pub fn load_secret(&self) -> Result<Secret, SecretError> {
-        let path = self.secret_file.display();
-        let refuse = |wrong: String, instead: String| SecretError {
-            config: self.file.clone(),
-            line: self.secret_line,
-            file: self.secret_file.clone(),
-            wrong,
-            instead,
-        };
-        let make = || {
-            format!(
-                "make one with `head -c 32 /dev/urandom | base64 | install -m 600 /dev/stdin {path}` and copy it to every voter"
-            )
-        };
-        let unreadable = |error: std::io::Error| refuse(format!("cannot be read ({error})"), make());
-        let file = std::fs::File::open(&self.secret_file).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        // Whoever owns it may read it, and write it. Root may do so anyway.
-        let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
-        if owner != own && owner != 0 {
-            return Err(refuse(
-                format!("belongs to user {owner}, not to user {own} or root"),
-                format!("type `chown {own} {path}`, and make a new secret if others may have read it"),
-            ));
-        }
-        let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(refuse(
-                format!("is open to others than its owner (mode {mode:03o})"),
-                format!("type `chmod 600 {path}`, and make a new secret if others may have read it"),
-            ));
-        }
-        let mut bytes = Vec::new();
-        let limit = u64::try_from(SECRET_BYTES_MAX).expect("small") + 3;
-        file.take(limit).read_to_end(&mut bytes).map_err(unreadable)?;
-        while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-            bytes.pop();
-        }
-        match bytes.len() {
-            SECRET_BYTES_MIN..=SECRET_BYTES_MAX => Ok(Secret(bytes)),
-            0..SECRET_BYTES_MIN => Err(refuse(
-                format!("holds {} bytes, at least {SECRET_BYTES_MIN} are needed", bytes.len()),
-                make(),
-            )),
-            _ => Err(refuse(format!("holds more than {SECRET_BYTES_MAX} bytes"), make())),
-        }
+        read(&self.file, self.secret_line, &self.secret_file)
+    }
+}
+
+/// Reads the secret in `file`, which line `line` of the configuration names.
+///
+/// # Errors
+/// As [`ResourceConfig::load_secret`].
+pub fn read(config: &Path, line: usize, file: &Path) -> Result<Secret, SecretError> {
+    let path = file.display();
+    let refuse = |wrong: String, instead: String| SecretError {
+        config: config.to_owned(),
+        line,
+        file: file.to_owned(),
+        wrong,
+        instead,
+    };
+    let make = || {
+        format!(
+            "make one with `head -c 32 /dev/urandom | base64 | install -m 600 /dev/stdin {path}` and copy it to every voter"
+        )
+    };
+    let unreadable = |error: std::io::Error| refuse(format!("cannot be read ({error})"), make());
+    let opened = std::fs::File::open(file).map_err(unreadable)?;
+    let metadata = opened.metadata().map_err(unreadable)?;
+    // Whoever owns it may read it, and write it. Root may do so anyway.
+    let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner != own && owner != 0 {
+        return Err(refuse(
+            format!("belongs to user {owner}, not to user {own} or root"),
+            format!("type `chown {own} {path}`, and make a new secret if others may have read it"),
+        ));
+    }
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(refuse(
+            format!("is open to others than its owner (mode {mode:03o})"),
+            format!("type `chmod 600 {path}`, and make a new secret if others may have read it"),
+        ));
+    }
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(SECRET_BYTES_MAX).expect("small") + 3;
+    opened.take(limit).read_to_end(&mut bytes).map_err(unreadable)?;
+    while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        bytes.pop();
+    }
+    match bytes.len() {
+        SECRET_BYTES_MIN..=SECRET_BYTES_MAX => Ok(Secret(bytes)),
+        0..SECRET_BYTES_MIN => Err(refuse(
+            format!("holds {} bytes, at least {SECRET_BYTES_MIN} are needed", bytes.len()),
+            make(),
+        )),
+        _ => Err(refuse(format!("holds more than {SECRET_BYTES_MAX} bytes"), make())),
     }
 }

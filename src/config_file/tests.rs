@@ -92,12 +92,61 @@ fn a_link_on_a_or_b_warns_that_there_is_no_automatic_failover() {
     assert!(parse(&MAIL.replace("\"B\"", "\"C\"")).expect("good").warnings.is_empty());
 }
 
+/// A folder with `mail.toml` of this text, its secret in the folder, of this mode.
+fn installed(text: &str, mode: u32) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = folder.path().join("secret");
+    let text = text.replace("/etc/twinblk/mail.secret", secret.to_str().expect("text"));
+    std::fs::write(folder.path().join("mail.toml"), text).expect("written");
+    std::fs::write(&secret, "0123456789abcdef\n").expect("written");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).expect("changed");
+    folder
+}
+
 #[test]
 fn who_i_am_is_said_by_name_or_refused_with_the_names_there_are() {
-    let config = parse(MAIL).expect("good");
-    assert_eq!(config.local(Some("beta")).expect("known"), NodeId(1));
-    let unknown = config.local(Some("gamma")).expect_err("unknown").to_string();
+    let folder = installed(MAIL, 0o644);
+    let load = |name| ResourceConfig::load_for_node(folder.path(), "mail", Some(name), SecretUse::NotNeeded);
+    assert_eq!(load("beta").expect("known").1, NodeId(1));
+    let unknown = load("gamma").expect_err("unknown").to_string();
     assert!(unknown.contains("`gamma`") && unknown.contains("alpha, beta"), "{unknown}");
+}
+
+#[test]
+fn an_unknown_key_hides_neither_an_open_secret_nor_a_node_that_nobody_is() {
+    let folder = installed(&MAIL.replace("peer-timeout = \"5s\"", "peer-timout = \"5s\""), 0o644);
+    let file = folder.path().join("mail.toml");
+    let load = |name| ResourceConfig::load_for_node(folder.path(), "mail", Some(name), SecretUse::Needed);
+    let said = load("zz").expect_err("three mistakes").to_string();
+    let expected = [
+        format!("{}:4: secret-file: ", file.display()),
+        format!("{}:5: `peer-timout` is not known in the file; did you mean", file.display()),
+        format!("{}: no [[node]] is called `zz`; write --node with one of alpha, beta", file.display()),
+    ];
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{said}");
+    for (line, start) in lines.iter().zip(&expected) {
+        assert!(line.starts_with(start), "{said}");
+    }
+    assert!(said.contains("mode 644"), "{said}");
+    // Where not even the names can be read, nobody knows who is unknown.
+    let nameless = MAIL.replace("name = \"beta\"", "name = 7");
+    std::fs::write(&file, nameless).expect("written");
+    let said = load("zz").expect_err("no names").to_string();
+    assert!(said.contains("name is of type integer") && !said.contains("`zz`"), "{said}");
+}
+
+#[test]
+fn the_tiebreaker_is_missed_together_with_its_secret() {
+    let without = MAIL.split("[tiebreaker]").next().expect("it has one");
+    let folder = installed(without, 0o644);
+    let refused =
+        ResourceConfig::load_for_tiebreaker(folder.path(), "mail").expect_err("mistakes").to_string();
+    for text in
+        ["mail.toml:3: 2 nodes and no [tiebreaker]", "mode 644", "mail.toml: no [tiebreaker] is configured"]
+    {
+        assert!(refused.contains(text), "{refused}");
+    }
 }
 
 #[test]

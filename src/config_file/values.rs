@@ -11,6 +11,8 @@ use replicator::units::Span;
 
 /// Longest name of a resource or node, bytes.
 pub const NAME_BYTES_MAX: usize = 64;
+/// Longest path of a Unix socket, bytes: the kernel's limit, its ending zero left out.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -218,6 +220,14 @@ impl ToSocketAddrs for HostPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_path_of_a_socket_is_the_longest_that_the_kernel_takes() {
+        let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+        let address = |bytes: usize| std::os::unix::net::SocketAddr::from_pathname(path(bytes));
+        assert!(address(SOCKET_PATH_BYTES_MAX).is_ok());
+        assert!(address(SOCKET_PATH_BYTES_MAX + 1).is_err());
+    }
 
     #[test]
     fn sizes_are_in_powers_of_1024_and_ambiguous_units_are_refused() {

@@ -3,7 +3,6 @@
 //! Rule: a node that others dial from elsewhere does not listen where they cannot get. Debian's installer, for one,
 //! makes the host's own name stand for 127.0.1.1: its peer would be refused for ever, and nobody would know why.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use replicator::units::NodeId;
@@ -19,12 +18,10 @@ use crate::config_file::{HostPort, ResourceConfig};
 /// Its address means nothing here or cannot be reached from elsewhere, or the kernel refuses.
 pub fn listen_for_peers(config: &ResourceConfig, local: NodeId) -> Result<TcpSocket, RunError> {
     let own = config.address_of(local).expect("every voter has an address");
-    let failed = |source| RunError::Address { address: own.clone(), source };
-    let found: Vec<SocketAddr> = own.to_socket_addrs().map_err(failed)?.collect();
+    let (first, found) = super::resolve(own)?;
     let dialers = super::peer_settings(config, local);
     let is_dialed_from_elsewhere = || dialers.iter().any(dials_from_elsewhere);
-    let chosen = choose(own, &found, is_dialed_from_elsewhere).map_err(failed)?;
-    Ok(listen::on_address(chosen)?)
+    Ok(listen::on_address(choose(own, first, &found, is_dialed_from_elsewhere)?)?)
 }
 
 /// Whether a voter dials this one, and lives on another host. A name that nobody knows here is not this host's.
@@ -39,20 +36,18 @@ fn dials_from_elsewhere(peer: &PeerSettings) -> bool {
 /// The address to listen on: the first that others can reach.
 fn choose(
     own: &HostPort,
+    first: SocketAddr,
     found: &[SocketAddr],
     is_dialed_from_elsewhere: impl FnOnce() -> bool,
-) -> io::Result<SocketAddr> {
-    let first = *found.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
+) -> Result<SocketAddr, RunError> {
     let reachable = found.iter().find(|address| !is_loopback(address));
     // Whoever writes an address instead of a name knows what is there: a tunnel, say.
     let is_name = own.host.parse::<IpAddr>().is_err();
     match reachable {
         Some(address) => Ok(*address),
-        None if is_name && is_dialed_from_elsewhere() => Err(io::Error::other(format!(
-            "`{}` stands for {} on this host, where its peers cannot get; write the IP address in its place, or mend /etc/hosts",
-            own.host,
-            first.ip()
-        ))),
+        None if is_name && is_dialed_from_elsewhere() => {
+            Err(RunError::OwnNameIsLoopback { address: own.clone(), found: first.ip() })
+        }
         None => Ok(first),
     }
 }
@@ -65,13 +60,10 @@ fn is_loopback(address: &SocketAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn addresses(list: &[&str]) -> Vec<SocketAddr> {
-        list.iter().map(|text| text.parse().expect("an address")).collect()
-    }
-
     fn chosen(own: &str, found: &[&str], is_dialed_from_elsewhere: bool) -> Result<String, String> {
         let own = HostPort::parse(own).expect("an address");
-        let outcome = choose(&own, &addresses(found), || is_dialed_from_elsewhere);
+        let found: Vec<SocketAddr> = found.iter().map(|text| text.parse().expect("an address")).collect();
+        let outcome = choose(&own, found[0], &found, || is_dialed_from_elsewhere);
         outcome.map(|address| address.to_string()).map_err(|error| error.to_string())
     }
 
@@ -86,11 +78,10 @@ mod tests {
     #[test]
     fn a_name_that_stands_for_loopback_is_refused_only_where_others_dial_it() {
         let refused = chosen("alpha:7", &["127.0.1.1:7"], true).expect_err("unreachable");
-        assert!(refused.starts_with("`alpha` stands for 127.0.1.1 on this host"), "{refused}");
+        assert!(refused.contains(": `alpha` stands for 127.0.1.1 on this host"), "{refused}");
         assert!(chosen("alpha:7", &["[::ffff:127.0.0.1]:7"], true).is_err(), "the same in other words");
         assert_eq!(chosen("alpha:7", &["127.0.1.1:7"], false), Ok("127.0.1.1:7".to_owned()));
         assert_eq!(chosen("127.0.0.1:7", &["127.0.0.1:7"], true), Ok("127.0.0.1:7".to_owned()));
-        assert!(chosen("alpha:7", &[], false).is_err());
     }
 
     #[test]
@@ -100,7 +91,9 @@ mod tests {
             [[node]]\nname = \"b\"\naddress = \"192.0.2.2:7\"\ndata = \"/d\"\nmetadata = \"internal\"\n\
             [tiebreaker]\naddress = \"192.0.2.3:7\"\nstate = \"/t\"\n";
         let config = ResourceConfig::parse("mail.toml".as_ref(), text).expect("good");
-        let refused = listen_for_peers(&config, NodeId(0)).expect_err("b cannot get there").to_string();
+        let refused = listen_for_peers(&config, NodeId(0)).expect_err("b cannot get there");
+        assert!(matches!(refused, RunError::OwnNameIsLoopback { .. }), "{refused}");
+        let refused = refused.to_string();
         assert!(refused.starts_with("cannot listen on localhost:7: `localhost` stands for"), "{refused}");
     }
 }

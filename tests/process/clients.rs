@@ -73,7 +73,9 @@ fn a_request_in_flight_at_a_forced_demotion_is_answered_with_shutdown_and_then_t
     cluster.wait_until("the request waits too", SOON, |cluster| {
         cluster.value(Voter::A, "/devices/0/upper-pending").is_some_and(|pending| pending == 1)
     });
-    cluster.expect(Voter::A, &["demote", RESOURCE, "--force"]);
+    let said = cluster.expect(Voter::A, &["demote", RESOURCE, "--force"]);
+    let cost = "clients disconnected: 1, what they had in flight fails with ESHUTDOWN";
+    assert!(said.contains(cost), "{said}");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an orderly end");
     assert_eq!(answer.len(), 16, "{answer:02x?}");

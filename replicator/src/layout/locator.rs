@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::checksum::Crc32c;
 use crate::layout::disk_struct;
 use crate::layout::format_version::FORMAT_VERSION;
-use crate::layout::zones::LOCATOR_ZONE_BYTES;
+use crate::layout::zones::{LOCATOR_ZONE_BYTES, SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET};
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, VoterId};
 
 /// First bytes of a locator.
@@ -131,9 +131,110 @@ impl Locator {
     }
 }
 
+/// Where on a device metadata areas may begin. Whoever starts from one, shows one or makes old ones unusable asks here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CandidateAreas {
+    device_bytes: u64,
+    located: Vec<u64>,
+}
+
+impl CandidateAreas {
+    /// Looks for locators at the end of a device of `device_bytes`. `read_block` gives the block at an offset; it is
+    /// only asked for blocks that the device has, whatever its size.
+    ///
+    /// # Errors
+    /// Those of `read_block`.
+    pub fn find<B: AsRef<[u8]>, E>(
+        device_bytes: u64,
+        mut read_block: impl FnMut(u64) -> Result<B, E>,
+    ) -> Result<Self, E> {
+        let mut areas = Self { device_bytes, located: Vec::new() };
+        for offset in Locator::offsets(device_bytes) {
+            if !areas.has_block(offset) {
+                continue;
+            }
+            // If one copy is damaged the other one is enough; if both are, there is nothing to be found.
+            let locator = Locator::parse(read_block(offset)?.as_ref()).ok();
+            let area = locator.and_then(|locator| locator.area_offset(device_bytes));
+            areas.located.extend(area.filter(|area| !areas.located.contains(area)));
+        }
+        Ok(areas)
+    }
+
+    /// The areas that locators name: internal metadata is found by them alone. Two only if the copies differ.
+    #[must_use]
+    pub fn located(&self) -> &[u64] {
+        &self.located
+    }
+
+    /// Every block that may make somebody take an area for metadata: locators and superblocks of the areas that are
+    /// located, and superblocks at the beginning, where metadata on a device of its own is.
+    #[must_use]
+    pub fn telling_blocks(&self) -> Vec<u64> {
+        let superblocks = |area: u64| [area + SUPERBLOCK_0_OFFSET, area + SUPERBLOCK_1_OFFSET];
+        let areas = std::iter::once(0).chain(self.located.iter().copied());
+        let mut blocks: Vec<u64> = areas.flat_map(superblocks).collect();
+        blocks.extend(Locator::offsets(self.device_bytes));
+        blocks.retain(|offset| self.has_block(*offset));
+        blocks.sort_unstable();
+        blocks.dedup();
+        blocks
+    }
+
+    fn has_block(&self, offset: u64) -> bool {
+        offset.checked_add(BLOCK_BYTES).is_some_and(|end| end <= self.device_bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const AREA_BYTES: u64 = 20 << 20;
+
+    /// What is found on a device that holds these locators, which say how long an area is, and nothing else.
+    fn areas(device_bytes: u64, locators: [Option<u64>; 2]) -> CandidateAreas {
+        let found = CandidateAreas::find(device_bytes, |offset| {
+            assert!(offset + BLOCK_BYTES <= device_bytes, "the device has no block at {offset}");
+            let index =
+                Locator::offsets(device_bytes).iter().position(|at| *at == offset).expect("a locator's");
+            let locator =
+                |metadata_bytes| Locator { voter: VoterId(7), metadata_bytes, volume_bytes: 1 << 30 };
+            Ok::<_, ()>(locators[index].map_or(vec![0; BLOCK_SIZE], |bytes| locator(bytes).encode()))
+        });
+        found.expect("it can be read")
+    }
+
+    #[test]
+    fn either_locator_is_enough_and_none_finds_nothing() {
+        let bytes = (1 << 30) + AREA_BYTES;
+        for locators in [[Some(AREA_BYTES); 2], [None, Some(AREA_BYTES)], [Some(AREA_BYTES), None]] {
+            assert_eq!(areas(bytes, locators).located(), [1 << 30]);
+        }
+        assert_eq!(areas(bytes, [None; 2]).located(), [0; 0]);
+        assert_eq!(
+            areas(bytes, [Some(AREA_BYTES), Some(2 * AREA_BYTES)]).located(),
+            [1 << 30, (1 << 30) - AREA_BYTES]
+        );
+        // It would begin before the device.
+        assert_eq!(areas(AREA_BYTES, [Some(2 * AREA_BYTES); 2]).located(), [0; 0]);
+    }
+
+    #[test]
+    fn a_device_too_short_for_a_locator_or_a_superblock_is_never_read_beyond_its_end() {
+        for bytes in [0, 1, 4095, 4096, 4097, SUPERBLOCK_1_OFFSET, LOCATOR_ZONE_BYTES - 1, LOCATOR_ZONE_BYTES]
+        {
+            let found = areas(bytes, [None; 2]);
+            assert!(found.telling_blocks().iter().all(|offset| offset + BLOCK_BYTES <= bytes), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn what_tells_of_an_area_is_at_the_beginning_in_the_area_and_at_the_end() {
+        let bytes = (1 << 30) + AREA_BYTES;
+        let expected = [0, 64 << 10, 1 << 30, (1 << 30) + (64 << 10), bytes - (128 << 10), bytes - 4096];
+        assert_eq!(areas(bytes + 5, [Some(AREA_BYTES), None]).telling_blocks(), expected);
+    }
 
     #[test]
     fn a_locator_finds_the_area_again_and_a_flipped_bit_hides_it() {

@@ -23,6 +23,8 @@ const STOP_PATIENCE: Span = Span::from_millis(50_000);
 pub(super) struct Demotion {
     order: Option<OrderId>,
     is_forced: bool,
+    /// How many clients it has disconnected.
+    dropped_clients: usize,
     deadline: Tick,
     stage: DemotionStage,
 }
@@ -30,6 +32,17 @@ pub(super) struct Demotion {
 impl Demotion {
     pub(super) fn order(&self) -> Option<OrderId> {
         self.order
+    }
+
+    /// What it has cost, to be said behind the role.
+    pub(super) fn cost(&self) -> String {
+        if self.dropped_clients == 0 {
+            return String::new();
+        }
+        format!(
+            "; clients disconnected: {}, what they had in flight fails with ESHUTDOWN",
+            self.dropped_clients
+        )
     }
 }
 
@@ -113,13 +126,15 @@ impl Replica {
     }
 
     fn begin_demotion(&mut self, order: Option<OrderId>, is_forced: bool, effects: &mut Effects) {
+        let dropped_clients = if is_forced { self.clients } else { 0 };
         if is_forced {
             effects.push(Effect::DropClients);
             self.writes.forget();
             self.reads.forget();
         }
         let deadline = self.now.plus(DRAIN_PATIENCE);
-        self.demotion = Some(Demotion { order, is_forced, deadline, stage: DemotionStage::Draining });
+        self.demotion =
+            Some(Demotion { order, is_forced, dropped_clients, deadline, stage: DemotionStage::Draining });
     }
 
     pub(super) fn advance_demotion(&mut self, effects: &mut Effects) {

@@ -551,8 +551,10 @@ impl Replica {
         self.reads.forget();
         self.reign = None;
         self.frozen_since = None;
-        if let Some(order) = self.demotion.take().and_then(|demotion| demotion.order()) {
-            let text = format!("{} is Secondary", self.config.resource);
+        if let Some(demotion) = self.demotion.take()
+            && let Some(order) = demotion.order()
+        {
+            let text = format!("{} is Secondary{}", self.config.resource, demotion.cost());
             self.answer(order, Answer::Done { text }, effects);
         }
         self.set_role(Role::Secondary, effects);

@@ -42,8 +42,8 @@ pub struct FoundDisk {
     pub content_bytes: Option<u64>,
     /// Whether it holds metadata of twinblk.
     pub is_ours: bool,
-    /// Whether anything was ever written to it. Of a device nobody knows.
-    pub is_written: bool,
+    /// Whether it holds anything but zeroes. Of a device, and of what is not to hold metadata, nobody knows.
+    pub is_filled: bool,
 }
 
 /// What was found on the disks.
@@ -206,7 +206,7 @@ const RULES: [Rule; 10] = [
         applies: |found, _| {
             let is_unknown = |metadata: &FoundDisk| metadata.names().is_empty() && !metadata.is_ours;
             found.metadata.as_ref().is_some_and(|metadata| {
-                metadata.kind == DeviceKind::File && metadata.is_written && is_unknown(metadata)
+                metadata.kind == DeviceKind::File && metadata.is_filled && is_unknown(metadata)
             })
         },
         yields: true,
@@ -298,7 +298,7 @@ pub fn discarded(found: &Findings, content: Content) -> Vec<String> {
         lines.push(format!("discarding: {old}"));
     }
     if let Some(metadata) = found.metadata.as_ref().filter(|metadata| metadata.kind == DeviceKind::File)
-        && metadata.is_written
+        && metadata.is_filled
         && !metadata.is_ours
     {
         lines.push(format!("discarding: everything in {}", found.metadata_place()));
@@ -327,7 +327,7 @@ mod tests {
     /// A disk of `bytes` on which nothing shows.
     fn blank(kind: DeviceKind, bytes: u64) -> FoundDisk {
         let (head, tail) = (Vec::new(), Vec::new());
-        FoundDisk { kind, bytes, head, tail, content_bytes: None, is_ours: false, is_written: true }
+        FoundDisk { kind, bytes, head, tail, content_bytes: None, is_ours: false, is_filled: true }
     }
 
     fn device(bytes: u64) -> FoundDisk {
@@ -372,7 +372,7 @@ mod tests {
     /// For each rule, cases in which it alone stands, and what the operator is about to do.
     fn cases() -> Vec<(&'static str, Content, Findings)> {
         use Content::{Adopted, New, Zeroed};
-        let file = |is_written| FoundDisk { is_written, ..blank(DeviceKind::File, METADATA_BYTES) };
+        let file = |is_filled| FoundDisk { is_filled, ..blank(DeviceKind::File, METADATA_BYTES) };
         let on_metadata = |metadata| Findings { metadata: Some(metadata), ..separate(device(GIB)) };
         vec![
             ("old metadata", New, Findings { old_metadata: Some("old".into()), ..separate(device(GIB)) }),
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn what_harms_nothing_needs_no_force() {
         use Content::{Adopted, New, Zeroed};
-        let untouched = FoundDisk { is_written: false, ..blank(DeviceKind::File, METADATA_BYTES) };
+        let untouched = FoundDisk { is_filled: false, ..blank(DeviceKind::File, METADATA_BYTES) };
         let ours = FoundDisk { is_ours: true, ..blank(DeviceKind::File, METADATA_BYTES) };
         let small_file = FoundDisk { head: vec!["LUKS"], ..blank(DeviceKind::File, GIB) };
         let no_data = Findings { data: None, ..internal(device(LARGE)) };

@@ -45,7 +45,7 @@ impl Fixture {
         };
         let status =
             |error: &anyhow::Error| error.downcast_ref::<Ended>().map_or(1, |ended| ended.status.number());
-        run(&self.places, &args).map_err(|error| (status(&error), error.to_string()))
+        run(&self.places, &args).map(drop).map_err(|error| (status(&error), error.to_string()))
     }
 
     fn superblock(&self) -> Superblock {
@@ -53,8 +53,10 @@ impl Fixture {
     }
 
     fn find_superblock(&self) -> Option<Superblock> {
-        let config = ResourceConfig::load(self.folder.path(), "mail").expect("good");
-        let mut disks = OpenDisks::open(&disk_paths(&config.nodes[0])).expect("disks");
+        let folder = self.folder.path();
+        let loaded = ResourceConfig::load_for_node(folder, "mail", Some("alpha"), SecretUse::NotNeeded);
+        let (config, alpha) = loaded.expect("good");
+        let mut disks = OpenDisks::open(&disk_paths(config.node(alpha))).expect("disks");
         disks.find_area("mail").ok()?;
         disks.read_superblock().expect("readable")
     }
@@ -196,6 +198,21 @@ fn files_that_hold_nothing_yet_are_used_without_force() {
         meta.set_len(64 << 20).expect("sparse");
         fixture.create(Content::New, Force::NotGiven).expect("nothing is lost");
     }
+}
+
+#[test]
+fn metadata_whose_making_was_cut_short_is_made_again_without_force_and_a_byte_in_the_middle_of_a_file_counts()
+{
+    let fixture = Fixture::new("DIR/meta");
+    let mut half_made = vec![0; 4 << 20];
+    std::fs::write(fixture.path("meta"), &half_made).expect("written");
+    fixture.create(Content::New, Force::NotGiven).expect("only zeroes are there");
+
+    half_made[(2 << 20) + 5] = 1;
+    std::fs::write(fixture.path("meta"), &half_made).expect("written");
+    let (status, text) = fixture.create(Content::New, Force::NotGiven).expect_err("refused");
+    assert!(status == 11 && text.contains("a file of something else"), "{text}");
+    assert!(fixture.content("meta") == half_made);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Can a folder hold the disks of a demo? Asked before anything is made: a temporary folder is often in memory, and
-//! small.
+//! small. Leaves nothing behind, whatever the answer.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::figures;
 use super::site::{Side, journal_bytes};
-use crate::cli::exit::{Ended, Status};
+use super::wishes::refused;
 
 /// Logs, and what a file system needs for itself.
 const SPARE_BYTES: u64 = 32 << 20;
@@ -27,8 +27,8 @@ pub fn check(folder: &Path, size_bytes: u64) -> anyhow::Result<()> {
     let zones = zones.expect("the size was checked, and the journal follows from it");
     let each = size_bytes + zones.metadata_bytes();
     let needed = each * bytes_u64(Side::BOTH.len()) + SPARE_BYTES;
-    let found =
-        rustix::fs::statvfs(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
+    let unknown = |errno| refused(format!("cannot look at {}: {errno}; write --dir DIR", folder.display()));
+    let found = rustix::fs::statvfs(folder).map_err(unknown)?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     // A file system without a size, in memory say, tells nothing.
     if found.f_blocks > 0 && free < needed {
@@ -38,25 +38,26 @@ pub fn check(folder: &Path, size_bytes: u64) -> anyhow::Result<()> {
             figures::size(free),
             figures::size(needed)
         );
-        return Err(Ended::with(Status::Failed, text));
+        return Err(refused(text));
     }
     check_direct_io(folder)
 }
 
 fn check_direct_io(folder: &Path) -> anyhow::Result<()> {
-    let file = folder.join("direct-io");
+    // In a folder of its own: what is there may have any name.
+    let probe = tempfile::Builder::new().prefix("twinblk-demo-").tempdir_in(folder);
+    let cannot = |error| refused(format!("cannot make a folder in {}: {error}", folder.display()));
+    let probe = probe.map_err(cannot)?;
+    let file = probe.path().join("direct-io");
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::DIRECT | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(&file, flags, Mode::RUSR | Mode::WUSR);
-    // The kernel makes the file even where it then refuses to open it in this way.
-    let _ = std::fs::remove_file(&file);
-    match opened {
+    match rustix::fs::open(&file, flags, Mode::RUSR | Mode::WUSR) {
         Ok(_) => Ok(()),
         Err(Errno::INVAL) => {
             let text = format!(
                 "the file system of {} does not support O_DIRECT, as tmpfs on older kernels: write --dir with a folder on a disk",
                 folder.display()
             );
-            Err(Ended::with(Status::Failed, text))
+            Err(refused(text))
         }
         Err(errno) => Err(errno).with_context(|| format!("cannot make a file in {}", folder.display())),
     }

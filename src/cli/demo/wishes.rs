@@ -9,16 +9,15 @@ use anyhow::Context;
 use replicator::units::{BLOCK_BYTES, VOLUME_BYTES_MAX};
 use tempfile::TempDir;
 
+use super::room;
 use crate::cli::args::DemoArgs;
 use crate::cli::exit::{Ended, Status};
-use crate::config_file::values::show_size;
+use crate::config_file::values::{SOCKET_PATH_BYTES_MAX, show_size};
 
 /// Size of the disk if none is asked for: filled a few times in the default time.
 const SIZE_BYTES: u64 = 256 << 20;
 /// Smallest disk on which the writers have room.
 const SIZE_BYTES_MIN: u64 = 4 << 20;
-/// Longest path of a socket that the kernel takes.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// The longest path of a socket within the folder given by `--dir`.
 const SOCKET_IN_DIR: &str = "/twinblk-demo-XXXXXX/a/demo.sock";
 /// What a takeover takes at least: the lease of the dead Primary, and traffic before and after.
@@ -43,18 +42,17 @@ impl Wishes {
     pub fn check(args: &DemoArgs) -> anyhow::Result<Self> {
         let size_bytes = size_of(args.size)?;
         let socket = args.socket.as_deref().map(check_socket).transpose()?;
-        let folder = make_folder(args.dir.as_deref())?;
-        if args.serve {
-            check_room(folder.path(), size_bytes)?;
-        } else if let Some(text) = takes_longer(args) {
+        let folder = make_folder(args.dir.as_deref(), size_bytes)?;
+        if let Some(text) = takes_longer(args).filter(|_| !args.serve) {
             eprintln!("{text}");
         }
         Ok(Self { size_bytes, socket, folder })
     }
 }
 
-fn refused(text: String) -> anyhow::Error {
-    Ended::with(Status::Given(2), text)
+/// A wish that cannot come true.
+pub fn refused(text: String) -> anyhow::Error {
+    Ended::with(Status::Usage, text)
 }
 
 fn size_of(asked: Option<u64>) -> anyhow::Result<u64> {
@@ -91,10 +89,12 @@ fn check_socket(asked: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn make_folder(asked: Option<&Path>) -> anyhow::Result<TempDir> {
+/// The folder of the demo, made where there is room for it.
+fn make_folder(asked: Option<&Path>, size_bytes: u64) -> anyhow::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix("twinblk-demo-");
     let Some(asked) = asked else {
+        room::check(&std::env::temp_dir(), size_bytes)?;
         return builder.tempdir().context("cannot make a temporary folder; write --dir DIR");
     };
     let dir = std::path::absolute(asked)?;
@@ -108,27 +108,12 @@ fn make_folder(asked: Option<&Path>) -> anyhow::Result<TempDir> {
     if dir.exists() && !dir.is_dir() {
         return Err(refused(format!("--dir: {shown} is no folder; write the path of one")));
     }
+    // The folders in between stay when the demo ends: they are made once nothing speaks against it.
+    let there = dir.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
+    room::check(there, size_bytes)?;
     let cannot = |error: std::io::Error| refused(format!("--dir: cannot make a folder in {shown}: {error}"));
     std::fs::create_dir_all(&dir).map_err(cannot)?;
     builder.tempdir_in(&dir).map_err(cannot)
-}
-
-/// The disks of a playground are preallocated, both of them.
-fn check_room(folder: &Path, size_bytes: u64) -> anyhow::Result<()> {
-    let found = rustix::fs::statvfs(folder)
-        .with_context(|| format!("cannot ask for room in {}", folder.display()))?;
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
-    let needed = size_bytes.saturating_mul(2);
-    if needed > free {
-        return Err(refused(format!(
-            "two disks of {} need {}, and {} has {} MiB free; write a smaller --size, or --dir with more room",
-            show_size(size_bytes),
-            show_size(needed),
-            folder.display(),
-            free >> 20
-        )));
-    }
-    Ok(())
 }
 
 /// Every kill is carried out, however long that takes.
@@ -172,15 +157,17 @@ mod tests {
         std::fs::write(&file, "").expect("written");
         let long = format!("{path}/{}", "l".repeat(100));
         let missing = format!("{path}/missing/x.sock");
-        let rows: [(&[&str], &str); 8] = [
+        let new = format!("{path}/new/place");
+        let rows: [(&[&str], &str); 9] = [
             (&["--size", "1"], "is out of range; write 4MiB to 16TiB"),
             (&["--size", "17TiB"], "is out of range"),
             (&["--dir", &file], "is no folder"),
-            (&["--dir", "/proc/none"], "cannot make a folder in /proc/none"),
+            (&["--dir", "/proc/none"], "cannot make a folder in /proc"),
             (&["--dir", &long], "is too long for the sockets in it"),
             (&["--serve", "--socket", &missing], "does not exist; make it"),
             (&["--serve", "--socket", &file], "exists and is no socket"),
-            (&["--serve", "--dir", &path, "--size", "16TiB"], "two disks of 16TiB need 32TiB"),
+            (&["--dir", &new, "--size", "16TiB"], "free, and the demo needs "),
+            (&["--serve", "--dir", &new, "--size", "16TiB"], "write --dir with a folder on a larger disk"),
         ];
         for (words, text) in rows {
             let said = refusal(words);

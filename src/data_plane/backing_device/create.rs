@@ -1,10 +1,10 @@
 //! Makes new metadata, and makes old metadata unusable. The superblocks are written last: a disk whose creation was
 //! cut short has none.
 
-use replicator::layout::locator::{LOCATOR_MAGIC, Locator};
+use replicator::layout::locator::{CandidateAreas, LOCATOR_MAGIC, Locator};
 use replicator::layout::superblock::Superblock;
 use replicator::layout::superblock::bytes::SUPERBLOCK_MAGIC;
-use replicator::layout::zones::{SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET, Zone, ZoneKind};
+use replicator::layout::zones::{Zone, ZoneKind};
 use replicator::units::{BLOCK_BYTES, BLOCK_SIZE, bytes_u64, bytes_usize};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -71,30 +71,14 @@ pub fn create(
 /// # Errors
 /// The disk does not give or take them.
 pub fn forget_old_areas(device: &Device) -> Result<(), DeviceError> {
-    let mut places = vec![SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET];
-    for offset in Locator::offsets(device.bytes) {
-        places.push(offset);
-        if let Some(block) = read_block(device, offset)?
-            && let Ok(locator) = Locator::parse(&block)
-            && let Some(area) = locator.area_offset(device.bytes)
-        {
-            places.extend([area + SUPERBLOCK_0_OFFSET, area + SUPERBLOCK_1_OFFSET]);
-        }
-    }
-    for offset in places {
-        let is_ours =
-            |block: &[u8]| block.starts_with(&SUPERBLOCK_MAGIC) || block.starts_with(&LOCATOR_MAGIC);
-        if read_block(device, offset)?.is_some_and(|block| is_ours(&block)) {
+    let read = |offset| device.read_at(offset, BLOCK_SIZE);
+    for offset in CandidateAreas::find(device.bytes, read)?.telling_blocks() {
+        let block = read(offset)?;
+        if block.starts_with(&SUPERBLOCK_MAGIC) || block.starts_with(&LOCATOR_MAGIC) {
             zero_by_writing(device, offset, BLOCK_BYTES, &mut |_| {})?;
         }
     }
     device.flush()
-}
-
-/// One block, if the device reaches that far.
-fn read_block(device: &Device, offset: u64) -> Result<Option<PoolBuffer>, DeviceError> {
-    let is_there = device.bytes >= offset + BLOCK_BYTES;
-    is_there.then(|| device.read_at(offset, BLOCK_SIZE)).transpose()
 }
 
 fn create_zone(

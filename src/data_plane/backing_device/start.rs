@@ -7,10 +7,10 @@ use bytes::Bytes;
 use replicator::config::Config;
 use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
 use replicator::layout::bitmap_page::{BitmapPage, PageError};
-use replicator::layout::locator::{Locator, LocatorError};
+use replicator::layout::locator::CandidateAreas;
 use replicator::layout::superblock::{ChooseError, Superblock, SuperblockError, choose_newest};
 use replicator::layout::zones::{SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET, Zones};
-use replicator::units::{BLOCK_BYTES, BLOCK_SIZE, NodeId, bytes_u64, bytes_usize};
+use replicator::units::{BLOCK_SIZE, NodeId, bytes_u64, bytes_usize};
 use thiserror::Error;
 
 use crate::data_plane::backing_device::BackingDevice;
@@ -174,26 +174,11 @@ impl OpenDisks {
         if !self.is_internal() {
             return Ok(());
         }
-        let offsets = Locator::offsets(self.metadata.bytes);
-        for offset in offsets.into_iter().filter(|offset| offset + BLOCK_BYTES <= self.metadata.bytes) {
-            match Locator::parse(&self.metadata.read_at(offset, BLOCK_SIZE)?) {
-                Ok(locator) => {
-                    if let Some(offset) = locator.area_offset(self.metadata.bytes) {
-                        self.metadata_offset = offset;
-                        return Ok(());
-                    }
-                }
-                // The other copy may be good; if neither is, there is nothing to be found.
-                Err(
-                    LocatorError::Length(_)
-                    | LocatorError::Magic
-                    | LocatorError::Version(_)
-                    | LocatorError::Checksum { .. }
-                    | LocatorError::Content,
-                ) => {}
-            }
-        }
-        Err(self.no_metadata(resource))
+        let areas =
+            CandidateAreas::find(self.metadata.bytes, |offset| self.metadata.read_at(offset, BLOCK_SIZE))?;
+        let Some(area) = areas.located().first() else { return Err(self.no_metadata(resource)) };
+        self.metadata_offset = *area;
+        Ok(())
     }
 
     /// Where new metadata with these zones goes.

@@ -6,7 +6,7 @@ use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, Replication
 use replicator::generation::lineage::Lineage;
 use replicator::layout::bitmap_page::BitmapPage;
 use replicator::layout::superblock::{DurableDisk, PeerSlot, ResourceName};
-use replicator::layout::zones::Zones;
+use replicator::layout::zones::{SUPERBLOCK_1_OFFSET, Zones};
 use replicator::units::{Lsn, NodeId, Span, VoterId};
 
 use super::*;
