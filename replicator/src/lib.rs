@@ -1,6 +1,7 @@
 //! How a replica decides. Pure: no I/O, no clock, no threads, no chance but from a seed.
 #![forbid(unsafe_code)]
 
+pub mod bitmap;
 pub mod checksum;
 pub mod config;
 pub mod effect;

@@ -25,6 +25,7 @@ mod votes;
 
 use std::collections::BTreeMap;
 
+use crate::bitmap::DirtyBitmap;
 use crate::config::Config;
 use crate::effect::{Answer, Effect, Effects, ExportState};
 use crate::event::{Event, IoId, LinkId, OrderId};
@@ -93,8 +94,6 @@ enum IoPurpose {
     CatchUp(NodeId, LinkId),
     /// Journal records that the tail is about to leave behind.
     Tail,
-    /// Bitmap pages that the tail waits for.
-    TailBitmap,
 }
 
 /// Numbers for I/Os, and when those that are under way were ordered.
@@ -157,8 +156,7 @@ pub struct Replica {
     data_flushed: Lsn,
     data_flush_in_flight: bool,
     tail_move: Option<TailMove>,
-    bitmap: BTreeMap<(u8, u64), BitmapPage>,
-    bitmap_writes: u64,
+    bitmap: DirtyBitmap,
     /// Why the disk is not used any more.
     disk_fault: Option<String>,
 
@@ -212,10 +210,6 @@ impl Replica {
         }
         let journal =
             JournalWriter::new(recovery.ring, superblock.zones.journal().offset, recovery.flushed_up_to);
-        let bitmap = bitmap_pages
-            .into_iter()
-            .map(|page| ((page.header.peer_slot, page.header.page_index), page))
-            .collect();
         let peers = config.other_voters().map(|node| Peer::new(node, &config, &superblock)).collect();
         Self {
             now: started,
@@ -233,8 +227,7 @@ impl Replica {
             write_back,
             data_flush_in_flight: false,
             tail_move: None,
-            bitmap,
-            bitmap_writes: 0,
+            bitmap: DirtyBitmap::new(bitmap_pages),
             disk_fault: None,
             role: Role::Secondary,
             disk,
@@ -347,6 +340,8 @@ impl Replica {
         // A disk that has failed is not used any more: what waits for it to be durable waits for ever.
         if self.disk_fault.is_none() {
             self.superblock.advance(&mut || self.numbers.next(), effects);
+            let zones = &self.superblock.content().zones;
+            self.bitmap.advance(zones, &mut || self.numbers.next(), effects);
         }
         self.answer_waits(effects);
         self.update_export(effects);

@@ -84,9 +84,48 @@ impl BitmapPage {
         }
     }
 
-    /// Marks block `at` of the page as equal.
-    pub fn clear(&mut self, at: u64) {
-        self.bits[bytes_usize(at / 8)] &= !(1 << (at % 8));
+    /// Marks blocks `range` of the page as equal.
+    pub fn clear(&mut self, range: Range<u64>) {
+        let (mut at, end) = (range.start, range.end);
+        while at < end {
+            if at.is_multiple_of(8) && end - at >= 8 {
+                self.bits[bytes_usize(at / 8)] = 0;
+                at += 8;
+            } else {
+                self.bits[bytes_usize(at / 8)] &= !(1 << (at % 8));
+                at += 1;
+            }
+        }
+    }
+
+    /// The first run of dirty blocks of the page, from block `from` of it on.
+    #[must_use]
+    pub fn next_run(&self, from: u64) -> Option<Range<u64>> {
+        let start = self.first_where(from, true)?;
+        let end = self.first_where(start, false).unwrap_or(BITMAP_PAGE_BLOCKS);
+        Some(start..end)
+    }
+
+    /// The first block from `from` on whose bit is so.
+    fn first_where(&self, from: u64, is_set: bool) -> Option<u64> {
+        let skipped = if is_set { 0 } else { 0xFF };
+        let mut at = from;
+        while at < BITMAP_PAGE_BLOCKS {
+            if at.is_multiple_of(8) && self.bits[bytes_usize(at / 8)] == skipped {
+                at += 8;
+            } else if self.is_set(at) == is_set {
+                return Some(at);
+            } else {
+                at += 1;
+            }
+        }
+        None
+    }
+
+    /// Number of dirty blocks of the page.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
     }
 
     /// The block to write.

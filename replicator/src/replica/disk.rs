@@ -27,6 +27,10 @@ impl Replica {
             self.on_superblock_durable();
             return;
         }
+        let (zones, numbers) = (&self.superblock.content().zones, &mut self.numbers);
+        if self.bitmap.on_io_completed(io, zones, &mut || numbers.next(), effects) {
+            return;
+        }
         match self.purposes.remove(&io) {
             None => {
                 self.write_back.on_data_written(io, self.now);
@@ -36,7 +40,6 @@ impl Replica {
                 self.data_flush_in_flight = false;
                 self.data_flushed = self.data_flushed.max(up_to);
             }
-            Some(IoPurpose::TailBitmap) => self.on_tail_bitmap_durable(effects),
             Some(other @ (IoPurpose::Edge(..) | IoPurpose::CatchUp(..) | IoPurpose::Tail)) => {
                 panic!("{other:?} is a read")
             }
@@ -57,7 +60,7 @@ impl Replica {
             Some(IoPurpose::Edge(id, block)) => self.on_edge_read(id, block, bytes),
             Some(IoPurpose::CatchUp(node, link)) => self.on_catch_up_read(node, link, io, bytes, effects),
             Some(IoPurpose::Tail) => self.on_tail_read(bytes, effects),
-            Some(other @ (IoPurpose::DataFlush(_) | IoPurpose::TailBitmap)) => panic!("{other:?} is no read"),
+            Some(other @ IoPurpose::DataFlush(_)) => panic!("{other:?} is no read"),
             None => panic!("nobody asked for I/O {}", io.0),
         }
     }

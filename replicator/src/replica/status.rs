@@ -95,7 +95,7 @@ impl Replica {
             read: self.reads.answered_bytes() >> 10,
             written: self.written_bytes >> 10,
             al_writes: batches,
-            bm_writes: self.bitmap_writes,
+            bm_writes: self.bitmap.pages_written(),
             upper_pending: bytes_u64(self.writes.len() + self.reads.len()),
             lower_pending: journal_ios + ios,
         }

@@ -4,23 +4,19 @@
 
 use bytes::Bytes;
 
+use crate::bitmap::BitmapRevision;
 use crate::config::CATCH_UP_READ_BYTES;
 use crate::effect::{Effect, Effects};
 use crate::journal::reader::RingReader;
 use crate::journal::ring::SegmentStart;
-use crate::layout::bitmap_page::{BITMAP_PAGE_BLOCKS, BitmapPage};
 use crate::layout::journal_batch::BATCH_BYTES_MAX;
 use crate::notice::Notice;
-use crate::record::Record;
 use crate::state::Role;
 use crate::superblock_keeper::Revision;
-use crate::units::{BLOCK_BYTES, Lsn, NodeId};
+use crate::units::{Lsn, NodeId};
 
 use super::links::{Peer, Replication};
 use super::{IoPurpose, Replica};
-
-/// Bitmap pages that are written at a time.
-const BITMAP_PAGES_MAX: usize = 1024;
 
 /// A move of the tail in progress.
 #[derive(Debug)]
@@ -32,9 +28,9 @@ pub(super) struct TailMove {
 #[derive(Debug)]
 enum Stage {
     /// Records that some replica lacks are read, to mark their blocks.
-    Marking { reader: Box<RingReader>, behind: Vec<(NodeId, u8, Lsn)>, pages: Vec<(u8, u64)> },
-    /// The pages with the marks are on their way to disk; `pages` come after those.
-    WritingBitmap { behind: Vec<(NodeId, u8, Lsn)>, pages: Vec<(u8, u64)> },
+    Marking { reader: Box<RingReader>, behind: Vec<(NodeId, u8, Lsn)> },
+    /// The marks are on their way to disk.
+    Marked { behind: Vec<NodeId>, revision: BitmapRevision },
     /// The superblock that names the new tail is on its way to disk.
     Recording(Revision),
 }
@@ -53,6 +49,7 @@ impl Replica {
     }
 
     pub(super) fn advance_tail(&mut self, effects: &mut Effects) {
+        self.note_marks_durable();
         let is_ready = self.is_started() && self.disk_fault.is_none() && !self.is_cutting();
         // Whoever takes in nothing needs no room: a node that has just started leaves nobody behind.
         let takes_in = self.role == Role::Primary || self.inbound.is_some();
@@ -76,10 +73,7 @@ impl Replica {
         };
         let reader =
             self.journal.ring().reader(first, last, CATCH_UP_READ_BYTES).expect("what is kept can be read");
-        self.tail_move = Some(TailMove {
-            to,
-            stage: Stage::Marking { reader: Box::new(reader), behind, pages: Vec::new() },
-        });
+        self.tail_move = Some(TailMove { to, stage: Stage::Marking { reader: Box::new(reader), behind } });
         self.read_on(effects);
     }
 
@@ -144,7 +138,7 @@ impl Replica {
                     length: read.length,
                 });
             }
-            None => self.write_bitmap(effects),
+            None => self.note_all_marked(effects),
         }
     }
 
@@ -152,15 +146,14 @@ impl Replica {
         if self.disk_fault.is_some() {
             return;
         }
-        let Some(TailMove { stage: Stage::Marking { reader, behind, pages }, .. }) = &mut self.tail_move
-        else {
+        let Some(TailMove { stage: Stage::Marking { reader, behind }, .. }) = &mut self.tail_move else {
             return;
         };
         match reader.on_bytes(bytes) {
             Ok(records) => {
                 for (_, record) in &records {
                     for (_, slot, _) in behind.iter().filter(|(_, _, flushed)| *flushed < record.lsn) {
-                        mark(&mut self.bitmap, *slot, record, pages);
+                        self.bitmap.set(*slot, record.range);
                     }
                 }
                 self.read_on(effects);
@@ -169,69 +162,42 @@ impl Replica {
         }
     }
 
-    fn write_bitmap(&mut self, effects: &mut Effects) {
-        let Some(TailMove { stage: Stage::Marking { behind, pages, .. }, .. }) = &mut self.tail_move else {
-            return;
-        };
-        let (behind, mut pages) = (std::mem::take(behind), std::mem::take(pages));
-        for (node, _, _) in &behind {
+    fn note_all_marked(&mut self, effects: &mut Effects) {
+        let Some(TailMove { stage: Stage::Marking { behind, .. }, .. }) = &self.tail_move else { return };
+        let behind: Vec<NodeId> = behind.iter().map(|(node, _, _)| *node).collect();
+        for node in &behind {
             if !self.peer(*node).has_dirty_bits {
                 let name = self.name_of(*node);
                 let text = format!("the journal is full: {name} can no longer catch up by records");
                 effects.push(Effect::Notify(Notice::warning("journal-full", text)));
             }
         }
-        pages.sort_unstable();
-        pages.dedup();
-        self.write_bitmap_pages(behind, pages, effects);
-    }
-
-    fn write_bitmap_pages(
-        &mut self,
-        behind: Vec<(NodeId, u8, Lsn)>,
-        mut pages: Vec<(u8, u64)>,
-        effects: &mut Effects,
-    ) {
-        let later = pages.split_off(pages.len().min(BITMAP_PAGES_MAX));
-        let zones = &self.superblock.content().zones;
-        let mut writes = Vec::with_capacity(pages.len());
-        for (slot, page) in pages {
-            let zone = zones.bitmap(slot).expect("every slot has a zone");
-            let content = self.bitmap.get_mut(&(slot, page)).expect("it was just marked");
-            content.header.sequence += 1;
-            writes.push((zone.offset + page * BLOCK_BYTES, content.encode()));
-        }
-        self.bitmap_writes += crate::units::bytes_u64(writes.len());
+        let revision = self.bitmap.newest();
         if let Some(tail_move) = &mut self.tail_move {
-            tail_move.stage = Stage::WritingBitmap { behind, pages: later };
+            tail_move.stage = Stage::Marked { behind, revision };
         }
-        let io = self.numbers.next();
-        self.purposes.insert(io, IoPurpose::TailBitmap);
-        effects.push(Effect::WriteBitmapPages { io, pages: writes });
     }
 
-    pub(super) fn on_tail_bitmap_durable(&mut self, effects: &mut Effects) {
-        let Some(TailMove { to, stage: Stage::WritingBitmap { behind, pages } }) = &mut self.tail_move else {
+    fn note_marks_durable(&mut self) {
+        let Some(TailMove { to, stage: Stage::Marked { behind, revision } }) = &mut self.tail_move else {
             return;
         };
-        let (to, behind, pages) = (*to, std::mem::take(behind), std::mem::take(pages));
-        if !pages.is_empty() {
-            self.write_bitmap_pages(behind, pages, effects);
+        if !self.bitmap.is_durable(*revision) {
             return;
         }
+        let (to, behind) = (*to, std::mem::take(behind));
         self.tail_move = None;
         let last = to.first_lsn.previous();
         let is_back = |node: NodeId| self.peer(node).flushed < last && self.replicates_with(self.peer(node));
-        if behind.iter().any(|(node, _, _)| is_back(*node)) {
+        if behind.iter().any(|node| is_back(*node)) {
             // It has come back meanwhile and may be reading just these records; bits that are set too many do no
             // harm. The move is tried again when the peer has them, or is gone.
             return;
         }
-        for (node, _, _) in &behind {
+        for node in &behind {
             self.peer_mut(*node).has_dirty_bits = true;
         }
-        let nodes: Vec<NodeId> = behind.into_iter().map(|(node, _, _)| node).collect();
-        self.record_tail(to, &nodes);
+        self.record_tail(to, &behind);
     }
 
     fn record_tail(&mut self, to: SegmentStart, marked: &[NodeId]) {
@@ -289,23 +255,4 @@ impl Replica {
 /// Room that the ring should have: some batches of the largest size, but never most of a small ring.
 fn wanted_room(capacity: u64) -> u64 {
     (capacity / 8).max(3 * BATCH_BYTES_MAX).min(capacity / 2)
-}
-
-/// Marks the blocks of `record` dirty in `slot`.
-fn mark(
-    bitmap: &mut std::collections::BTreeMap<(u8, u64), BitmapPage>,
-    slot: u8,
-    record: &Record,
-    pages: &mut Vec<(u8, u64)>,
-) {
-    let (mut block, end) = (record.range.first, record.range.end());
-    while block < end {
-        let (page, at) = BitmapPage::place_of(block);
-        let count = (end - block).min(BITMAP_PAGE_BLOCKS - at);
-        bitmap.entry((slot, page)).or_insert_with(|| BitmapPage::clean(slot, page)).set(at..at + count);
-        if pages.last() != Some(&(slot, page)) {
-            pages.push((slot, page));
-        }
-        block += count;
-    }
 }

@@ -1,0 +1,253 @@
+//! The dirty bitmaps: for each peer the blocks in which it may differ from this node. All of it is in memory (32 MiB
+//! for each TiB and peer that has ever been away that long); pages that changed go to disk in rounds.
+//!
+//! Rule: a set bit counts when it is durable, a cleared one when that is: whoever leaves something behind, or calls
+//! blocks equal, keeps the [`BitmapRevision`] of the change and asks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::effect::{Effect, Effects};
+use crate::event::IoId;
+use crate::layout::bitmap_page::{BITMAP_PAGE_BLOCKS, BitmapPage};
+use crate::layout::zones::Zones;
+use crate::units::{BLOCK_BYTES, BlockRange, bytes_u64};
+
+/// Bitmap pages that are written at a time.
+const PAGES_AT_A_TIME: usize = 1024;
+
+/// Number of a change. Durable once every page that it touched has been written and flushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BitmapRevision(u64);
+
+/// Pages on their way to disk, in parts.
+#[derive(Debug)]
+struct Round {
+    /// Every change up to here is in the pages of this round, or was in an earlier one.
+    revision: BitmapRevision,
+    /// Not ordered yet.
+    todo: BTreeSet<(u8, u64)>,
+    io: IoId,
+}
+
+/// The bitmaps and how much of them is on disk.
+#[derive(Debug)]
+pub struct DirtyBitmap {
+    pages: BTreeMap<(u8, u64), BitmapPage>,
+    changed: BTreeSet<(u8, u64)>,
+    revision: BitmapRevision,
+    durable: BitmapRevision,
+    round: Option<Round>,
+    pages_written: u64,
+}
+
+impl DirtyBitmap {
+    /// The bitmaps as the disk holds them: bitmap slot and page are in the headers.
+    #[must_use]
+    pub fn new(pages: impl IntoIterator<Item = BitmapPage>) -> Self {
+        let place = |page: &BitmapPage| (page.header.peer_slot, page.header.page_index);
+        Self {
+            pages: pages.into_iter().map(|page| (place(&page), page)).collect(),
+            changed: BTreeSet::new(),
+            revision: BitmapRevision::default(),
+            durable: BitmapRevision::default(),
+            round: None,
+            pages_written: 0,
+        }
+    }
+
+    /// Marks blocks as perhaps different on the peer with this slot.
+    pub fn set(&mut self, slot: u8, range: BlockRange) -> BitmapRevision {
+        for (page, part) in parts(range) {
+            self.pages.entry((slot, page)).or_insert_with(|| BitmapPage::clean(slot, page)).set(part);
+            self.changed.insert((slot, page));
+        }
+        self.next_revision()
+    }
+
+    /// Marks blocks as equal on the peer with this slot.
+    pub fn clear(&mut self, slot: u8, range: BlockRange) -> BitmapRevision {
+        for (page, part) in parts(range) {
+            if let Some(content) = self.pages.get_mut(&(slot, page)) {
+                content.clear(part);
+                self.changed.insert((slot, page));
+            }
+        }
+        self.next_revision()
+    }
+
+    /// The newest change.
+    #[must_use]
+    pub fn newest(&self) -> BitmapRevision {
+        self.revision
+    }
+
+    fn next_revision(&mut self) -> BitmapRevision {
+        self.revision = BitmapRevision(self.revision.0 + 1);
+        self.revision
+    }
+
+    /// Whether the change with this number is on disk, flushed.
+    #[must_use]
+    pub fn is_durable(&self, revision: BitmapRevision) -> bool {
+        self.durable >= revision
+    }
+
+    /// The first run of dirty blocks of a slot from block `from` on, at most `count_max` long.
+    #[must_use]
+    pub fn next_run(&self, slot: u8, from: u64, count_max: u64) -> Option<BlockRange> {
+        let (first_page, mut at) = BitmapPage::place_of(from);
+        for ((_, index), page) in self.pages.range((slot, first_page)..=(slot, u64::MAX)) {
+            let start = if *index == first_page { at } else { 0 };
+            if let Some(run) = page.next_run(start) {
+                let count = (run.end - run.start).min(count_max);
+                return Some(BlockRange::new(index * BITMAP_PAGE_BLOCKS + run.start, count));
+            }
+            at = 0;
+        }
+        None
+    }
+
+    /// Number of dirty blocks of a slot.
+    #[must_use]
+    pub fn count(&self, slot: u8) -> u64 {
+        self.pages.range((slot, 0)..=(slot, u64::MAX)).map(|(_, page)| page.count()).sum()
+    }
+
+    /// Pages written since the start.
+    #[must_use]
+    pub fn pages_written(&self) -> u64 {
+        self.pages_written
+    }
+
+    /// Writes what has changed, one part after the other.
+    pub fn advance(&mut self, zones: &Zones, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) {
+        if self.round.is_none() && !self.changed.is_empty() {
+            let todo = std::mem::take(&mut self.changed);
+            self.write_part(todo, self.revision, zones, next_io, effects);
+        }
+    }
+
+    fn write_part(
+        &mut self,
+        mut todo: BTreeSet<(u8, u64)>,
+        revision: BitmapRevision,
+        zones: &Zones,
+        next_io: &mut impl FnMut() -> IoId,
+        effects: &mut Effects,
+    ) {
+        let mut pages = Vec::with_capacity(todo.len().min(PAGES_AT_A_TIME));
+        while pages.len() < PAGES_AT_A_TIME
+            && let Some(place) = todo.pop_first()
+        {
+            let zone = zones.bitmap(place.0).expect("every slot has a zone");
+            let page = self.pages.get_mut(&place).expect("what has changed is there");
+            page.header.sequence += 1;
+            pages.push((zone.offset + place.1 * BLOCK_BYTES, page.encode()));
+        }
+        self.pages_written += bytes_u64(pages.len());
+        let io = next_io();
+        self.round = Some(Round { revision, todo, io });
+        effects.push(Effect::WriteBitmapPages { io, pages });
+    }
+
+    /// Reports an I/O done. Returns whether it was one of these.
+    pub fn on_io_completed(
+        &mut self,
+        io: IoId,
+        zones: &Zones,
+        next_io: &mut impl FnMut() -> IoId,
+        effects: &mut Effects,
+    ) -> bool {
+        let Some(round) = self.round.take_if(|round| round.io == io) else { return false };
+        if round.todo.is_empty() {
+            self.durable = round.revision;
+        } else {
+            self.write_part(round.todo, round.revision, zones, next_io, effects);
+        }
+        true
+    }
+}
+
+/// The pages that cover `range`, and which of their blocks.
+fn parts(range: BlockRange) -> impl Iterator<Item = (u64, std::ops::Range<u64>)> {
+    let mut block = range.first;
+    std::iter::from_fn(move || {
+        (block < range.end()).then(|| {
+            let (page, at) = BitmapPage::place_of(block);
+            let count = (range.end() - block).min(BITMAP_PAGE_BLOCKS - at);
+            block += count;
+            (page, at..at + count)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::zones::Zones;
+
+    fn zones() -> Zones {
+        Zones::for_volume(16 << 30, 64 << 20, 2).expect("legal sizes")
+    }
+
+    /// Carries writes out until there are none; returns how many there were.
+    fn write_all(bitmap: &mut DirtyBitmap) -> usize {
+        let (zones, mut effects, mut number) = (zones(), Effects::default(), 0);
+        let mut next_io = || {
+            number += 1;
+            IoId(number)
+        };
+        bitmap.advance(&zones, &mut next_io, &mut effects);
+        let mut writes = 0;
+        loop {
+            let orders: Vec<Effect> = effects.drain().collect();
+            let [Effect::WriteBitmapPages { io, .. }] = orders[..] else { return writes };
+            writes += 1;
+            assert!(bitmap.on_io_completed(io, &zones, &mut next_io, &mut effects));
+        }
+    }
+
+    #[test]
+    fn runs_are_found_across_pages_and_no_longer_than_asked() {
+        let mut bitmap = DirtyBitmap::new([]);
+        bitmap.set(1, BlockRange::new(BITMAP_PAGE_BLOCKS - 2, 5));
+        bitmap.set(0, BlockRange::new(7, 1));
+        assert_eq!(bitmap.next_run(1, 0, 100), Some(BlockRange::new(BITMAP_PAGE_BLOCKS - 2, 2)));
+        assert_eq!(
+            bitmap.next_run(1, BITMAP_PAGE_BLOCKS - 1, 100),
+            Some(BlockRange::new(BITMAP_PAGE_BLOCKS - 1, 1))
+        );
+        assert_eq!(bitmap.next_run(1, BITMAP_PAGE_BLOCKS, 2), Some(BlockRange::new(BITMAP_PAGE_BLOCKS, 2)));
+        assert_eq!(bitmap.next_run(1, BITMAP_PAGE_BLOCKS + 3, 2), None);
+        assert_eq!((bitmap.count(0), bitmap.count(1)), (1, 5));
+        bitmap.clear(1, BlockRange::new(BITMAP_PAGE_BLOCKS - 1, 2));
+        assert_eq!(bitmap.count(1), 3);
+        assert_eq!(
+            bitmap.next_run(1, BITMAP_PAGE_BLOCKS - 1, 9),
+            Some(BlockRange::new(BITMAP_PAGE_BLOCKS + 1, 2))
+        );
+    }
+
+    #[test]
+    fn a_change_is_durable_when_every_page_that_it_touched_has_been_written() {
+        let mut bitmap = DirtyBitmap::new([]);
+        // More pages than are written at a time.
+        let wide = BlockRange::new(0, (bytes_u64(PAGES_AT_A_TIME) + 1) * BITMAP_PAGE_BLOCKS);
+        let wide = bitmap.set(0, wide);
+        let (zones, mut effects, mut number) = (zones(), Effects::default(), 0);
+        let mut next_io = || {
+            number += 1;
+            IoId(number)
+        };
+        bitmap.advance(&zones, &mut next_io, &mut effects);
+        // A change while a round is under way belongs to the next one.
+        let later = bitmap.set(0, BlockRange::new(0, 1));
+        assert!(bitmap.on_io_completed(IoId(1), &zones, &mut next_io, &mut effects));
+        assert!(!bitmap.is_durable(wide), "one page is missing");
+        assert!(bitmap.on_io_completed(IoId(2), &zones, &mut next_io, &mut effects));
+        assert!(bitmap.is_durable(wide) && !bitmap.is_durable(later));
+        assert_eq!(write_all(&mut bitmap), 1);
+        assert!(bitmap.is_durable(later));
+        assert_eq!(write_all(&mut bitmap), 0, "nothing has changed");
+    }
+}
