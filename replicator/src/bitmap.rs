@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::block_set::{BlockSet, page_parts};
 use crate::effect::{Effect, Effects};
 use crate::event::IoId;
 use crate::layout::bitmap_page::{BITMAP_PAGE_BLOCKS, BitmapPage};
@@ -57,7 +58,7 @@ impl DirtyBitmap {
 
     /// Marks blocks as perhaps different on the peer with this slot.
     pub fn set(&mut self, slot: u8, range: BlockRange) -> BitmapRevision {
-        for (page, part) in parts(range) {
+        for (page, part) in page_parts(range) {
             self.pages.entry((slot, page)).or_insert_with(|| BitmapPage::clean(slot, page)).set(part);
             self.changed.insert((slot, page));
         }
@@ -66,7 +67,7 @@ impl DirtyBitmap {
 
     /// Marks blocks as equal on the peer with this slot.
     pub fn clear(&mut self, slot: u8, range: BlockRange) -> BitmapRevision {
-        for (page, part) in parts(range) {
+        for (page, part) in page_parts(range) {
             if let Some(content) = self.pages.get_mut(&(slot, page)) {
                 content.clear(part);
                 self.changed.insert((slot, page));
@@ -92,19 +93,19 @@ impl DirtyBitmap {
         self.durable >= revision
     }
 
-    /// The first run of dirty blocks of a slot from block `from` on, at most `count_max` long.
-    #[must_use]
-    pub fn next_run(&self, slot: u8, from: u64, count_max: u64) -> Option<BlockRange> {
-        let (first_page, mut at) = BitmapPage::place_of(from);
-        for ((_, index), page) in self.pages.range((slot, first_page)..=(slot, u64::MAX)) {
-            let start = if *index == first_page { at } else { 0 };
-            if let Some(run) = page.next_run(start) {
-                let count = (run.end - run.start).min(count_max);
-                return Some(BlockRange::new(index * BITMAP_PAGE_BLOCKS + run.start, count));
-            }
-            at = 0;
+    /// Marks every block as equal on the peer with this slot.
+    pub fn clear_all(&mut self, slot: u8) -> BitmapRevision {
+        for (place, page) in self.pages.range_mut((slot, 0)..=(slot, u64::MAX)) {
+            page.clear(0..BITMAP_PAGE_BLOCKS);
+            self.changed.insert(*place);
         }
-        None
+        self.next_revision()
+    }
+
+    /// The dirty blocks of a slot, as they are now.
+    #[must_use]
+    pub fn blocks(&self, slot: u8) -> BlockSet {
+        BlockSet::of_pages(self.pages.range((slot, 0)..=(slot, u64::MAX)).map(|(_, page)| page.clone()))
     }
 
     /// Number of dirty blocks of a slot.
@@ -121,9 +122,12 @@ impl DirtyBitmap {
 
     /// Writes what has changed, one part after the other.
     pub fn advance(&mut self, zones: &Zones, next_io: &mut impl FnMut() -> IoId, effects: &mut Effects) {
-        if self.round.is_none() && !self.changed.is_empty() {
-            let todo = std::mem::take(&mut self.changed);
-            self.write_part(todo, self.revision, zones, next_io, effects);
+        if self.round.is_some() {
+            return;
+        }
+        match std::mem::take(&mut self.changed) {
+            todo if todo.is_empty() => self.durable = self.revision,
+            todo => self.write_part(todo, self.revision, zones, next_io, effects),
         }
     }
 
@@ -168,19 +172,6 @@ impl DirtyBitmap {
     }
 }
 
-/// The pages that cover `range`, and which of their blocks.
-fn parts(range: BlockRange) -> impl Iterator<Item = (u64, std::ops::Range<u64>)> {
-    let mut block = range.first;
-    std::iter::from_fn(move || {
-        (block < range.end()).then(|| {
-            let (page, at) = BitmapPage::place_of(block);
-            let count = (range.end() - block).min(BITMAP_PAGE_BLOCKS - at);
-            block += count;
-            (page, at..at + count)
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,24 +199,16 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_found_across_pages_and_no_longer_than_asked() {
+    fn each_slot_has_blocks_of_its_own() {
         let mut bitmap = DirtyBitmap::new([]);
         bitmap.set(1, BlockRange::new(BITMAP_PAGE_BLOCKS - 2, 5));
         bitmap.set(0, BlockRange::new(7, 1));
-        assert_eq!(bitmap.next_run(1, 0, 100), Some(BlockRange::new(BITMAP_PAGE_BLOCKS - 2, 2)));
-        assert_eq!(
-            bitmap.next_run(1, BITMAP_PAGE_BLOCKS - 1, 100),
-            Some(BlockRange::new(BITMAP_PAGE_BLOCKS - 1, 1))
-        );
-        assert_eq!(bitmap.next_run(1, BITMAP_PAGE_BLOCKS, 2), Some(BlockRange::new(BITMAP_PAGE_BLOCKS, 2)));
-        assert_eq!(bitmap.next_run(1, BITMAP_PAGE_BLOCKS + 3, 2), None);
         assert_eq!((bitmap.count(0), bitmap.count(1)), (1, 5));
         bitmap.clear(1, BlockRange::new(BITMAP_PAGE_BLOCKS - 1, 2));
         assert_eq!(bitmap.count(1), 3);
-        assert_eq!(
-            bitmap.next_run(1, BITMAP_PAGE_BLOCKS - 1, 9),
-            Some(BlockRange::new(BITMAP_PAGE_BLOCKS + 1, 2))
-        );
+        assert_eq!(bitmap.blocks(1).next_run(0, 9), Some(BlockRange::new(BITMAP_PAGE_BLOCKS - 2, 1)));
+        bitmap.clear_all(1);
+        assert_eq!((bitmap.count(0), bitmap.count(1)), (1, 0));
     }
 
     #[test]
@@ -248,6 +231,8 @@ mod tests {
         assert!(bitmap.is_durable(wide) && !bitmap.is_durable(later));
         assert_eq!(write_all(&mut bitmap), 1);
         assert!(bitmap.is_durable(later));
+        let nothing = bitmap.clear(1, BlockRange::new(0, 1));
         assert_eq!(write_all(&mut bitmap), 0, "nothing has changed");
+        assert!(bitmap.is_durable(nothing));
     }
 }

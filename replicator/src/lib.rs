@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bitmap;
+pub mod block_set;
 pub mod checksum;
 pub mod config;
 pub mod effect;
@@ -16,6 +17,7 @@ pub mod promotion;
 pub mod read;
 pub mod record;
 pub mod replica;
+pub mod resync;
 pub mod state;
 pub mod status_report;
 pub mod superblock_keeper;

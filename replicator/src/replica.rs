@@ -18,6 +18,8 @@ mod links;
 mod orders;
 mod receiving;
 mod reign;
+mod resync_source;
+mod resync_target;
 mod sending;
 mod status;
 mod tail;
@@ -94,6 +96,16 @@ enum IoPurpose {
     CatchUp(NodeId, LinkId),
     /// Journal records that the tail is about to leave behind.
     Tail,
+    /// Journal records whose blocks a peer lacks.
+    ResyncMarks(NodeId, LinkId),
+    /// Journal records that this node forgets when it is resynced.
+    OwnMarks,
+    /// Blocks to be copied to a peer.
+    CopyRead(NodeId, LinkId),
+    /// Blocks that were copied to this node.
+    CopyWrite,
+    /// A flush of the data area that covers every copy up to this one.
+    CopyFlush(u64),
 }
 
 /// Numbers for I/Os, and when those that are under way were ordered.
@@ -328,6 +340,8 @@ impl Replica {
             self.admit_requests(effects);
             self.advance_journal(effects);
             self.advance_outbound(effects);
+            self.advance_resyncs(effects);
+            self.advance_resync_target(effects);
             self.advance_marks();
             self.answer_clients(effects);
             self.advance_demotion(effects);

@@ -162,6 +162,12 @@ impl WriteBack {
         self.pending_bytes < WRITE_BACK_BYTES_MAX
     }
 
+    /// Whether writes to the data area are under way.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.round.is_some()
+    }
+
     /// The pending record with this number.
     #[must_use]
     pub fn record(&self, lsn: Lsn) -> Option<&Record> {

@@ -228,6 +228,7 @@ fn state(role: Role, end: u64) -> PeerState {
         record: MembershipRecord::default(),
         incarnation: Incarnation(5),
         continues: None,
+        resync_from: None,
         configuration_digest: 7,
     }
 }

@@ -155,6 +155,7 @@ fn the_bodies_of_the_stream_are_as_documented() {
         record: record(),
         incarnation: Incarnation(0x6004),
         continues: Some(Incarnation(0x6003)),
+        resync_from: Some(NodeId(3)),
         configuration_digest: 0x6002,
     }));
     let fields = [
@@ -172,6 +173,7 @@ fn the_bodies_of_the_stream_are_as_documented() {
         ("incarnation", u64s(&[0x6004])),
         ("continues", u64s(&[0x6003])),
         ("configuration_digest", u64s(&[0x6002])),
+        ("resync_from", vec![3]),
         ("record", record_bytes()),
         ("lineage", lineage_bytes()),
     ];
@@ -198,6 +200,27 @@ fn the_bodies_of_the_stream_are_as_documented() {
     check("CatchUpFrom", &body(&Message::CatchUpFrom { end: Lsn(7) }), &[("end", u64s(&[7]))]);
     let farewell = Message::Farewell { reason: FarewellReason::Disconnected };
     check("Farewell", &body(&farewell), &[("reason", vec![2])]);
+}
+
+#[test]
+fn the_bodies_of_a_resync_are_as_documented() {
+    let runs = vec![BlockRange::new(0x7001, 0x7002), BlockRange::new(0x7103, 0x7004)];
+    let fields = [
+        ("is_last", vec![1]),
+        ("count", vec![2, 0, 0, 0]),
+        ("runs", u64s(&[0x7001, 0x7002, 0x7103, 0x7004])),
+    ];
+    check("DirtyRuns", &body(&Message::DirtyRuns { runs, is_last: true }), &fields);
+    let from = Message::ResyncFrom { start: Lsn(0x7005), lineage: lineage() };
+    check("ResyncFrom", &body(&from), &[("start", u64s(&[0x7005])), ("lineage", lineage_bytes())]);
+    let flushed = Message::CopiesFlushed { up_to: 0x7006 };
+    check("CopiesFlushed", &body(&flushed), &[("up_to", u64s(&[0x7006]))]);
+    let end = Message::ResyncEnd { consistent_at: Lsn(0x7007) };
+    check("ResyncEnd", &body(&end), &[("consistent_at", u64s(&[0x7007]))]);
+    let copy = Record::zero(Lsn(0x7008), RecordKind::Trim, BlockRange::new(0x7009, 0x7010));
+    let table = [vec![3, 0, 0, 0, 0, 0, 0, 0], u64s(&[0x7009, 0x7010])].concat();
+    let fields = [("first_piece", u64s(&[0x7008])), ("count", vec![1, 0, 0, 0]), ("table", table)];
+    check("Copies", &body(&Message::Copies(vec![copy])), &fields);
 }
 
 #[test]

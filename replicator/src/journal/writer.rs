@@ -278,6 +278,13 @@ impl JournalWriter {
         self.flush_wanted = Lsn::ZERO;
     }
 
+    /// Forgets everything; the journal continues behind `last`, in a new session.
+    pub fn restart(&mut self, last: Lsn, generation: GenerationId, session: u64) {
+        assert!(self.is_clean(), "a journal is begun anew only while nothing is on its way");
+        self.ring.restart(last, generation, session);
+        (self.journaled, self.flushed, self.flush_wanted) = (last, last, Lsn::ZERO);
+    }
+
     /// Forgets records that are in no batch yet.
     pub fn drop_queue(&mut self) {
         self.queue.clear();

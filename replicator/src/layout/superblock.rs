@@ -108,6 +108,8 @@ pub struct PeerSlot {
     pub bitmap_slot: u8,
     /// Whether that bitmap has a set bit.
     pub has_dirty_bits: bool,
+    /// Everything up to here that the peer lacks is in that bitmap: only later records are looked for in the journal.
+    pub marked_up_to: Lsn,
 }
 
 /// Where recovery starts, and what it holds the journal against.
@@ -398,6 +400,7 @@ mod tests {
             acknowledged: Lsn(9),
             bitmap_slot,
             has_dirty_bits: true,
+            marked_up_to: Lsn(0x33),
         };
         let voters = VoterList { ids: [VoterId(5); 9] };
         let in_sync = InSyncSet::of(NodeId(1), Incarnation(77));

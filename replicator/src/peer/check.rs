@@ -1,13 +1,14 @@
 //! What a message must fulfil besides its layout. The sender asserts it and the receiver checks it with the
 //! same functions, so that no node says what none would take.
 
+use crate::peer::codec::RUNS_MAX;
 use crate::peer::fields::{FieldError, check_record};
 use crate::peer::message::{
     Basis, Denial, Message, PeerState, Progress, RecordBatch, VoteReply, VoteRequest,
 };
 use crate::promotion::membership::MembershipRecord;
 use crate::state::Role;
-use crate::units::{BLOCK_BYTES, Lsn, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
+use crate::units::{BLOCK_BYTES, Lsn, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, bytes_u64};
 
 /// Whether the values of `message` belong together.
 pub(super) fn check(message: &Message) -> Result<(), FieldError> {
@@ -24,9 +25,19 @@ pub(super) fn check(message: &Message) -> Result<(), FieldError> {
             require(lineage.newest() == Some(generation), "generation", generation.id.0)
         }
         Message::Progress(progress) => check_progress(progress),
-        Message::Flush { up_to: _ } | Message::CatchUpFrom { end: _ } | Message::Farewell { reason: _ } => {
-            Ok(())
+        Message::DirtyRuns { runs, is_last: _ } => {
+            require(runs.len() <= RUNS_MAX, "count", bytes_u64(runs.len()))
         }
+        Message::ResyncFrom { start: _, lineage } => require(!lineage.is_empty(), "lineage length", 0),
+        Message::Copies(pieces) => {
+            let first = pieces.first().map_or(Lsn::ZERO, |piece| piece.lsn);
+            require(first != Lsn::ZERO, "first_piece", 0)
+        }
+        Message::Flush { up_to: _ }
+        | Message::CatchUpFrom { end: _ }
+        | Message::CopiesFlushed { up_to: _ }
+        | Message::ResyncEnd { consistent_at: _ }
+        | Message::Farewell { reason: _ } => Ok(()),
         Message::VoteRequest(request) => check_request(request),
         Message::VoteReply(reply) => check_reply(reply),
         Message::RecordUpdate(record) | Message::RecordPassedOn(record) => {

@@ -19,7 +19,10 @@ use crate::peer::message::{
 };
 use crate::peer::message_type::MessageType;
 use crate::record::Record;
-use crate::units::{BLOCK_SIZE, GenerationId, Lsn, NodeId, REPLICAS_MAX, Span, Term, bytes_usize};
+use crate::units::{
+    BLOCK_BYTES, BLOCK_SIZE, BlockRange, GenerationId, Lsn, NodeId, REPLICAS_MAX, Span, Term,
+    VOLUME_BYTES_MAX, bytes_usize,
+};
 
 /// Why a frame holds no message. The link is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +58,9 @@ pub enum MessageError {
     },
 }
 
+/// Most runs of one DirtyRuns message.
+pub const RUNS_MAX: usize = 2048;
+
 const STAGES: [(VoteStage, u8); 2] = [(VoteStage::Ask, 1), (VoteStage::Take, 2)];
 const REASONS: [(FarewellReason, u8); 3] =
     [(FarewellReason::Stopping, 1), (FarewellReason::Disconnected, 2), (FarewellReason::UnknownVoter, 3)];
@@ -71,6 +77,11 @@ impl Message {
             Self::Progress(_) => MessageType::Progress,
             Self::Flush { .. } => MessageType::Flush,
             Self::CatchUpFrom { .. } => MessageType::CatchUpFrom,
+            Self::DirtyRuns { .. } => MessageType::DirtyRuns,
+            Self::ResyncFrom { .. } => MessageType::ResyncFrom,
+            Self::Copies(_) => MessageType::Copies,
+            Self::CopiesFlushed { .. } => MessageType::CopiesFlushed,
+            Self::ResyncEnd { .. } => MessageType::ResyncEnd,
             Self::VoteRequest(_) => MessageType::VoteRequest,
             Self::VoteReply(_) => MessageType::VoteReply,
             Self::RecordUpdate(_) => MessageType::RecordUpdate,
@@ -92,7 +103,11 @@ impl Message {
         // The header is written last, into the room left for it: it holds the checksum of the body.
         let mut head = vec![0; FRAME_HEADER_BYTES];
         write_body(self, &mut head);
-        let payloads = if let Self::Records(batch) = self { payloads_of(batch) } else { Vec::new() };
+        let payloads = match self {
+            Self::Records(batch) => payloads_of(&batch.records),
+            Self::Copies(pieces) => payloads_of(pieces),
+            _ => Vec::new(),
+        };
         let payload_bytes = payloads.iter().map(Bytes::len).sum();
         let header = FrameHeader::of(stamp, self.message_type(), &head[FRAME_HEADER_BYTES..], payload_bytes);
         head[..FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
@@ -106,8 +121,10 @@ impl Message {
     pub fn parse(frame: &ReceivedFrame) -> Result<Self, MessageError> {
         let message_type = frame.message_type;
         let body_error = |reason| MessageError::Body { message_type, reason };
-        if message_type == MessageType::Records {
-            return parse_records(frame).map(Self::Records);
+        match message_type {
+            MessageType::Records => return parse_records(frame).map(Self::Records),
+            MessageType::Copies => return parse_copies(frame).map(Self::Copies),
+            _ => {}
         }
         if !frame.payload.is_empty() {
             return Err(MessageError::PayloadLength {
@@ -124,8 +141,8 @@ impl Message {
     }
 }
 
-fn payloads_of(batch: &RecordBatch) -> Vec<Bytes> {
-    let payloads = batch.records.iter().map(|record| &record.payload);
+fn payloads_of(records: &[Record]) -> Vec<Bytes> {
+    let payloads = records.iter().map(|record| &record.payload);
     payloads.filter(|payload| !payload.is_empty()).cloned().collect()
 }
 
@@ -153,6 +170,14 @@ fn write_body(message: &Message, out: &mut Vec<u8>) {
         }
         Message::Flush { up_to } => writer.lsn(*up_to),
         Message::CatchUpFrom { end } => writer.lsn(*end),
+        Message::DirtyRuns { runs, is_last } => write_runs(runs, *is_last, &mut writer),
+        Message::ResyncFrom { start, lineage } => {
+            writer.lsn(*start);
+            writer.lineage(lineage);
+        }
+        Message::Copies(pieces) => write_copies(pieces, out),
+        Message::CopiesFlushed { up_to } => writer.u64(*up_to),
+        Message::ResyncEnd { consistent_at } => writer.lsn(*consistent_at),
         Message::VoteRequest(request) => write_request(request, &mut writer),
         Message::VoteReply(reply) => write_reply(reply, &mut writer),
         Message::RecordUpdate(record) | Message::RecordStored(record) | Message::RecordPassedOn(record) => {
@@ -178,7 +203,9 @@ fn read_body(message_type: MessageType, reader: &mut FieldReader<'_>) -> Result<
             }
             Message::Heartbeat { role, disk, stable_up_to, flushed }
         }
-        MessageType::Records => unreachable!("records have a payload and a parser of their own"),
+        MessageType::Records | MessageType::Copies => {
+            unreachable!("what has a payload has a parser of its own")
+        }
         MessageType::NewGeneration => {
             let lineage = reader.lineage()?;
             let none = FieldError::Value { field: "lineage length", value: 0 };
@@ -194,6 +221,12 @@ fn read_body(message_type: MessageType, reader: &mut FieldReader<'_>) -> Result<
         }),
         MessageType::Flush => Message::Flush { up_to: reader.lsn("up_to")? },
         MessageType::CatchUpFrom => Message::CatchUpFrom { end: reader.lsn("end")? },
+        MessageType::DirtyRuns => read_runs(reader)?,
+        MessageType::ResyncFrom => {
+            Message::ResyncFrom { start: reader.lsn("start")?, lineage: reader.lineage()? }
+        }
+        MessageType::CopiesFlushed => Message::CopiesFlushed { up_to: reader.u64("up_to")? },
+        MessageType::ResyncEnd => Message::ResyncEnd { consistent_at: reader.lsn("consistent_at")? },
         MessageType::VoteRequest => Message::VoteRequest(Box::new(read_request(reader)?)),
         MessageType::VoteReply => Message::VoteReply(Box::new(read_reply(reader)?)),
         MessageType::RecordUpdate => Message::RecordUpdate(Box::new(reader.record()?)),
@@ -222,6 +255,8 @@ fn write_state(state: &PeerState, writer: &mut FieldWriter<'_>) {
     writer.u64(state.incarnation.0);
     writer.continues(state.continues);
     writer.u64(state.configuration_digest);
+    writer.replica(state.resync_from);
+    writer.reserved(7);
     writer.record(&state.record);
     writer.lineage(&state.lineage);
 }
@@ -245,9 +280,72 @@ fn read_state(reader: &mut FieldReader<'_>) -> Result<PeerState, FieldError> {
         incarnation: reader.incarnation()?,
         continues: reader.continues()?,
         configuration_digest: reader.u64("configuration_digest")?,
+        resync_from: read_resync_from(reader)?,
         record: reader.record()?,
         lineage: reader.lineage()?,
     })
+}
+
+fn read_resync_from(reader: &mut FieldReader<'_>) -> Result<Option<NodeId>, FieldError> {
+    let node = reader.replica("resync_from")?;
+    reader.reserved(7)?;
+    Ok(node)
+}
+
+fn write_runs(runs: &[BlockRange], is_last: bool, writer: &mut FieldWriter<'_>) {
+    writer.u8(u8::from(is_last));
+    writer.reserved(3);
+    writer.u32(u32::try_from(runs.len()).expect("the body is bounded"));
+    for run in runs {
+        writer.u64(run.first);
+        writer.u64(run.count);
+    }
+}
+
+fn read_runs(reader: &mut FieldReader<'_>) -> Result<Message, FieldError> {
+    let is_last = reader.flag("is_last")?;
+    reader.reserved(3)?;
+    let count = reader.u32("count")?;
+    // Nothing is allocated for a count that is not legal.
+    let length = usize::try_from(count).ok().filter(|length| *length <= RUNS_MAX);
+    let length = length.ok_or(FieldError::Value { field: "count", value: count.into() })?;
+    let mut runs = Vec::with_capacity(length);
+    for _ in 0..length {
+        let (first, count) = (reader.u64("first_block")?, reader.u64("block_count")?);
+        let blocks_max = VOLUME_BYTES_MAX / BLOCK_BYTES;
+        let is_legal = first < blocks_max && (1..=blocks_max - first).contains(&count);
+        runs.push(
+            is_legal
+                .then(|| BlockRange::new(first, count))
+                .ok_or(FieldError::Value { field: "block_count", value: count })?,
+        );
+    }
+    Ok(Message::DirtyRuns { runs, is_last })
+}
+
+fn write_copies(pieces: &[Record], out: &mut Vec<u8>) {
+    let mut writer = FieldWriter::new(out);
+    writer.lsn(pieces.first().expect("checked: there is a piece").lsn);
+    writer.u32(u32::try_from(pieces.len()).expect("the body is bounded"));
+    writer.reserved(4);
+    encode_record_table(pieces, out);
+}
+
+fn parse_copies(frame: &ReceivedFrame) -> Result<Vec<Record>, MessageError> {
+    let mut reader = FieldReader::new(&frame.body);
+    let (first, count) = read_copies(&mut reader)
+        .map_err(|reason| MessageError::Body { message_type: frame.message_type, reason })?;
+    parse_table(frame, reader.rest(), first, count)
+}
+
+fn read_copies(reader: &mut FieldReader<'_>) -> Result<(Lsn, usize), FieldError> {
+    let first = reader.lsn("first_piece")?;
+    let count = bytes_usize(reader.u32("count")?.into());
+    reader.reserved(4)?;
+    match first {
+        Lsn::ZERO => Err(FieldError::Value { field: "first_piece", value: 0 }),
+        first => Ok((first, count)),
+    }
 }
 
 fn write_records(batch: &RecordBatch, out: &mut Vec<u8>) {
@@ -265,22 +363,33 @@ fn parse_records(frame: &ReceivedFrame) -> Result<RecordBatch, MessageError> {
     let message_type = MessageType::Records;
     let body_error = |reason| MessageError::Body { message_type, reason };
     let (mut batch, first_lsn, count, table) = read_records(&frame.body).map_err(body_error)?;
-    let heads = parse_record_table(table, first_lsn, count)?;
-    let expected = heads.iter().map(RecordHead::payload_bytes).sum();
-    if frame.payload.len() != expected {
-        return Err(MessageError::PayloadLength { message_type, expected, found: frame.payload.len() });
+    batch.records = parse_table(frame, table, first_lsn, count)?;
+    check_batch(&batch).map_err(body_error)?;
+    Ok(batch)
+}
+
+/// Numbered blocks with their payload, every one of them verified.
+fn parse_table(
+    frame: &ReceivedFrame,
+    table: &[u8],
+    first: Lsn,
+    count: usize,
+) -> Result<Vec<Record>, MessageError> {
+    let heads = parse_record_table(table, first, count)?;
+    let (expected, found) = (heads.iter().map(RecordHead::payload_bytes).sum(), frame.payload.len());
+    if found != expected {
+        return Err(MessageError::PayloadLength { message_type: frame.message_type, expected, found });
     }
-    batch.records.reserve_exact(heads.len());
     let mut at = 0;
+    let mut records = Vec::with_capacity(heads.len());
     for head in heads {
         let end = at + head.payload_bytes();
         let record = head.with_payload(frame.payload.slice(at..end));
         verify(&record)?;
-        batch.records.push(record);
+        records.push(record);
         at = end;
     }
-    check_batch(&batch).map_err(body_error)?;
-    Ok(batch)
+    Ok(records)
 }
 
 /// Everything before the record table; the batch has no records yet.

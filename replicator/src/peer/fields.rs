@@ -91,6 +91,10 @@ impl<'a> FieldWriter<'a> {
         self.u64(value.unwrap_or_default().0);
     }
 
+    pub(crate) fn replica(&mut self, node: Option<NodeId>) {
+        self.u8(node.map_or(NOBODY, |node| node.0));
+    }
+
     pub(crate) fn role(&mut self, role: Role) {
         self.u8(code_of(&ROLES, role));
     }
@@ -130,7 +134,7 @@ impl<'a> FieldWriter<'a> {
     pub(crate) fn record(&mut self, record: &MembershipRecord) {
         self.term(record.term);
         self.u64(record.version);
-        self.u8(record.primary.map_or(NOBODY, |node| node.0));
+        self.replica(record.primary);
         self.reserved(7);
         for node in (0u8..).take(REPLICAS_MAX).map(NodeId) {
             self.u64(record.in_sync.incarnation_of(node).unwrap_or_default().0);
@@ -304,14 +308,19 @@ impl<'a> FieldReader<'a> {
         Ok(Lineage::parse(generations)?)
     }
 
+    /// The number of a replica, or nobody.
+    pub(crate) fn replica(&mut self, field: &'static str) -> Result<Option<NodeId>, FieldError> {
+        match self.u8(field)? {
+            NOBODY => Ok(None),
+            number if usize::from(number) < REPLICAS_MAX => Ok(Some(NodeId(number))),
+            number => Err(FieldError::Value { field, value: number.into() }),
+        }
+    }
+
     pub(crate) fn record(&mut self) -> Result<MembershipRecord, FieldError> {
         let term = self.term()?;
         let version = self.counter("version")?;
-        let primary = match self.u8("primary")? {
-            NOBODY => None,
-            number if usize::from(number) < REPLICAS_MAX => Some(NodeId(number)),
-            number => return Err(FieldError::Value { field: "primary", value: number.into() }),
-        };
+        let primary = self.replica("primary")?;
         self.reserved(7)?;
         let mut in_sync = InSyncSet::default();
         for node in (0u8..).take(REPLICAS_MAX).map(NodeId) {

@@ -5,7 +5,7 @@ use crate::generation::lineage::{Generation, Lineage, Position};
 use crate::promotion::membership::MembershipRecord;
 use crate::record::Record;
 use crate::state::{DiskState, Role};
-use crate::units::{GenerationId, Incarnation, Lsn, NodeId, REPLICAS_MAX, Span, Term};
+use crate::units::{BlockRange, GenerationId, Incarnation, Lsn, NodeId, REPLICAS_MAX, Span, Term};
 
 /// Everything that decides about two nodes when they meet; both sides compare the same two of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub struct PeerState {
     pub base: (GenerationId, Lsn),
     /// Whether the sender has blocks marked dirty for the receiver.
     pub has_dirty_bits: bool,
+    /// From whom the sender's disk is being resynced, if a resync has begun and not ended: its end is then where the
+    /// resync began.
+    pub resync_from: Option<NodeId>,
     /// Whether the sender takes records from a third node now: what it says of its end does not hold for long, so
     /// that nothing follows from it.
     pub follows_another: bool,
@@ -224,6 +227,34 @@ pub enum Message {
         /// Newest write that the target keeps.
         end: Lsn,
     },
+    /// The target of a resync says in which blocks it may differ from the source, by its own marks.
+    DirtyRuns {
+        /// In block order.
+        runs: Vec<BlockRange>,
+        /// Whether these are the last ones.
+        is_last: bool,
+    },
+    /// The source of a resync has marked every block that may differ: the target's journal begins anew behind
+    /// `start`, in the newest generation of this lineage, and the records after it follow when it has.
+    ResyncFrom {
+        /// Newest write whose blocks are marked, if the target lacks them.
+        start: Lsn,
+        /// The generations of the source up to there.
+        lineage: Lineage,
+    },
+    /// Blocks of the source as they are now: whoever has received a record for one of them after the start of the
+    /// resync keeps that instead. The Lsn of each piece is its number within this resync, from 1.
+    Copies(Vec<Record>),
+    /// Every piece up to here is in the target's data area, flushed, or was not needed.
+    CopiesFlushed {
+        /// Number of the piece.
+        up_to: u64,
+    },
+    /// Every block was copied: the target is consistent when its journal holds everything up to here.
+    ResyncEnd {
+        /// Newest write that a copied block may have in it.
+        consistent_at: Lsn,
+    },
     /// A candidate asks.
     VoteRequest(Box<VoteRequest>),
     /// A voter answers.
@@ -255,6 +286,11 @@ impl Message {
             | Self::Progress(_)
             | Self::Flush { .. }
             | Self::CatchUpFrom { .. }
+            | Self::DirtyRuns { .. }
+            | Self::ResyncFrom { .. }
+            | Self::Copies(_)
+            | Self::CopiesFlushed { .. }
+            | Self::ResyncEnd { .. }
             | Self::VoteRequest(_)
             | Self::RecordUpdate(_)
             | Self::RecordPassedOn(_)

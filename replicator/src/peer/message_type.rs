@@ -30,11 +30,21 @@ pub enum MessageType {
     Farewell,
     /// [`crate::peer::message::Message::RecordPassedOn`]
     RecordPassedOn,
+    /// [`crate::peer::message::Message::DirtyRuns`]
+    DirtyRuns,
+    /// [`crate::peer::message::Message::ResyncFrom`]
+    ResyncFrom,
+    /// [`crate::peer::message::Message::Copies`]
+    Copies,
+    /// [`crate::peer::message::Message::CopiesFlushed`]
+    CopiesFlushed,
+    /// [`crate::peer::message::Message::ResyncEnd`]
+    ResyncEnd,
 }
 
 impl MessageType {
     /// Every message with its number and its name.
-    pub const ALL: [(Self, u16, &str); 13] = [
+    pub const ALL: [(Self, u16, &str); 18] = [
         (Self::State, 1, "State"),
         (Self::Heartbeat, 2, "Heartbeat"),
         (Self::Records, 3, "Records"),
@@ -48,6 +58,11 @@ impl MessageType {
         (Self::RecordStored, 11, "RecordStored"),
         (Self::Farewell, 12, "Farewell"),
         (Self::RecordPassedOn, 13, "RecordPassedOn"),
+        (Self::DirtyRuns, 14, "DirtyRuns"),
+        (Self::ResyncFrom, 15, "ResyncFrom"),
+        (Self::Copies, 16, "Copies"),
+        (Self::CopiesFlushed, 17, "CopiesFlushed"),
+        (Self::ResyncEnd, 18, "ResyncEnd"),
     ];
 
     /// The number on the wire.

@@ -202,6 +202,10 @@ fn members_that_did_not_report(ballot: &Ballot<'_>) -> Option<Decision> {
                 false => format!("{name} holds newer data than this node"),
             };
             let cure = format!("promote on {name}");
+            // The newest record that was shown leaves it out: a voter that is silent may know that it counts.
+            if !newest.in_sync.has_node(node) && ballot.replies.len() + 1 < ballot.config.voters() {
+                return Some(wait("voters-silent", reason, "bring up every voter, or ".to_owned() + &cure));
+            }
             return Some(Decision::Refuse(Refused {
                 code: RefusalCode::NoUpToDateData,
                 name: "not-in-sync",

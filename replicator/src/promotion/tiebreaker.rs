@@ -346,6 +346,11 @@ impl Tiebreaker {
             | Message::Progress(_)
             | Message::Flush { .. }
             | Message::CatchUpFrom { .. }
+            | Message::DirtyRuns { .. }
+            | Message::ResyncFrom { .. }
+            | Message::Copies(_)
+            | Message::CopiesFlushed { .. }
+            | Message::ResyncEnd { .. }
             | Message::VoteReply(_)
             | Message::RecordStored(_) => {
                 self.drop_link(peer, DropReason::NotForTiebreakers(message_type), effects);

@@ -19,6 +19,7 @@ impl Replica {
         for peer in &mut self.peers {
             peer.flushed = peer.flushed.min(last);
             peer.acknowledged = peer.acknowledged.min(last);
+            peer.marked = peer.marked.min(last);
         }
         // Whoever this node ships to holds some of what is taken back, or has it on the way.
         let targets: Vec<NodeId> =

@@ -40,9 +40,16 @@ impl Replica {
                 self.data_flush_in_flight = false;
                 self.data_flushed = self.data_flushed.max(up_to);
             }
-            Some(other @ (IoPurpose::Edge(..) | IoPurpose::CatchUp(..) | IoPurpose::Tail)) => {
-                panic!("{other:?} is a read")
-            }
+            Some(IoPurpose::CopyWrite) => self.on_copy_written(io),
+            Some(IoPurpose::CopyFlush(up_to)) => self.on_copies_in_data_area(up_to, effects),
+            Some(
+                other @ (IoPurpose::Edge(..)
+                | IoPurpose::CatchUp(..)
+                | IoPurpose::Tail
+                | IoPurpose::ResyncMarks(..)
+                | IoPurpose::OwnMarks
+                | IoPurpose::CopyRead(..)),
+            ) => panic!("{other:?} is a read"),
         }
     }
 
@@ -60,7 +67,12 @@ impl Replica {
             Some(IoPurpose::Edge(id, block)) => self.on_edge_read(id, block, bytes),
             Some(IoPurpose::CatchUp(node, link)) => self.on_catch_up_read(node, link, io, bytes, effects),
             Some(IoPurpose::Tail) => self.on_tail_read(bytes, effects),
-            Some(other @ IoPurpose::DataFlush(_)) => panic!("{other:?} is no read"),
+            Some(IoPurpose::ResyncMarks(node, link)) => self.on_marks_read(node, link, bytes, effects),
+            Some(IoPurpose::OwnMarks) => self.on_own_marks_read(bytes, effects),
+            Some(IoPurpose::CopyRead(node, link)) => self.on_copy_read(node, link, io, bytes, effects),
+            Some(other @ (IoPurpose::DataFlush(_) | IoPurpose::CopyWrite | IoPurpose::CopyFlush(_))) => {
+                panic!("{other:?} is no read")
+            }
             None => panic!("nobody asked for I/O {}", io.0),
         }
     }
@@ -114,7 +126,8 @@ impl Replica {
         let is_tight =
             self.write_back.pending_bytes() >= WRITE_BACK_BYTES_MAX / 2 || self.tail_waits_for_write_back();
         let urgency = if is_tight || self.is_stopping { Urgency::Now } else { Urgency::CanWait };
-        let limit = self.write_back_limit();
+        let resync = self.inbound.as_ref().and_then(|inbound| inbound.resync.as_ref());
+        let limit = self.write_back_limit().min(resync.map_or(Lsn(u64::MAX), |it| it.write_back_limit()));
         let numbers = &mut self.numbers;
         self.write_back.advance(self.now, limit, urgency, &mut || numbers.next(), effects);
         if self.write_back.unflushed_bytes() >= DATA_FLUSH_BYTES
@@ -125,7 +138,7 @@ impl Replica {
         }
     }
 
-    fn flush_data(&mut self, effects: &mut Effects) {
+    pub(super) fn flush_data(&mut self, effects: &mut Effects) {
         if self.data_flush_in_flight || self.data_flushed == self.write_back.written_back() {
             return;
         }

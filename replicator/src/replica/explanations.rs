@@ -3,7 +3,7 @@
 //! Rule: a reason begins with its name where it has one, and an action is something that this version can do.
 
 use crate::event::NoLink;
-use crate::generation::compare::{StopReason, SyncMethod};
+use crate::generation::compare::StopReason;
 use crate::peer::message::FarewellReason;
 use crate::units::VoterId;
 
@@ -77,19 +77,12 @@ pub(super) fn stopped(reason: StopReason, resource: &str) -> NoLink {
     }
 }
 
-/// Why a way to bring a target up to date is not taken.
-pub(super) fn not_taken(method: SyncMethod) -> NoLink {
-    let reason = match method {
-        SyncMethod::CatchUp => "the journal still holds what the target lacks",
-        SyncMethod::BitmapResync => {
-            "NeedsBitmapResync: the journal no longer holds what the target lacks; this version cannot resync by bitmap"
-        }
-        SyncMethod::FullResync => {
-            "NeedsFullResync: the target has no usable copy; this version cannot copy a whole volume"
-        }
-        SyncMethod::FullResyncWentBack => {
-            "WentBack: one disk is older than its peer knows it to be (restored from a snapshot or a backup?)"
-        }
-    };
-    explained(reason, START_OVER)
+/// The peer has no disk that could be brought up to date.
+pub(super) fn peers_disk_failed() -> NoLink {
+    explained("its disk failed", "Replace the disk there, make its metadata anew, start its daemon again.")
+}
+
+/// This node has no disk that could be brought up to date.
+pub(super) fn own_disk_failed() -> NoLink {
+    explained("the local disk failed", "Replace the disk, make its metadata anew, start the daemon again.")
 }

@@ -4,15 +4,17 @@
 use crate::effect::{Effect, Effects};
 use crate::event::NoLink;
 use crate::generation::compare::{Course, SyncAction, SyncMethod, SyncRule, compare};
+use crate::generation::lineage::Lineage;
 use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
 use crate::peer::message::{Message, PeerState};
 use crate::state::{DiskState, Role};
-use crate::units::{GenerationId, NodeId};
+use crate::units::{GenerationId, Lsn, NodeId};
 
 use super::Replica;
 use super::explanations;
 use super::links::Replication;
+use super::resync_source::ResyncSource;
 use super::sending::Outbound;
 
 impl Replica {
@@ -64,8 +66,8 @@ impl Replica {
         let follows_another = self.follows_another(node);
         let is_at_rest = self.role != Role::Primary && !follows_another;
         let awaits_verdict = matches!(link.replication, Replication::Introducing);
-        let has_moved = said.end != self.journal.flushed()
-            || said.lineage.newest_id() != self.superblock.content().lineage.newest_id();
+        let has_moved =
+            said.end != self.flushed_end() || said.lineage.newest_id() != self.lineage_to_show().newest_id();
         if said.follows_another != follows_another || (is_at_rest && awaits_verdict && has_moved) {
             self.reintroduce_to(node);
         }
@@ -95,10 +97,12 @@ impl Replica {
             return false;
         }
         match self.role {
-            Role::Primary => self.lineage_is_durable(),
+            // What is said is on the disk: a peer that hears that nothing of it is dirty may become a member by that.
+            Role::Primary => self.lineage_is_durable() && self.superblock.is_clean(),
             Role::Secondary | Role::Unknown => {
                 self.journal.want_flush(self.journal.accepted());
-                self.inbound.is_some() || self.journal.is_clean() || self.disk_fault.is_some()
+                let is_durable = self.journal.is_clean() && self.superblock.is_clean();
+                self.inbound.is_some() || is_durable || self.disk_fault.is_some()
             }
         }
     }
@@ -108,21 +112,24 @@ impl Replica {
         let peer = self.peer(node);
         let end = match self.role {
             Role::Primary => self.assigned(),
-            Role::Secondary | Role::Unknown => self.journal.flushed(),
+            Role::Secondary | Role::Unknown => self.flushed_end(),
         };
-        let base_generation =
-            content.lineage.generation_of(peer.flushed).map_or(GenerationId::default(), |entry| entry.id);
+        let lineage = self.lineage_to_show();
+        // Until a resync ends, nothing is known of anybody beyond where it began.
+        let base = content.resync.map_or(peer.flushed, |resync| peer.flushed.min(resync.lsn));
+        let base_generation = lineage.generation_of(base).map_or(GenerationId::default(), |entry| entry.id);
         PeerState {
             introduction,
             volume_bytes: content.volume_bytes,
             role: self.role,
             disk: if self.disk_fault.is_some() { DiskState::Failed } else { self.disk },
-            lineage: content.lineage.clone(),
+            lineage,
             end,
-            flushed: self.journal.flushed(),
-            oldest_kept: self.journal.ring().oldest_kept(),
-            base: (base_generation, peer.flushed),
+            flushed: self.flushed_end(),
+            oldest_kept: content.resync.map_or(self.journal.ring().oldest_kept(), |resync| resync.lsn.next()),
+            base: (base_generation, base),
             has_dirty_bits: peer.has_dirty_bits,
+            resync_from: content.resync.map(|resync| resync.source),
             follows_another: self.follows_another(node),
             record: content.membership,
             incarnation: self.incarnation,
@@ -131,7 +138,26 @@ impl Replica {
         }
     }
 
+    /// Newest write that is flushed here, as others may count on it: during a resync what there was before it.
+    fn flushed_end(&self) -> Lsn {
+        self.superblock.content().resync.map_or(self.journal.flushed(), |resync| resync.lsn)
+    }
+
+    /// The generations of this node's data; during a resync up to where it began.
+    fn lineage_to_show(&self) -> Lineage {
+        let content = self.superblock.content();
+        let mut lineage = content.lineage.clone();
+        if let Some(resync) = content.resync {
+            match resync.generation == GenerationId::default() {
+                true => lineage = Lineage::default(),
+                false => lineage.cut_after(resync.generation),
+            }
+        }
+        lineage
+    }
+
     pub(super) fn on_state(&mut self, node: NodeId, state: Box<PeerState>, effects: &mut Effects) {
+        self.note_resync_over(node, &state, effects);
         let peer = self.peer_mut(node);
         peer.role = state.role;
         peer.disk = state.disk;
@@ -172,6 +198,8 @@ impl Replica {
         }
         let verdict = compare(ours, theirs);
         let peer_is_primary = theirs.role == Role::Primary;
+        let is_resumed = theirs.resync_from == Some(self.config.local);
+        let broken = [target_is_broken(ours), target_is_broken(theirs)];
         let text = format!("{}: rule {}, {}", self.name_of(node), verdict.rule, action_text(&verdict.action));
         effects.push(Effect::Notify(Notice::info("verdict", text)));
         self.peer_mut(node).rule = Some(verdict.rule);
@@ -181,13 +209,13 @@ impl Replica {
                 let why = explanations::stopped(reason, &self.config.resource);
                 self.stop_replication(node, Some(verdict.rule), why, effects);
             }
-            SyncAction::Source(course) | SyncAction::Target(course)
-                if course.method != SyncMethod::CatchUp =>
-            {
-                let why = explanations::not_taken(course.method);
-                self.stop_replication(node, Some(verdict.rule), why, effects);
+            SyncAction::Source(_) if broken[1] => {
+                self.stop_replication(node, Some(verdict.rule), explanations::peers_disk_failed(), effects);
             }
-            SyncAction::Source(course) => self.start_source(node, course),
+            SyncAction::Target(_) if broken[0] => {
+                self.stop_replication(node, Some(verdict.rule), explanations::own_disk_failed(), effects);
+            }
+            SyncAction::Source(course) => self.start_source(node, course, is_resumed),
             SyncAction::Target(course) => {
                 self.start_target_unless_a_primary_comes_first(node, course, peer_is_primary, effects)
             }
@@ -236,11 +264,18 @@ impl Replica {
         }
     }
 
-    fn start_source(&mut self, node: NodeId, course: Course) {
+    fn start_source(&mut self, node: NodeId, course: Course, is_resumed: bool) {
+        let resumes = is_resumed && self.peer(node).has_dirty_bits;
         // Beside a Primary two Secondaries need nothing from one another: the target may leave it at that.
         let deadline_from = (self.role == Role::Primary).then_some(self.now);
         if let Some(link) = &mut self.peer_mut(node).link {
-            link.replication = Replication::Source(Box::new(Outbound::new(course, deadline_from)));
+            let outbound = match course.method {
+                SyncMethod::CatchUp => Outbound::new(course, deadline_from),
+                SyncMethod::BitmapResync | SyncMethod::FullResync | SyncMethod::FullResyncWentBack => {
+                    Outbound::with_resync(course, ResyncSource::new(course, resumes))
+                }
+            };
+            link.replication = Replication::Source(Box::new(outbound));
         }
     }
 
@@ -274,6 +309,11 @@ impl Replica {
             link.replication = Replication::Stopped;
         }
     }
+}
+
+/// Whether there is no disk that could be brought up to date.
+fn target_is_broken(target: &PeerState) -> bool {
+    target.disk < DiskState::Inconsistent
 }
 
 fn action_text(action: &SyncAction) -> String {

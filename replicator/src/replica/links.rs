@@ -37,6 +37,8 @@ pub(super) struct Peer {
     /// Newest write that the peer is known to have journaled.
     pub(super) acknowledged: Lsn,
     pub(super) has_dirty_bits: bool,
+    /// Everything up to here that it lacks is in its bitmap, durably.
+    pub(super) marked: Lsn,
     /// Frames that were damaged or made no sense, since the daemon's start.
     pub(super) refused_frames: u64,
     pub(super) sent_bytes: u64,
@@ -103,9 +105,26 @@ impl Peer {
             flushed: slot.base_lsn,
             acknowledged: slot.acknowledged,
             has_dirty_bits: slot.has_dirty_bits,
+            marked: slot.marked_up_to,
             refused_frames: 0,
             sent_bytes: 0,
             received_bytes: 0,
+        }
+    }
+
+    /// Up to where this node's journal need not answer for it: it has flushed that, or its bitmap says what it lacks.
+    pub(super) fn accounted(&self) -> Lsn {
+        self.flushed.max(self.marked)
+    }
+
+    /// Up to where it will ask for no record: what it has flushed, or during a resync what it has journaled, which
+    /// counts for nothing else then.
+    pub(super) fn has_no_need_of(&self) -> Lsn {
+        match self.outbound().and_then(|outbound| Some((outbound, outbound.resync()?))) {
+            Some((outbound, resync)) => {
+                resync.needs_nothing_up_to(outbound.progress().journaled, self.accounted())
+            }
+            None => self.flushed,
         }
     }
 
@@ -325,6 +344,11 @@ impl Replica {
             Message::Progress(progress) => self.on_progress(node, progress),
             Message::Flush { up_to } => self.journal.want_flush(up_to),
             Message::CatchUpFrom { end } => self.on_catch_up_from(node, end, effects),
+            Message::DirtyRuns { runs, is_last } => self.on_dirty_runs(node, &runs, is_last, effects),
+            Message::ResyncFrom { start, lineage } => self.on_resync_from(node, start, lineage),
+            Message::Copies(copies) => self.on_copies(node, copies, effects),
+            Message::CopiesFlushed { up_to } => self.on_copies_flushed(node, up_to),
+            Message::ResyncEnd { consistent_at } => self.on_resync_end(node, consistent_at),
             Message::VoteRequest(request) => self.on_vote_request(node, link, &request, effects),
             Message::VoteReply(reply) => self.on_vote_reply(node, &reply, effects),
             Message::RecordUpdate(record) => self.on_record_update(node, link, &record, effects),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::config::{PEER_WINDOW_BYTES, ReplicationProtocol, WRITE_BACK_BYTES_MAX};
 use crate::effect::{Effect, Effects};
-use crate::generation::compare::Course;
+use crate::generation::compare::{Course, SyncMethod};
 use crate::generation::lineage::{Generation, Lineage};
 use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
@@ -17,6 +17,7 @@ use crate::units::{BLOCK_BYTES, BlockRange, GenerationId, Lsn, NodeId, Term, byt
 
 use super::Replica;
 use super::links::Replication;
+use super::resync_target::ResyncTarget;
 
 /// Growth of the window that is worth a report of its own, bytes.
 const WINDOW_NEWS_BYTES: u64 = 1 << 20;
@@ -31,7 +32,7 @@ pub(super) struct Inbound {
     queue: VecDeque<Arrived>,
     queue_bytes: u64,
     /// Newest record that arrived.
-    received: Lsn,
+    pub(super) received: Lsn,
     /// What all records that arrived cost, and up to where that may grow by what was granted.
     received_bytes: u64,
     granted_bytes: u64,
@@ -39,11 +40,15 @@ pub(super) struct Inbound {
     reported: Option<Progress>,
     /// Records taken in since the start.
     pub(super) records: u64,
+    /// Blocks that are copied besides.
+    pub(super) resync: Option<Box<ResyncTarget>>,
 }
 
 /// What the target waits for.
 #[derive(Debug)]
 pub(super) enum Stage {
+    /// The end of what is agreed with the source before its resync.
+    AwaitingResync,
     /// What it holds beyond the fork is being cut off, or its state recorded; then it asks for records.
     Preparing(Revision),
     /// Records.
@@ -59,6 +64,26 @@ enum Arrived {
 }
 
 impl Inbound {
+    fn new(from: NodeId, stage: Stage, received: Lsn) -> Self {
+        Self {
+            from,
+            stage,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            received,
+            received_bytes: 0,
+            granted_bytes: 0,
+            reported: None,
+            records: 0,
+            resync: None,
+        }
+    }
+
+    /// Records follow when the resync has begun.
+    pub(super) fn of_resync(from: NodeId, resync: Box<ResyncTarget>) -> Self {
+        Self { resync: Some(resync), ..Self::new(from, Stage::AwaitingResync, Lsn::ZERO) }
+    }
+
     /// Records that arrived and are not in the journal yet.
     pub(super) fn unacknowledged(&self, journaled: Lsn) -> u64 {
         self.received.since(journaled)
@@ -76,6 +101,13 @@ impl Inbound {
 impl Replica {
     /// Becomes the target of `node`: first cut, durably, then ask for records.
     pub(super) fn start_target(&mut self, node: NodeId, course: Course, effects: &mut Effects) {
+        if course.method != SyncMethod::CatchUp {
+            self.start_resync_target(node, course, effects);
+            if let Some(link) = &mut self.peer_mut(node).link {
+                link.replication = Replication::Target;
+            }
+            return;
+        }
         let end = self.assigned();
         let keeps = course.target_keeps;
         assert!(keeps <= end, "a target keeps what it has");
@@ -93,17 +125,7 @@ impl Replica {
         } else {
             Stage::Preparing(self.superblock.change(|_| {}))
         };
-        self.inbound = Some(Inbound {
-            from: node,
-            stage,
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            received: keeps,
-            received_bytes: 0,
-            granted_bytes: 0,
-            reported: None,
-            records: 0,
-        });
+        self.inbound = Some(Inbound::new(node, stage, keeps));
         if let Some(link) = &mut self.peer_mut(node).link {
             link.replication = Replication::Target;
         }
@@ -179,6 +201,9 @@ impl Replica {
             self.drop_link(node, &reason, effects);
             return;
         }
+        if let Some(resync) = &mut inbound.resync {
+            batch.records.iter().for_each(|record| resync.on_record(record));
+        }
         let last = batch.records.last().expect("a batch has records");
         inbound.received = last.lsn;
         inbound.records += bytes_u64(batch.records.len());
@@ -228,7 +253,8 @@ impl Replica {
     /// Primary it hears of its entry into the in-sync set instead.
     fn note_caught_up(&mut self) {
         let Some(inbound) = &self.inbound else { return };
-        let is_streaming = matches!(inbound.stage, Stage::Streaming) && inbound.queue.is_empty();
+        let is_streaming =
+            matches!(inbound.stage, Stage::Streaming) && inbound.queue.is_empty() && inbound.resync.is_none();
         let from = inbound.from;
         let Some(link) = &self.peer(from).link else { return };
         let Some(source) = &link.introduction.received else { return };
@@ -242,6 +268,7 @@ impl Replica {
     fn take_in_next(&mut self, effects: &mut Effects) -> bool {
         let Some(inbound) = &mut self.inbound else { return false };
         match inbound.stage {
+            Stage::AwaitingResync => false,
             Stage::Preparing(revision) | Stage::RecordingGeneration(revision)
                 if !self.superblock.is_durable(revision) =>
             {
@@ -324,7 +351,7 @@ impl Replica {
         // Only protocol B waits for the receipt. The others hear of it with the journal write that follows at once.
         let is_receipt_awaited = self.peer(from).protocol == Some(ReplicationProtocol::B);
         let Some(inbound) = &mut self.inbound else { return };
-        if matches!(inbound.stage, Stage::Preparing(_)) {
+        if matches!(inbound.stage, Stage::Preparing(_) | Stage::AwaitingResync) {
             return;
         }
         // What is granted has room in memory and in the ring: should the source vanish, all of it gets flushed.

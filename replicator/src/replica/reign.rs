@@ -282,7 +282,8 @@ impl Replica {
         }
         let assigned = self.assigned();
         let is_near = |outbound: &Outbound| {
-            outbound.is_started() && outbound.next() > assigned && outbound.unreceived_bytes() < (1 << 20)
+            let is_close = outbound.next() > assigned && outbound.unreceived_bytes() < (1 << 20);
+            outbound.is_started() && outbound.resync().is_none() && is_close
         };
         let may_join = |peer: &&Peer| {
             peer.protocol.is_some_and(|protocol| protocol.can_be_in_sync())
@@ -359,8 +360,10 @@ impl Replica {
     /// Whether a member can be waited for: it is linked, and replication has not been refused.
     fn is_following(&self, peer: &Peer) -> bool {
         use super::links::Replication;
-        peer.link.as_ref().is_some_and(|link| match link.replication {
-            Replication::Introducing | Replication::Source(_) => true,
+        peer.link.as_ref().is_some_and(|link| match &link.replication {
+            Replication::Introducing => true,
+            // What is being resynced is no copy yet.
+            Replication::Source(outbound) => outbound.resync().is_none(),
             Replication::Idle | Replication::Stopped | Replication::Target => false,
         })
     }

@@ -16,6 +16,7 @@ use crate::state::Role;
 use crate::units::{GenerationId, Lsn, NodeId, Span, Tick, bytes_u64};
 use crate::write::protocol_abc::Acknowledged;
 
+use super::resync_source::ResyncSource;
 use super::{IoPurpose, Replica};
 
 /// Growth of `stable_up_to` that is worth a frame of its own, in writes.
@@ -45,6 +46,8 @@ pub(super) struct Outbound {
     /// Whether everything that there was had been shipped once.
     is_live: bool,
     caught_up_bytes: u64,
+    /// Blocks that are copied besides.
+    resync: Option<Box<ResyncSource>>,
 }
 
 /// A journal read for a target.
@@ -57,6 +60,7 @@ struct CatchUpReader {
 }
 
 impl Outbound {
+    /// Records after what the target keeps, as soon as it asks.
     pub(super) fn new(course: Course, deadline_from: Option<Tick>) -> Self {
         Self {
             next: None,
@@ -72,7 +76,26 @@ impl Outbound {
             waiting_since: deadline_from,
             is_live: false,
             caught_up_bytes: 0,
+            resync: None,
         }
+    }
+
+    /// Blocks first, and records from where the target then asks for them.
+    pub(super) fn with_resync(course: Course, resync: ResyncSource) -> Self {
+        Self { resync: Some(Box::new(resync)), ..Self::new(course, None) }
+    }
+
+    pub(super) fn resync(&self) -> Option<&ResyncSource> {
+        self.resync.as_deref()
+    }
+
+    pub(super) fn resync_mut(&mut self) -> Option<&mut ResyncSource> {
+        self.resync.as_deref_mut()
+    }
+
+    /// The target knows this generation by other means than a message of its own.
+    pub(super) fn announce(&mut self, generation: GenerationId) {
+        self.announced = generation;
     }
 
     /// How far the peer has come, for the protocols.
@@ -95,7 +118,7 @@ impl Outbound {
 
     /// Whether it has been shipped everything since the link began: from then on it is mirrored, not caught up.
     pub(super) fn is_live(&self) -> bool {
-        self.is_live
+        self.is_live && self.resync.is_none()
     }
 
     /// The next record to be sent.
@@ -167,6 +190,7 @@ impl Replica {
             outbound.waiting_since = None;
             outbound.on_progress(outbound.progress, now);
         }
+        self.begin_copying(node, end);
     }
 
     pub(super) fn on_progress(&mut self, node: NodeId, progress: Progress) {
@@ -178,6 +202,9 @@ impl Replica {
             return; // Of an earlier introduction: its numbers mean nothing here.
         }
         outbound.on_progress(progress, now);
+        if outbound.resync.is_some() {
+            return; // Until the resync is over its journal counts for nothing (I7).
+        }
         peer.acknowledged = progress.journaled;
         // Never beyond what this node has flushed itself: after a fork the peer may lose what lies beyond.
         peer.flushed = peer.flushed.max(progress.flushed.min(own_end));

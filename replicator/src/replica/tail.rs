@@ -68,7 +68,7 @@ impl Replica {
         let behind = self.replicas_behind(last);
         let oldest_missing = behind.iter().map(|(_, _, flushed)| flushed.next()).min();
         let Some(first) = oldest_missing.map(|first| first.max(tail.first_lsn)) else {
-            self.record_tail(to, &[]);
+            self.record_tail(to);
             return;
         };
         let reader =
@@ -81,7 +81,7 @@ impl Replica {
     /// flushed. Clients are slowed rather than a follower being left behind.
     fn tail_limit(&self) -> Lsn {
         let following = self.peers.iter().filter(|peer| self.replicates_with(peer));
-        following.map(|peer| peer.flushed).min().unwrap_or(Lsn(u64::MAX)).min(self.data_flushed)
+        following.map(Peer::has_no_need_of).min().unwrap_or(Lsn(u64::MAX)).min(self.data_flushed)
     }
 
     fn replicates_with(&self, peer: &Peer) -> bool {
@@ -99,14 +99,14 @@ impl Replica {
         let lagging: Vec<(NodeId, Lsn)> = self
             .peers
             .iter()
-            .filter(|peer| peer.is_replica() && peer.flushed < last)
-            .map(|peer| (peer.node, peer.flushed))
+            .filter(|peer| peer.is_replica() && peer.accounted() < last)
+            .map(|peer| (peer.node, peer.accounted()))
             .collect();
         lagging.into_iter().map(|(node, flushed)| (node, self.bitmap_slot(node), flushed)).collect()
     }
 
     /// The slot that keeps what is known of `node`; taken at first use.
-    fn bitmap_slot(&mut self, node: NodeId) -> u8 {
+    pub(super) fn bitmap_slot(&mut self, node: NodeId) -> u8 {
         let peers = &self.superblock.content().peers;
         if let Some(slot) = peers.iter().find(|slot| slot.node == Some(node)) {
             return slot.bitmap_slot;
@@ -151,9 +151,14 @@ impl Replica {
         };
         match reader.on_bytes(bytes) {
             Ok(records) => {
+                let behind = behind.clone();
                 for (_, record) in &records {
-                    for (_, slot, _) in behind.iter().filter(|(_, _, flushed)| *flushed < record.lsn) {
+                    for (node, slot, _) in behind.iter().filter(|(_, _, flushed)| *flushed < record.lsn) {
                         self.bitmap.set(*slot, record.range);
+                        let outbound = self.peer_mut(*node).outbound_mut();
+                        if let Some(resync) = outbound.and_then(super::sending::Outbound::resync_mut) {
+                            resync.mark_anew(record.range);
+                        }
                     }
                 }
                 self.read_on(effects);
@@ -188,31 +193,32 @@ impl Replica {
         let (to, behind) = (*to, std::mem::take(behind));
         self.tail_move = None;
         let last = to.first_lsn.previous();
-        let is_back = |node: NodeId| self.peer(node).flushed < last && self.replicates_with(self.peer(node));
+        let is_back = |node: NodeId| {
+            let peer = self.peer(node);
+            peer.has_no_need_of() < last && self.replicates_with(peer)
+        };
         if behind.iter().any(|node| is_back(*node)) {
             // It has come back meanwhile and may be reading just these records; bits that are set too many do no
             // harm. The move is tried again when the peer has them, or is gone.
             return;
         }
         for node in &behind {
-            self.peer_mut(*node).has_dirty_bits = true;
+            let peer = self.peer_mut(*node);
+            peer.has_dirty_bits = true;
+            peer.marked = peer.marked.max(last);
         }
-        self.record_tail(to, &behind);
+        self.record_tail(to);
     }
 
-    fn record_tail(&mut self, to: SegmentStart, marked: &[NodeId]) {
+    fn record_tail(&mut self, to: SegmentStart) {
         assert!(
             to.first_lsn.previous() <= self.data_flushed,
             "I7: tail to {}, data flushed {}",
             to.first_lsn,
             self.data_flushed
         );
-        for peer in self.peers.iter().filter(|peer| peer.is_replica() && !peer.has_dirty_bits) {
-            assert!(
-                peer.flushed >= to.first_lsn.previous() || marked.contains(&peer.node),
-                "I7: {} lacks records",
-                peer.node
-            );
+        for peer in self.peers.iter().filter(|peer| peer.is_replica()) {
+            assert!(peer.accounted() >= to.first_lsn.previous(), "I7: {} lacks records", peer.node);
         }
         self.remember_peers();
         let anchor = self.journal.ring().anchor(to, self.data_flushed);
@@ -227,8 +233,8 @@ impl Replica {
         for node in replicas {
             let slot = self.bitmap_slot(node);
             let peer = self.peer(node);
-            let (flushed, acknowledged, has_dirty_bits) =
-                (peer.flushed, peer.acknowledged, peer.has_dirty_bits);
+            let (flushed, acknowledged) = (peer.flushed, peer.acknowledged);
+            let (has_dirty_bits, marked) = (peer.has_dirty_bits, peer.marked);
             self.superblock.change(|content| {
                 let generation = content.lineage.generation_of(flushed).map(|generation| generation.id);
                 let slot =
@@ -238,6 +244,7 @@ impl Replica {
                 slot.base_generation = generation.unwrap_or_default();
                 slot.acknowledged = acknowledged.max(flushed);
                 slot.has_dirty_bits = has_dirty_bits;
+                slot.marked_up_to = marked;
             });
         }
     }

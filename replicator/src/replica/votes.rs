@@ -142,7 +142,9 @@ impl Replica {
             content.membership = record;
             if is_member {
                 content.incarnation_recorded = incarnation;
-                content.disk = DurableDisk::UpToDate;
+                if content.disk != DurableDisk::Inconsistent {
+                    content.disk = DurableDisk::UpToDate;
+                }
             }
         })
     }

@@ -76,7 +76,7 @@ fn a_data_area_that_hangs_counts_as_failed_on_either_node() {
 }
 
 #[test]
-fn a_journal_damaged_below_what_the_data_area_holds_makes_the_disk_inconsistent_and_no_panic() {
+fn a_journal_damaged_below_what_the_data_area_holds_makes_the_disk_inconsistent_until_it_is_resynced() {
     let mut world = promoted(7);
     for round in 0..400 {
         world.write_now(ALPHA, round % 30 * 131_072, 131_072);
@@ -89,10 +89,12 @@ fn a_journal_damaged_below_what_the_data_area_holds_makes_the_disk_inconsistent_
     let tail = world.nodes[BETA.index()].superblock().journal.tail_offset;
     world.nodes[BETA.index()].metadata.write_through(journal.offset + tail, &[0; 4096]);
     assert_eq!(world.start_whatever_it_holds(BETA), RecoveryCase::Corrupt);
-    pass(&mut world, 2000);
     assert_eq!(world.disk(BETA), DiskState::Inconsistent);
     world.write_now(ALPHA, 0, 4096);
     world.read_everything(ALPHA);
+    // Its peer makes it whole.
+    world.assert_converges();
+    assert!(world.has_noticed(BETA, "resync-ended"), "{}", world.summaries());
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! The ring: wraps, tails, and what happens when it is full.
 
-use replicator::state::ConnectionState;
 use sim::node::NodeOptions;
 use sim::world::{ALPHA, BETA, Delays, WorldOptions};
 
-use crate::{pass, promoted, promoted_with};
+use crate::promoted_with;
 
 #[test]
 fn a_ring_that_wraps_under_load_with_the_peer_connected_never_stalls_or_leaves_the_peer_behind() {
@@ -63,30 +62,4 @@ fn a_peer_that_returns_while_the_tail_is_about_to_leave_it_behind_is_waited_for(
         assert!(!world.has_noticed(ALPHA, "disk-failed"), "seed {seed}: a healthy disk was given up");
     }
     assert!(cases > 0, "it always returned early");
-}
-
-#[test]
-fn a_ring_that_is_full_while_the_peer_is_away_marks_its_blocks_and_says_so_when_it_returns() {
-    let mut world = promoted(2);
-    world.kill(BETA);
-    for round in 0..16 * 8 * 2 {
-        world.write_now(ALPHA, round % 30 * 131_072, 131_072);
-    }
-    assert!(world.has_noticed(ALPHA, "journal-full"));
-    world.start(BETA);
-    pass(&mut world, 2000);
-    let connection = &world.status(ALPHA).connections[0];
-    assert_eq!(connection.connection_state, ConnectionState::StandAlone);
-    let reason = connection.reason.clone().unwrap_or_default();
-    assert!(reason.contains("NeedsBitmapResync"), "{reason}");
-    world.write_now(ALPHA, 0, 4096);
-    world.read_everything(ALPHA);
-    // The marks outlive a restart.
-    world.kill(ALPHA);
-    world.start(ALPHA);
-    pass(&mut world, 1000);
-    world.promote(ALPHA, 20_000).expect("it is the set");
-    world.read_everything(ALPHA);
-    let reason = world.status(ALPHA).connections[0].reason.clone().unwrap_or_default();
-    assert!(reason.contains("NeedsBitmapResync"), "{reason}");
 }

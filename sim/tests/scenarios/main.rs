@@ -8,6 +8,7 @@ mod journal;
 mod promote;
 mod protocol_abc;
 mod quorum;
+mod resync;
 mod votes;
 
 use replicator::config::ReplicationProtocol;

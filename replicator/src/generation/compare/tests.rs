@@ -24,6 +24,7 @@ fn state(generations: &[Generation], end: u64) -> PeerState {
         record: MembershipRecord::default(),
         incarnation: Incarnation(1),
         continues: None,
+        resync_from: None,
         configuration_digest: 0,
     }
 }

@@ -83,8 +83,10 @@ disk_struct! {
         zones: [ZoneBytes; ZONES_STORED],
         /// The lineage, oldest first.
         generations: [GenerationBytes; 64],
+        /// For each peer: everything up to here that it lacks is in its bitmap.
+        marked_up_to: [U64; 7],
         /// Zero.
-        reserved_3: [u8; 984],
+        reserved_3: [u8; 928],
     }
 }
 

@@ -52,6 +52,9 @@ pub(super) fn encode(superblock: &Superblock) -> Box<[u8; BLOCK_SIZE]> {
     bytes.incarnation = U64::new(superblock.incarnation.0);
     bytes.pins = superblock.pins.ids.map(|id| U64::new(id.0));
     bytes.journal = encode_anchor(anchor);
+    for (place, peer) in bytes.marked_up_to.iter_mut().zip(&superblock.peers) {
+        *place = U64::new(peer.marked_up_to.0);
+    }
     for (place, peer) in bytes.peers.iter_mut().zip(&superblock.peers) {
         *place = encode_peer(peer);
     }
@@ -142,6 +145,7 @@ pub(super) fn parse(block: &[u8]) -> Result<Superblock, SuperblockError> {
     let mut peers = [PeerSlot::default(); 7];
     for (at, (place, peer)) in peers.iter_mut().zip(&bytes.peers).enumerate() {
         *place = parse_peer(peer).ok_or(SuperblockError::Peer(at))?;
+        place.marked_up_to = Lsn(bytes.marked_up_to[at].get());
     }
     Ok(Superblock {
         sequence: bytes.sequence.get(),
@@ -282,6 +286,7 @@ fn parse_peer(peer: &PeerSlotBytes) -> Option<PeerSlot> {
         acknowledged: Lsn(peer.acknowledged.get()),
         bitmap_slot: (usize::from(peer.bitmap_slot) < REPLICAS_MAX - 1).then_some(peer.bitmap_slot)?,
         has_dirty_bits,
+        marked_up_to: Lsn::ZERO,
     })
 }
 

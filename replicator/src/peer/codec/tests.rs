@@ -114,6 +114,7 @@ fn state() -> impl Strategy<Value = Message> {
                 record,
                 incarnation: run.0,
                 continues: run.1,
+                resync_from: None,
                 configuration_digest: digest,
             }))
         },

@@ -262,6 +262,7 @@ fn only_another_run_of_the_primarys_daemon_ends_its_lease_by_saying_secondary() 
             record: record(5, 1, A, both()),
             incarnation: run,
             continues: None,
+            resync_from: None,
             configuration_digest: 0,
         }))
     };

@@ -1,0 +1,346 @@
+//! This node as the source of a resync: gathers what may differ, makes that durable, copies it, and calls it equal
+//! when the target says that it is one disk again.
+
+use bytes::Bytes;
+
+use crate::bitmap::BitmapRevision;
+use crate::config::CATCH_UP_READ_BYTES;
+use crate::effect::{Effect, Effects};
+use crate::event::{IoId, LinkId};
+use crate::generation::compare::{Course, SyncMethod};
+use crate::generation::lineage::Lineage;
+use crate::journal::reader::RingReader;
+use crate::notice::Notice;
+use crate::peer::message::{Message, PeerState};
+use crate::record::{Record, RecordKind};
+use crate::resync::source::Copying;
+use crate::state::DiskState;
+use crate::superblock_keeper::Revision;
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockRange, Lsn, NodeId};
+use crate::write_back::extent_map::Piece;
+
+use super::sending::Outbound;
+use super::{IoPurpose, Replica};
+
+/// A resync in which a peer is the target.
+#[derive(Debug)]
+pub(super) struct ResyncSource {
+    stage: Stage,
+    /// Every block is copied, not only those that are marked.
+    is_full: bool,
+    /// The newest write that the target keeps.
+    target_keeps: Lsn,
+}
+
+/// How far it has come.
+#[derive(Debug)]
+enum Stage {
+    /// The target says which blocks it has marked itself.
+    Gathering,
+    /// The blocks of records that the target lacks are being marked; they go up to this one.
+    Marking { reader: Option<Box<RingReader>>, start: Lsn },
+    /// The marks are on their way to disk.
+    Marked { revision: BitmapRevision, start: Lsn },
+    /// The superblock that says how far they go is.
+    Recording { revision: Revision, start: Lsn },
+    /// The target was told where its journal begins.
+    Offered { start: Lsn },
+    /// Blocks are copied, and records go besides.
+    Copying(Box<Copying>),
+    /// The target was told that it has every block, and says when it is consistent.
+    Ended { consistent_at: Lsn },
+}
+
+impl ResyncSource {
+    pub(super) fn new(course: Course, resumes: bool) -> Self {
+        let is_full = match course.method {
+            SyncMethod::FullResync | SyncMethod::FullResyncWentBack => !resumes,
+            SyncMethod::BitmapResync | SyncMethod::CatchUp => false,
+        };
+        Self { stage: Stage::Gathering, is_full, target_keeps: course.target_keeps }
+    }
+
+    /// Up to where the target will ask for no record: everything before it is marked, or about to be.
+    pub(super) fn needs_nothing_up_to(&self, journaled: Lsn, accounted: Lsn) -> Lsn {
+        match &self.stage {
+            Stage::Gathering => Lsn(u64::MAX),
+            Stage::Marking { .. } => accounted,
+            Stage::Marked { start, .. } | Stage::Recording { start, .. } | Stage::Offered { start } => *start,
+            Stage::Copying(copying) => journaled.max(copying.start()),
+            Stage::Ended { consistent_at: _ } => journaled,
+        }
+    }
+
+    fn copying(&mut self) -> Option<&mut Copying> {
+        match &mut self.stage {
+            Stage::Copying(copying) => Some(copying),
+            Stage::Gathering
+            | Stage::Marking { .. }
+            | Stage::Marked { .. }
+            | Stage::Recording { .. }
+            | Stage::Offered { .. }
+            | Stage::Ended { .. } => None,
+        }
+    }
+
+    /// The journal has left a record behind that the target has not flushed: its blocks stay marked.
+    pub(super) fn mark_anew(&mut self, range: BlockRange) {
+        if let Some(copying) = self.copying() {
+            copying.mark_anew(range);
+        }
+    }
+}
+
+impl Replica {
+    fn resync_of(&mut self, node: NodeId) -> Option<&mut ResyncSource> {
+        self.peer_mut(node).outbound_mut()?.resync_mut()
+    }
+
+    /// Puts the resync of `node` into another stage.
+    fn set_stage(&mut self, node: NodeId, stage: Stage) {
+        if let Some(resync) = self.resync_of(node) {
+            resync.stage = stage;
+        }
+    }
+
+    pub(super) fn on_dirty_runs(
+        &mut self,
+        node: NodeId,
+        runs: &[BlockRange],
+        is_last: bool,
+        effects: &mut Effects,
+    ) {
+        // The peer's state may have arrived in this very round, so that the verdict is still due here.
+        self.reach_verdict(node, effects);
+        let volume = BlockRange::new(0, self.config.volume_bytes / BLOCK_BYTES);
+        let Some(ResyncSource { stage: Stage::Gathering, is_full, target_keeps }) = self.resync_of(node)
+        else {
+            return; // Of an earlier introduction.
+        };
+        let (is_full, target_keeps) = (*is_full, *target_keeps);
+        let slot = self.bitmap_slot(node);
+        for run in runs.iter().filter(|run| run.end() <= volume.end()) {
+            self.bitmap.set(slot, *run);
+        }
+        if !is_last {
+            return;
+        }
+        if is_full {
+            self.bitmap.set(slot, volume);
+        }
+        // What the target has beyond this point counts for nothing from here on.
+        let peer = self.peer_mut(node);
+        peer.flushed = peer.flushed.min(target_keeps);
+        peer.acknowledged = peer.acknowledged.min(target_keeps);
+        let lacks = peer.accounted().next();
+        // Only what is flushed keeps its number: what is lost with the power is written again as something else.
+        let start = self.journal.flushed();
+        let first = lacks.max(self.journal.ring().oldest_kept());
+        let reader = if first > start || is_full {
+            None
+        } else {
+            self.journal.ring().reader(first, start, CATCH_UP_READ_BYTES).map(Box::new)
+        };
+        self.set_stage(node, Stage::Marking { reader, start });
+    }
+
+    /// Whatever can be done for resyncs in which peers are targets.
+    pub(super) fn advance_resyncs(&mut self, effects: &mut Effects) {
+        let is_target = |peer: &&super::links::Peer| peer.outbound().is_some_and(|it| it.resync().is_some());
+        let targets: Vec<NodeId> = self.peers.iter().filter(is_target).map(|peer| peer.node).collect();
+        for node in targets {
+            self.advance_resync_of(node, effects);
+        }
+    }
+
+    fn advance_resync_of(&mut self, node: NodeId, effects: &mut Effects) {
+        if self.disk_fault.is_some() {
+            return;
+        }
+        let Some(resync) = self.peer(node).outbound().and_then(Outbound::resync) else { return };
+        match &resync.stage {
+            Stage::Marking { .. } => self.read_marks(node, effects),
+            Stage::Marked { revision, start } if self.bitmap.is_durable(*revision) => {
+                let start = *start;
+                let peer = self.peer_mut(node);
+                (peer.has_dirty_bits, peer.marked) = (true, peer.marked.max(start));
+                self.remember_peers();
+                let revision = self.superblock.newest();
+                self.set_stage(node, Stage::Recording { revision, start });
+            }
+            Stage::Recording { revision, start } if self.superblock.is_durable(*revision) => {
+                let start = *start;
+                self.offer(node, start, effects);
+            }
+            Stage::Copying(copying) => match copying.finished() {
+                Some(consistent_at) => {
+                    self.send(node, &Message::ResyncEnd { consistent_at }, effects);
+                    self.set_stage(node, Stage::Ended { consistent_at });
+                }
+                None => self.copy_blocks(node, effects),
+            },
+            Stage::Gathering
+            | Stage::Marked { .. }
+            | Stage::Recording { .. }
+            | Stage::Offered { .. }
+            | Stage::Ended { .. } => {}
+        }
+    }
+
+    fn read_marks(&mut self, node: NodeId, effects: &mut Effects) {
+        let Some(link) = self.peer(node).link.as_ref().map(|link| link.id) else { return };
+        let Some(Stage::Marking { reader, start }) = self.resync_of(node).map(|resync| &mut resync.stage)
+        else {
+            return;
+        };
+        let start = *start;
+        if reader.as_ref().is_none_or(|reader| reader.next_lsn() > start) {
+            let revision = self.bitmap.newest();
+            self.set_stage(node, Stage::Marked { revision, start });
+        } else if let Some(read) = reader.as_mut().and_then(|reader| reader.next_read()) {
+            let io = self.numbers.next();
+            self.purposes.insert(io, IoPurpose::ResyncMarks(node, link));
+            let offset = self.journal.zone_offset() + read.ring_offset;
+            effects.push(Effect::ReadJournal { io, offset, length: read.length });
+        }
+    }
+
+    pub(super) fn on_marks_read(&mut self, node: NodeId, link: LinkId, bytes: Bytes, effects: &mut Effects) {
+        if self.peer(node).link.as_ref().is_none_or(|current| current.id != link) {
+            return;
+        }
+        let slot = self.bitmap_slot(node);
+        let Some(Stage::Marking { reader: Some(reader), .. }) =
+            self.resync_of(node).map(|resync| &mut resync.stage)
+        else {
+            return;
+        };
+        match reader.on_bytes(bytes) {
+            Ok(records) => {
+                for (_, record) in records {
+                    self.bitmap.set(slot, record.range);
+                }
+            }
+            Err(error) if error.lsn < self.journal.ring().oldest_kept() => {
+                self.drop_link(node, "the journal has moved on; the verdict is reached anew", effects);
+            }
+            Err(error) => self.fail_disk(format!("the journal cannot be read back: {error}"), effects),
+        }
+    }
+
+    /// Every block that may differ is durably marked: the target may forget what it has.
+    fn offer(&mut self, node: NodeId, start: Lsn, effects: &mut Effects) {
+        if !self.lineage_is_durable() {
+            return;
+        }
+        let generations = self.superblock.content().lineage.generations();
+        let known = generations.iter().take_while(|generation| generation.first_lsn <= start.next());
+        let lineage = Lineage::parse(known.copied().collect()).expect("a prefix of a lineage is one");
+        let announced = lineage.newest_id();
+        let slot = self.bitmap_slot(node);
+        let left = (self.bitmap.count(slot) * BLOCK_BYTES) >> 20;
+        let text = format!("resync of {}: {left} MiB may differ", self.name_of(node));
+        effects.push(Effect::Notify(Notice::info("resync-begins", text)));
+        self.send(node, &Message::ResyncFrom { start, lineage }, effects);
+        if let Some(outbound) = self.peer_mut(node).outbound_mut() {
+            outbound.announce(announced);
+        }
+        self.set_stage(node, Stage::Offered { start });
+    }
+
+    /// The target's journal begins anew where it was told.
+    pub(super) fn begin_copying(&mut self, node: NodeId, end: Lsn) {
+        let slot = self.bitmap_slot(node);
+        if let Some(ResyncSource { stage: Stage::Offered { start }, .. }) = self.resync_of(node)
+            && *start == end
+        {
+            let copying = Copying::new(self.bitmap.blocks(slot), end);
+            self.set_stage(node, Stage::Copying(Box::new(copying)));
+        }
+    }
+
+    /// Reads what is next to be copied. Only what is in the data area is read: it is stable (I3), and the newest there
+    /// is of its block unless a record, which goes to the target itself, is newer.
+    fn copy_blocks(&mut self, node: NodeId, effects: &mut Effects) {
+        let Some(link) = self.peer(node).link.as_ref().map(|link| link.id) else { return };
+        let mut is_new_pass = true;
+        while let Some(copying) = self.resync_of(node).and_then(ResyncSource::copying)
+            && let Some(run) = copying.next_run(is_new_pass)
+        {
+            is_new_pass = false;
+            let start = copying.start();
+            for piece in self.write_back.pieces(run) {
+                match piece {
+                    Piece::Held(range, content) if content.lsn > start => {
+                        if let Some(copying) = self.resync_of(node).and_then(ResyncSource::copying) {
+                            copying.leave_to_records(range);
+                        }
+                    }
+                    Piece::Held(..) => {} // It will be in the data area soon.
+                    Piece::Gap(range) => {
+                        let io = self.numbers.next();
+                        self.purposes.insert(io, IoPurpose::CopyRead(node, link));
+                        effects.push(Effect::ReadData { io, range });
+                        if let Some(copying) = self.resync_of(node).and_then(ResyncSource::copying) {
+                            copying.on_read_ordered(io, range);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_copy_read(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        io: IoId,
+        bytes: Bytes,
+        effects: &mut Effects,
+    ) {
+        if self.peer(node).link.as_ref().is_none_or(|current| current.id != link) {
+            return;
+        }
+        let newest = self.assigned();
+        let read = self.resync_of(node).and_then(ResyncSource::copying);
+        let Some((number, range)) = read.and_then(|copying| copying.on_read(io, newest)) else { return };
+        let is_zero = bytes.chunks(BLOCK_SIZE).all(|block| block.iter().all(|byte| *byte == 0));
+        let copy = match is_zero {
+            true => Record::zero(number, RecordKind::Trim, range),
+            false => Record::write(number, range, bytes),
+        };
+        self.send(node, &Message::Copies(vec![copy]), effects);
+    }
+
+    pub(super) fn on_copies_flushed(&mut self, node: NodeId, up_to: u64) {
+        let slot = self.bitmap_slot(node);
+        let Some(copying) = self.resync_of(node).and_then(ResyncSource::copying) else { return };
+        for range in copying.on_flushed(up_to) {
+            self.bitmap.clear(slot, range);
+        }
+    }
+
+    /// The target of a resync introduces itself anew. If it is one disk again, durably, it holds every block and every
+    /// record up to its end: nothing of it is dirty any more.
+    pub(super) fn note_resync_over(&mut self, node: NodeId, state: &PeerState, effects: &mut Effects) {
+        let Some(ResyncSource { stage: Stage::Ended { consistent_at }, .. }) = self.resync_of(node) else {
+            return;
+        };
+        let is_over = state.resync_from.is_none()
+            && state.disk > DiskState::Inconsistent
+            && state.end >= *consistent_at
+            && self.superblock.content().lineage.find(state.lineage.newest_id()).is_some();
+        if !is_over {
+            return;
+        }
+        let slot = self.bitmap_slot(node);
+        self.bitmap.clear_all(slot);
+        let own_end = self.journal.flushed();
+        let peer = self.peer_mut(node);
+        peer.has_dirty_bits = false;
+        peer.flushed = state.flushed.min(own_end);
+        self.remember_peers();
+        let text = format!("resync of {} is over", self.name_of(node));
+        effects.push(Effect::Notify(Notice::info("resync-ended", text)));
+    }
+}

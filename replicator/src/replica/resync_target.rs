@@ -1,0 +1,431 @@
+//! This node as the target of a resync: says what it has marked itself, forgets its journal, takes blocks and records,
+//! and is one disk again when both have arrived.
+//!
+//! From the beginning to the end, whatever happens in between, it reports the point where the resync began.
+
+use bytes::Bytes;
+
+use crate::bitmap::BitmapRevision;
+use crate::block_set::BlockSet;
+use crate::config::CATCH_UP_READ_BYTES;
+use crate::effect::{Effect, Effects, ZeroMethod};
+use crate::event::IoId;
+use crate::generation::compare::{Course, SyncMethod};
+use crate::generation::lineage::Lineage;
+use crate::journal::reader::RingReader;
+use crate::layout::superblock::{DurableDisk, ResyncPosition};
+use crate::notice::Notice;
+use crate::peer::codec::RUNS_MAX;
+use crate::peer::message::Message;
+use crate::record::{Record, RecordKind};
+use crate::resync::target::Receiving;
+use crate::state::DiskState;
+use crate::superblock_keeper::Revision;
+use crate::units::{BLOCK_BYTES, BlockRange, Lsn, NodeId, index_range};
+use crate::write_back::WriteBack;
+
+use super::receiving::{Inbound, Stage as InboundStage};
+use super::{IoPurpose, Replica};
+
+/// Most runs that are sent; where there are more, near ones are sent as one.
+const RUNS_SENT_MAX: usize = 1 << 16;
+
+/// A resync in which this node is the target.
+#[derive(Debug)]
+pub(super) struct ResyncTarget {
+    course: Course,
+    stage: Stage,
+}
+
+/// How far it has come.
+#[derive(Debug)]
+enum Stage {
+    /// What is under way to the disks comes to an end.
+    Settling,
+    /// The blocks of records that are about to be forgotten are being marked.
+    Marking { reader: Option<Box<RingReader>>, end: Lsn, keeps: Lsn },
+    /// The marks are on their way to disk.
+    Marked { revision: BitmapRevision, keeps: Lsn },
+    /// The superblock that calls the disk Inconsistent is.
+    Recording(Revision),
+    /// The source knows what is marked here, and says where the journal begins anew.
+    Waiting,
+    /// Blocks and records arrive.
+    Receiving { receiving: Box<Receiving>, is_flushing: bool },
+    /// Everything is here; the superblock that says so is on its way to disk.
+    Finishing(Revision),
+}
+
+impl ResyncTarget {
+    fn receiving(&mut self) -> Option<&mut Receiving> {
+        match &mut self.stage {
+            Stage::Receiving { receiving, .. } => Some(receiving),
+            Stage::Settling
+            | Stage::Marking { .. }
+            | Stage::Marked { .. }
+            | Stage::Recording(_)
+            | Stage::Waiting
+            | Stage::Finishing(_) => None,
+        }
+    }
+
+    /// A record arrived: copies of its blocks count no more.
+    pub(super) fn on_record(&mut self, record: &Record) {
+        if let Some(receiving) = self.receiving() {
+            receiving.on_record(record);
+        }
+    }
+
+    /// Whether records may go to the data area, and up to which one.
+    pub(super) fn write_back_limit(&self) -> Lsn {
+        match &self.stage {
+            Stage::Receiving { receiving, .. } => {
+                receiving.oldest_held().map_or(Lsn(u64::MAX), Lsn::previous)
+            }
+            Stage::Finishing(_) => Lsn(u64::MAX),
+            Stage::Settling
+            | Stage::Marking { .. }
+            | Stage::Marked { .. }
+            | Stage::Recording(_)
+            | Stage::Waiting => Lsn::ZERO,
+        }
+    }
+}
+
+impl Replica {
+    fn resync_target(&mut self) -> Option<&mut ResyncTarget> {
+        self.inbound.as_mut()?.resync.as_deref_mut()
+    }
+
+    fn set_target_stage(&mut self, stage: Stage) {
+        if let Some(resync) = self.resync_target() {
+            resync.stage = stage;
+        }
+    }
+
+    /// Becomes the target of a resync from `node`.
+    pub(super) fn start_resync_target(&mut self, node: NodeId, course: Course, effects: &mut Effects) {
+        let text = format!("resync from {} by {:?} begins", self.name_of(node), course.method);
+        effects.push(Effect::Notify(Notice::warning("resync-begins", text)));
+        let resync = Box::new(ResyncTarget { course, stage: Stage::Settling });
+        self.inbound = Some(Inbound::of_resync(node, resync));
+        if self.disk > DiskState::Inconsistent {
+            // As long as nothing was copied it is an older state, and a consistent one.
+            self.set_disk(DiskState::Outdated, effects);
+        }
+    }
+
+    pub(super) fn advance_resync_target(&mut self, effects: &mut Effects) {
+        if self.disk_fault.is_some() {
+            return;
+        }
+        let Some(resync) = self.inbound.as_ref().and_then(|inbound| inbound.resync.as_ref()) else { return };
+        let course = resync.course;
+        match &resync.stage {
+            Stage::Settling => self.settle_for_resync(course, effects),
+            Stage::Marking { .. } => self.mark_own_records(effects),
+            Stage::Marked { revision, keeps } if self.bitmap.is_durable(*revision) => {
+                let keeps = *keeps;
+                self.record_resync(course, keeps);
+            }
+            Stage::Recording(revision) if self.superblock.is_durable(*revision) => {
+                self.set_disk(DiskState::Inconsistent, effects);
+                self.tell_marks(course, effects);
+            }
+            Stage::Receiving { .. } => self.take_in_copies(effects),
+            Stage::Finishing(revision) if self.superblock.is_durable(*revision) => {
+                if let Some(from) = self.inbound.as_ref().map(|inbound| inbound.from) {
+                    effects
+                        .push(Effect::Notify(Notice::info("resync-ended", "the resync is over".to_owned())));
+                    self.reintroduce_to(from);
+                }
+            }
+            Stage::Marked { .. } | Stage::Recording(_) | Stage::Waiting | Stage::Finishing(_) => {}
+        }
+    }
+
+    /// Nothing may be under way to the disks when what it belongs to is forgotten.
+    fn settle_for_resync(&mut self, course: Course, effects: &mut Effects) {
+        self.journal.want_flush(self.journal.accepted());
+        if self.write_back.is_writing() || self.data_flush_in_flight || self.tail_move.is_some() {
+            return;
+        }
+        if self.data_flushed < self.write_back.written_back() {
+            self.flush_data(effects);
+            return;
+        }
+        if !self.journal.is_clean() {
+            return;
+        }
+        // What is here only in the journal is forgotten with it: it is marked like what is to be taken back.
+        let keeps = course.target_keeps;
+        let end = self.journal.accepted();
+        let first = keeps.min(self.data_flushed).next().max(self.journal.ring().oldest_kept());
+        let reader = match first <= end {
+            true => self.journal.ring().reader(first, end, CATCH_UP_READ_BYTES).map(Box::new),
+            false => None,
+        };
+        self.set_target_stage(Stage::Marking { reader, end, keeps });
+    }
+
+    fn mark_own_records(&mut self, effects: &mut Effects) {
+        let Some(Stage::Marking { reader, end, keeps }) =
+            self.resync_target().map(|resync| &mut resync.stage)
+        else {
+            return;
+        };
+        let keeps = *keeps;
+        if reader.as_ref().is_none_or(|reader| reader.next_lsn() > *end) {
+            let revision = self.bitmap.newest();
+            self.set_target_stage(Stage::Marked { revision, keeps });
+        } else if let Some(read) = reader.as_mut().and_then(|reader| reader.next_read()) {
+            let io = self.numbers.next();
+            self.purposes.insert(io, IoPurpose::OwnMarks);
+            let offset = self.journal.zone_offset() + read.ring_offset;
+            effects.push(Effect::ReadJournal { io, offset, length: read.length });
+        }
+    }
+
+    pub(super) fn on_own_marks_read(&mut self, bytes: Bytes, effects: &mut Effects) {
+        // Whoever will be the source in the end, a third node perhaps, has to know.
+        let replicas: Vec<NodeId> =
+            self.peers.iter().filter(|peer| peer.is_replica()).map(|peer| peer.node).collect();
+        let slots: Vec<u8> = replicas.into_iter().map(|node| self.bitmap_slot(node)).collect();
+        let Some(Stage::Marking { reader: Some(reader), .. }) =
+            self.resync_target().map(|resync| &mut resync.stage)
+        else {
+            return;
+        };
+        match reader.on_bytes(bytes) {
+            Ok(records) => {
+                for (_, record) in records {
+                    for slot in &slots {
+                        self.bitmap.set(*slot, record.range);
+                    }
+                }
+            }
+            Err(error) => self.fail_disk(format!("the journal cannot be read back: {error}"), effects),
+        }
+    }
+
+    fn record_resync(&mut self, course: Course, keeps: Lsn) {
+        let Some(source) = self.inbound.as_ref().map(|inbound| inbound.from) else { return };
+        let earlier = self.superblock.content().resync;
+        // A resync that goes on began where it began.
+        let keeps = earlier.map_or(keeps, |earlier| earlier.lsn.min(keeps));
+        let revision = self.superblock.change(|content| {
+            content.disk = DurableDisk::Inconsistent;
+            content.resync = Some(ResyncPosition { generation: course.common, lsn: keeps, source });
+        });
+        self.set_target_stage(Stage::Recording(revision));
+    }
+
+    fn tell_marks(&mut self, course: Course, effects: &mut Effects) {
+        let Some(from) = self.inbound.as_ref().map(|inbound| inbound.from) else { return };
+        let slot = self.bitmap_slot(from);
+        let runs = match course.method {
+            SyncMethod::FullResync | SyncMethod::FullResyncWentBack => Vec::new(),
+            SyncMethod::BitmapResync | SyncMethod::CatchUp => runs_of(&self.bitmap.blocks(slot)),
+        };
+        let mut parts = runs.chunks(RUNS_MAX).map(<[BlockRange]>::to_vec).collect::<Vec<_>>();
+        let last = parts.pop().unwrap_or_default();
+        for runs in parts {
+            self.send(from, &Message::DirtyRuns { runs, is_last: false }, effects);
+        }
+        self.send(from, &Message::DirtyRuns { runs: last, is_last: true }, effects);
+        self.set_target_stage(Stage::Waiting);
+    }
+
+    /// Every block that may differ is marked at the source: the journal is forgotten and begins anew.
+    pub(super) fn on_resync_from(&mut self, node: NodeId, start: Lsn, lineage: Lineage) {
+        let is_from_source = self.inbound.as_ref().is_some_and(|inbound| inbound.from == node);
+        let is_waiting = matches!(self.resync_target(), Some(ResyncTarget { stage: Stage::Waiting, .. }));
+        if !is_from_source || !is_waiting {
+            return; // Of an earlier introduction.
+        }
+        let generation = lineage.newest_id();
+        let session = self.journal.ring().session() + 1;
+        self.write_back = WriteBack::new(start);
+        self.journal.restart(start, generation, session);
+        (self.data_flushed, self.stable, self.complete) = (start, start, start);
+        self.doubt_others(node, start);
+        let ring = self.journal.ring();
+        let anchor = ring.anchor(ring.tail(), start);
+        let revision = self.superblock.change(|content| {
+            content.journal = anchor;
+            content.lineage = lineage;
+        });
+        let receiving = Box::<Receiving>::default();
+        self.set_target_stage(Stage::Receiving { receiving, is_flushing: false });
+        if let Some(inbound) = &mut self.inbound {
+            inbound.received = start;
+            inbound.stage = InboundStage::Preparing(revision);
+        }
+    }
+
+    /// What third nodes lack of the history that this node has just skipped is neither in its journal nor in its
+    /// bitmaps: all of theirs may differ, until the Primary says that they have flushed it.
+    fn doubt_others(&mut self, source: NodeId, start: Lsn) {
+        let volume = BlockRange::new(0, self.config.volume_bytes / BLOCK_BYTES);
+        let others = self.peers.iter().filter(|peer| peer.is_replica() && peer.node != source);
+        for node in others.map(|peer| peer.node).collect::<Vec<_>>() {
+            let slot = self.bitmap_slot(node);
+            self.bitmap.set(slot, volume);
+            let peer = self.peer_mut(node);
+            (peer.has_dirty_bits, peer.marked) = (true, start);
+        }
+        self.remember_peers();
+    }
+
+    pub(super) fn on_copies(&mut self, node: NodeId, copies: Vec<Record>, effects: &mut Effects) {
+        if self.inbound.as_ref().is_none_or(|inbound| inbound.from != node) {
+            return;
+        }
+        let volume_end = self.config.volume_bytes / BLOCK_BYTES;
+        for copy in copies {
+            let Some(receiving) = self.resync_target().and_then(ResyncTarget::receiving) else { return };
+            let wanted = match receiving.on_copy(&copy) {
+                _ if copy.range.end() > volume_end => {
+                    Err("a copy lies beyond the end of the volume".to_owned())
+                }
+                Err(refusal) => Err(refusal.to_string()),
+                Ok(wanted) => Ok(wanted),
+            };
+            match wanted {
+                Ok(wanted) => {
+                    for range in wanted {
+                        self.write_copy(&copy, range, effects);
+                    }
+                }
+                Err(reason) => {
+                    self.drop_link(node, &reason, effects);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn write_copy(&mut self, copy: &Record, range: BlockRange, effects: &mut Effects) {
+        let io = self.numbers.next();
+        self.purposes.insert(io, IoPurpose::CopyWrite);
+        if let Some(receiving) = self.resync_target().and_then(ResyncTarget::receiving) {
+            receiving.on_write_ordered(io, range);
+        }
+        effects.push(match copy.kind {
+            RecordKind::Write => {
+                let skip = (range.first - copy.range.first) * BLOCK_BYTES;
+                let bytes = copy.payload.slice(index_range(skip..skip + range.bytes()));
+                Effect::WriteData { io, range, pieces: vec![bytes] }
+            }
+            RecordKind::Zeroes | RecordKind::Trim => {
+                Effect::ZeroData { io, range, method: ZeroMethod::ReleaseSpace }
+            }
+        });
+    }
+
+    pub(super) fn on_copy_written(&mut self, io: IoId) {
+        if let Some(receiving) = self.resync_target().and_then(ResyncTarget::receiving) {
+            receiving.on_written(io);
+        }
+    }
+
+    pub(super) fn on_copies_in_data_area(&mut self, up_to: u64, effects: &mut Effects) {
+        let Some(inbound) = &mut self.inbound else { return };
+        let from = inbound.from;
+        let Some(Stage::Receiving { receiving, is_flushing }) =
+            inbound.resync.as_deref_mut().map(|resync| &mut resync.stage)
+        else {
+            return;
+        };
+        *is_flushing = false;
+        receiving.on_flushed(up_to);
+        self.send(from, &Message::CopiesFlushed { up_to }, effects);
+    }
+
+    pub(super) fn on_resync_end(&mut self, node: NodeId, consistent_at: Lsn) {
+        if self.inbound.as_ref().is_some_and(|inbound| inbound.from == node)
+            && let Some(receiving) = self.resync_target().and_then(ResyncTarget::receiving)
+        {
+            receiving.on_end(consistent_at);
+        }
+    }
+
+    /// Flushes what has arrived; when that is all, the disk is one disk again.
+    fn take_in_copies(&mut self, effects: &mut Effects) {
+        let Some(Stage::Receiving { receiving, is_flushing }) = self
+            .inbound
+            .as_mut()
+            .and_then(|inbound| inbound.resync.as_deref_mut())
+            .map(|resync| &mut resync.stage)
+        else {
+            return;
+        };
+        if let Some(up_to) = receiving.flush_wanted()
+            && !*is_flushing
+        {
+            *is_flushing = true;
+            let io = self.numbers.next();
+            self.purposes.insert(io, IoPurpose::CopyFlush(up_to));
+            effects.push(Effect::FlushData { io });
+        }
+        let Some(consistent_at) = receiving.finished() else { return };
+        self.journal.want_flush(consistent_at);
+        if self.journal.flushed() < consistent_at {
+            return;
+        }
+        let Some(from) = self.inbound.as_ref().map(|inbound| inbound.from) else { return };
+        let slot = self.bitmap_slot(from);
+        self.bitmap.clear_all(slot);
+        self.peer_mut(from).has_dirty_bits = false;
+        self.remember_peers();
+        let revision = self.superblock.change(|content| {
+            content.disk = DurableDisk::Outdated;
+            content.resync = None;
+        });
+        self.set_disk(DiskState::Outdated, effects);
+        self.set_target_stage(Stage::Finishing(revision));
+    }
+}
+
+/// The runs of a set; where there are too many, near ones become one: more than is dirty may be copied, never less.
+fn runs_of(blocks: &BlockSet) -> Vec<BlockRange> {
+    let mut gap = 0;
+    loop {
+        let mut runs: Vec<BlockRange> = Vec::new();
+        let mut from = 0;
+        while let Some(run) = blocks.next_run(from, u64::MAX) {
+            from = run.end();
+            match runs.last_mut() {
+                Some(last) if run.first - last.end() <= gap => {
+                    *last = BlockRange::new(last.first, run.end() - last.first);
+                }
+                _ => runs.push(run),
+            }
+            if runs.len() > RUNS_SENT_MAX {
+                break;
+            }
+        }
+        if runs.len() <= RUNS_SENT_MAX {
+            return runs;
+        }
+        gap = 2 * gap + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_runs_are_joined_and_none_is_lost() {
+        let mut blocks = BlockSet::default();
+        for at in 0..100_000 {
+            blocks.add(BlockRange::new(at * 5, 1));
+        }
+        let runs = runs_of(&blocks);
+        assert!(runs.len() <= RUNS_SENT_MAX && !runs.is_empty());
+        let mut left = blocks.clone();
+        runs.iter().for_each(|run| left.remove(*run));
+        assert!(left.is_empty());
+    }
+}

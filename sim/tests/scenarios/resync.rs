@@ -1,0 +1,129 @@
+//! A peer that the journal cannot bring up to date any more: blocks are copied to it, and only those that may differ.
+
+use replicator::state::{DiskState, Role};
+use replicator::units::Span;
+use sim::world::{ALPHA, BETA, World};
+
+use crate::{pass, promoted};
+
+/// Beta is away so long that alpha's journal has left records behind that beta lacks. They touch less than a quarter of
+/// the volume.
+fn away_for_long(seed: u64) -> World {
+    let mut world = promoted(seed);
+    for block in 0..200 {
+        world.write(ALPHA, block * 16_384, 4096);
+    }
+    pass(&mut world, 2000);
+    world.kill(BETA);
+    for round in 0..256 {
+        world.write_now(ALPHA, (round * 7) % 8 * 131_072, 131_072);
+    }
+    assert!(world.has_noticed(ALPHA, "journal-full"));
+    world
+}
+
+/// KiB that a node has sent to its peer.
+fn sent(world: &World) -> u64 {
+    world.status(ALPHA).connections[0].peer_devices[0].sent
+}
+
+#[test]
+fn a_peer_that_was_away_for_long_gets_the_blocks_that_may_differ_and_no_others() {
+    for seed in 0..10 {
+        let mut world = away_for_long(seed);
+        let before = sent(&world);
+        world.start(BETA);
+        world.assert_converges();
+        assert!(world.has_noticed(BETA, "resync-ended"), "{}", world.summaries());
+        let sent = sent(&world) - before;
+        assert!((1024..2048).contains(&sent), "{sent} KiB were sent for 1 MiB that differ");
+        world.kill(ALPHA);
+        world.promote(BETA, 20_000).expect("it holds every completed write");
+        world.read_everything(BETA);
+    }
+}
+
+#[test]
+fn marks_outlive_a_restart_of_the_source() {
+    for seed in 0..10 {
+        let mut world = away_for_long(seed);
+        world.cut_power(ALPHA);
+        world.start(ALPHA);
+        pass(&mut world, 1000);
+        world.promote(ALPHA, 20_000).expect("it is the set");
+        world.start(BETA);
+        world.assert_converges();
+        world.read_everything(ALPHA);
+    }
+}
+
+#[test]
+fn clients_write_during_a_resync_and_old_bytes_never_win() {
+    for seed in 0..30 {
+        let mut world = away_for_long(seed);
+        world.start(BETA);
+        for round in 0..200 {
+            world.write(ALPHA, (round * 13 + seed) % 300 * 4096, 4096 * (1 + round % 5));
+            world.run_for(Span(200 + seed * 40));
+        }
+        world.assert_converges();
+        world.kill(ALPHA);
+        world.promote(BETA, 20_000).expect("it holds every completed write");
+        world.read_everything(BETA);
+    }
+}
+
+#[test]
+fn whoever_is_being_resynced_is_inconsistent_and_never_promoted() {
+    for seed in 0..20 {
+        let mut world = away_for_long(seed);
+        world.start(BETA);
+        let has_begun = |world: &World| world.disk(BETA) == DiskState::Inconsistent;
+        assert!(world.run_until(Span::from_millis(5000), has_begun), "{}", world.summaries());
+        world.run_for(Span(seed * 100));
+        if world.disk(BETA) != DiskState::Inconsistent {
+            continue;
+        }
+        world.kill(ALPHA);
+        pass(&mut world, 8000);
+        assert!(world.promote(BETA, 5000).is_err(), "it is half a copy");
+        world.kill(BETA);
+        world.start(BETA);
+        pass(&mut world, 1000);
+        // Unless the last of it was under way when alpha died, it is half a copy still.
+        assert!(world.disk(BETA) <= DiskState::Outdated, "{}", world.summaries());
+        world.start(ALPHA);
+        pass(&mut world, 1000);
+        world.promote(ALPHA, 20_000).expect("it is the set");
+        world.assert_converges();
+        world.read_everything(ALPHA);
+    }
+}
+
+#[test]
+fn a_resync_goes_on_after_either_side_has_lost_power_at_any_moment() {
+    for seed in 0..40 {
+        let mut world = away_for_long(seed);
+        world.start(BETA);
+        for round in 0..4 {
+            world.write(ALPHA, (round * 17 + seed) % 300 * 4096, 8192);
+            world.run_for(Span(1 + seed * 1500 + round * 700));
+            if (seed + round) % 2 == 0 {
+                world.cut_power(BETA);
+                world.start(BETA);
+            } else {
+                world.cut_power(ALPHA);
+                world.start(ALPHA);
+                pass(&mut world, 100);
+                // If beta was whole again, it is beta that cannot do without a vote.
+                if world.promote(ALPHA, 20_000).is_err() {
+                    world.promote(BETA, 20_000).expect("one of the two holds everything");
+                    break;
+                }
+            }
+        }
+        world.assert_converges();
+        let primary = if world.role(ALPHA) == Role::Primary { ALPHA } else { BETA };
+        world.read_everything(primary);
+    }
+}
