@@ -344,6 +344,13 @@ impl Cluster {
         });
     }
 
+    /// Waits until no client is connected any more.
+    pub fn wait_until_unused(&mut self, replica: Voter) {
+        self.wait_until("the clients are gone", SOON, |cluster| {
+            cluster.value(replica, "/devices/0/clients").is_some_and(|clients| clients == 0)
+        });
+    }
+
     /// Waits until the data areas hold every write.
     pub fn wait_until_written_back(&mut self, primary: Voter) {
         self.wait_until("everything is written back", SOON, |cluster| {

@@ -36,9 +36,7 @@ fn with_pair_behind(listeners: Listeners, tool: &str, body: impl Fn(&Export)) {
         secondary_uri: uri(Voter::B),
     };
     body(&export);
-    cluster.wait_until("the clients are gone", harness::SOON, |cluster| {
-        cluster.value(Voter::A, "/devices/0/clients").is_some_and(|clients| clients == 0)
-    });
+    cluster.wait_until_unused(Voter::A);
     cluster.stop_and_compare(Voter::A);
 }
 

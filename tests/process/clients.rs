@@ -171,8 +171,6 @@ fn clients_over_tcp_and_over_the_unix_socket_see_one_volume() {
         assert_eq!(near.read(offset, 3000).expect("readable"), [2 * round + 2; 3000], "what TCP wrote");
     }
     drop((near, far));
-    cluster.wait_until("the clients are gone", SOON, |cluster| {
-        cluster.value(Voter::A, "/devices/0/clients").is_some_and(|clients| clients == 0)
-    });
+    cluster.wait_until_unused(Voter::A);
     cluster.stop_and_compare(Voter::A);
 }

@@ -217,9 +217,7 @@ fn what_is_trimmed_or_zeroed_reads_as_zero_on_both_block_devices_and_nothing_bes
     let bytes = u32::try_from(expected.len()).expect("small");
     assert!(volume.read(0, bytes).expect("readable") == expected, "as the client sees it");
     drop((volume, stream));
-    cluster.wait_until("the clients are gone", SOON, |cluster| {
-        cluster.value(Voter::A, "/devices/0/clients").is_some_and(|clients| clients == 0)
-    });
+    cluster.wait_until_unused(Voter::A);
     cluster.stop_and_compare(Voter::A);
     for device in [&a, &b] {
         let found = std::fs::read(&device.path).expect("a device");

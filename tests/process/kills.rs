@@ -235,9 +235,7 @@ impl Trial {
         }
         assert_eq!(checked, tally.messages, "a message was acknowledged and never read back");
         drop(volume);
-        cluster.wait_until("the clients are gone", SOON, |cluster| {
-            cluster.value(primary, "/devices/0/clients").is_some_and(|clients| clients == 0)
-        });
+        cluster.wait_until_unused(primary);
         cluster.stop_and_compare(primary);
     }
 }

@@ -29,5 +29,6 @@ mod kills;
 mod orders;
 mod protocols;
 mod refusals;
+mod resync;
 mod stops;
 mod trio;

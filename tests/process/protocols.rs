@@ -42,9 +42,7 @@ fn a_pair_with(protocol: &'static str) {
     );
     assert_eq!(volume.read(250 * 5000, 5000).expect("readable"), vec![3; 5000]);
     drop(volume);
-    cluster.wait_until("the client is gone", SOON, |cluster| {
-        cluster.value(Voter::A, "/devices/0/clients").is_some_and(|clients| clients == 0)
-    });
+    cluster.wait_until_unused(Voter::A);
     cluster.stop_and_compare(Voter::A);
 }
 
