@@ -382,6 +382,7 @@ impl Replica {
             // Never beyond what this node has flushed itself: the peer may have to cut what lies beyond.
             peer.flushed = peer.flushed.max(flushed[peer.node.index()].min(own_end));
         }
+        self.forget_marks();
     }
 
     /// Lost links, stuck disks.

@@ -71,6 +71,19 @@ impl ResyncSource {
         }
     }
 
+    /// Blocks that the target lacks; known as soon as they are copied.
+    pub(super) fn left(&self) -> Option<u64> {
+        match &self.stage {
+            Stage::Copying(copying) => Some(copying.left()),
+            Stage::Ended { .. } => Some(0),
+            Stage::Gathering
+            | Stage::Marking { .. }
+            | Stage::Marked { .. }
+            | Stage::Recording { .. }
+            | Stage::Offered { .. } => None,
+        }
+    }
+
     fn copying(&mut self) -> Option<&mut Copying> {
         match &mut self.stage {
             Stage::Copying(copying) => Some(copying),

@@ -210,6 +210,15 @@ impl Replica {
 
     fn record_resync(&mut self, course: Course, keeps: Lsn) {
         let Some(source) = self.inbound.as_ref().map(|inbound| inbound.from) else { return };
+        // So that the marks are read again after a restart.
+        for node in
+            self.peers.iter().filter(|peer| peer.is_replica()).map(|peer| peer.node).collect::<Vec<_>>()
+        {
+            let slot = self.bitmap_slot(node);
+            let has_marks = self.bitmap.count(slot) > 0;
+            self.peer_mut(node).has_dirty_bits |= has_marks;
+        }
+        self.remember_peers();
         let earlier = self.superblock.content().resync;
         // A resync that goes on began where it began.
         let keeps = earlier.map_or(keeps, |earlier| earlier.lsn.min(keeps));

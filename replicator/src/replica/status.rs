@@ -118,7 +118,7 @@ impl Replica {
         };
         // Each write that it lacks is of a block at least; there are no more blocks than the volume has.
         let volume_kib = self.config.volume_bytes >> 10;
-        let out_of_sync = (behind * (BLOCK_BYTES >> 10)).min(volume_kib);
+        let out_of_sync = (behind * (BLOCK_BYTES >> 10)).max(self.dirty_kib(peer)).min(volume_kib);
         let in_flight = outbound.map_or(0, super::sending::Outbound::unreceived_bytes);
         let is_sync_source = self.replication_state(peer) == ReplicationState::SyncSource;
         let unacked = self
@@ -165,6 +165,16 @@ impl Replica {
                 has_dirty_bits: peer.has_dirty_bits,
             }],
         }
+    }
+
+    /// What is marked dirty for a peer, or left to be copied to it, KiB.
+    fn dirty_kib(&self, peer: &Peer) -> u64 {
+        let left = peer.outbound().and_then(|outbound| outbound.resync()?.left());
+        let marked = || {
+            let slot = self.superblock.content().peer(peer.node).filter(|_| peer.has_dirty_bits);
+            slot.map_or(0, |slot| self.bitmap.count(slot.bitmap_slot))
+        };
+        left.unwrap_or_else(marked) * (BLOCK_BYTES >> 10)
     }
 
     /// What goes on with a peer, in DRBD's words.

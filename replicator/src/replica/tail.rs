@@ -226,6 +226,31 @@ impl Replica {
         self.tail_move = Some(TailMove { to, stage: Stage::Recording(revision) });
     }
 
+    /// What is marked for a peer that has flushed everything up to where the marks go is equal there: another node has
+    /// brought it up to date.
+    pub(super) fn forget_marks(&mut self) {
+        if self.superblock.content().resync.is_some() {
+            return; // Marks of a node that is being resynced say what it lacks itself, too.
+        }
+        let is_proved = |peer: &&Peer| {
+            let is_being_resynced = peer.outbound().is_some_and(|outbound| outbound.resync().is_some());
+            peer.has_dirty_bits
+                && peer.marked > Lsn::ZERO
+                && peer.flushed >= peer.marked
+                && !is_being_resynced
+        };
+        let proved: Vec<NodeId> = self.peers.iter().filter(is_proved).map(|peer| peer.node).collect();
+        if proved.is_empty() {
+            return;
+        }
+        for node in proved {
+            let slot = self.bitmap_slot(node);
+            self.bitmap.clear_all(slot);
+            self.peer_mut(node).has_dirty_bits = false;
+        }
+        self.remember_peers();
+    }
+
     /// Puts into the superblock what is known of the peers.
     pub(super) fn remember_peers(&mut self) {
         let replicas: Vec<NodeId> =
