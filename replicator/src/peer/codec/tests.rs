@@ -114,7 +114,7 @@ fn state() -> impl Strategy<Value = Message> {
                 record,
                 incarnation: run.0,
                 continues: run.1,
-                resync_from: None,
+                resync_from: flags[0].then_some(NodeId(3)),
                 configuration_digest: digest,
             }))
         },
@@ -135,25 +135,40 @@ fn heartbeat() -> impl Strategy<Value = Message> {
     })
 }
 
-fn records() -> impl Strategy<Value = Message> {
+fn numbered_records() -> impl Strategy<Value = Vec<Record>> {
     let record = (0..3usize, 0..1000u64, 1..4u8, any::<u8>());
-    (1..=u64::MAX, lsn(), 1..1000u64, vec(record, 1..8)).prop_map(
-        |(generation, stable_up_to, first, records)| {
-            let numbered = (first..).map(Lsn).zip(records);
-            let records = numbered.map(|(lsn, (kind, block, count, fill))| {
-                let range = BlockRange::new(block, count.into());
-                match RecordKind::ALL[kind].0 {
-                    RecordKind::Write => {
-                        let payload = vec![fill; usize::from(count) * BLOCK_SIZE];
-                        Record::write(lsn, range, Bytes::from(payload))
-                    }
-                    kind @ (RecordKind::Zeroes | RecordKind::Trim) => Record::zero(lsn, kind, range),
+    (1..1000u64, vec(record, 1..8)).prop_map(|(first, records)| {
+        let numbered = (first..).map(Lsn).zip(records);
+        let records = numbered.map(|(lsn, (kind, block, count, fill))| {
+            let range = BlockRange::new(block, count.into());
+            match RecordKind::ALL[kind].0 {
+                RecordKind::Write => {
+                    let payload = vec![fill; usize::from(count) * BLOCK_SIZE];
+                    Record::write(lsn, range, Bytes::from(payload))
                 }
-            });
-            let records = records.collect();
-            Message::Records(RecordBatch { generation: GenerationId(generation), stable_up_to, records })
-        },
-    )
+                kind @ (RecordKind::Zeroes | RecordKind::Trim) => Record::zero(lsn, kind, range),
+            }
+        });
+        records.collect()
+    })
+}
+
+fn records() -> impl Strategy<Value = Message> {
+    (1..=u64::MAX, lsn(), numbered_records()).prop_map(|(generation, stable_up_to, records)| {
+        Message::Records(RecordBatch { generation: GenerationId(generation), stable_up_to, records })
+    })
+}
+
+/// Messages of a resync.
+fn resync() -> impl Strategy<Value = Message> {
+    let run = (0..1_000_000u64, 1..1000u64).prop_map(|(first, count)| BlockRange::new(first, count));
+    prop_oneof![
+        (vec(run, 0..20), any::<bool>()).prop_map(|(runs, is_last)| Message::DirtyRuns { runs, is_last }),
+        (lsn(), lineage()).prop_map(|(start, lineage)| Message::ResyncFrom { start, lineage }),
+        numbered_records().prop_map(Message::Copies),
+        any::<u64>().prop_map(|up_to| Message::CopiesFlushed { up_to }),
+        lsn().prop_map(|consistent_at| Message::ResyncEnd { consistent_at }),
+    ]
 }
 
 fn progress() -> impl Strategy<Value = Message> {
@@ -237,6 +252,7 @@ fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         state(),
         heartbeat(),
+        resync(),
         records(),
         new_generation,
         progress(),
