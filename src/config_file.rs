@@ -14,6 +14,7 @@ pub mod values;
 use std::path::{Path, PathBuf};
 
 use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::resync::throttle::ThrottleLimits;
 use replicator::units::{NodeId, Span};
 
 pub use problem::{ConfigProblems, Problem};
@@ -40,8 +41,10 @@ pub struct ResourceConfig {
     pub heartbeat: Span,
     /// Silence after which a peer counts as lost.
     pub peer_timeout: Span,
-    /// Time after which an unfinished journal write or flush counts as failed.
+    /// Time after which an unfinished read, write or flush of either disk counts as failed.
     pub disk_timeout: Span,
+    /// What clients may be made to feel of a resync.
+    pub resync: ThrottleLimits,
     /// How long the data plane looks for completions before it sleeps, while they follow one another closely.
     pub busy_poll: Span,
     /// The replicas; a [`NodeId`] is an index into it.
@@ -248,6 +251,7 @@ impl ResourceConfig {
             heartbeat: self.heartbeat,
             peer_timeout: self.peer_timeout,
             disk_timeout: self.disk_timeout,
+            resync: self.resync,
             digest: self.digest(),
         }
     }

@@ -66,6 +66,10 @@ pub enum Command {
         /// Its name.
         peer: Option<String>,
     },
+    /// Copy no blocks to peers until told otherwise.
+    PauseResync,
+    /// Go on copying.
+    ResumeResync,
     /// Answer when every peer is connected.
     WaitConnect {
         /// How long at most; nothing: no limit.
@@ -167,6 +171,8 @@ impl Command {
             Self::Connect { peer } => Asked::Order(Order::Connect { peer: resolve(peer)? }),
             Self::Disconnect { peer } => Asked::Order(Order::Disconnect { peer: resolve(peer)? }),
             Self::WaitConnect { wait_ms } => Asked::Order(Order::WaitConnect { wait: at_most(wait_ms) }),
+            Self::PauseResync => Asked::Order(Order::PauseResync { is_paused: true }),
+            Self::ResumeResync => Asked::Order(Order::PauseResync { is_paused: false }),
             Self::WaitSync { wait_ms } => Asked::Order(Order::WaitSync { wait: at_most(wait_ms) }),
         })
     }
@@ -341,6 +347,8 @@ mod tests {
             Command::Demote { force: true },
             Command::Connect { peer: Some("b".to_owned()) },
             Command::Disconnect { peer: None },
+            Command::PauseResync,
+            Command::ResumeResync,
             Command::WaitConnect { wait_ms: None },
             Command::WaitSync { wait_ms: Some(1) },
             Command::Events { now: true },

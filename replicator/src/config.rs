@@ -1,5 +1,6 @@
 //! What a replica is told before it starts, and every limit of the core in one place.
 
+use crate::resync::throttle::ThrottleLimits;
 use crate::units::{NodeId, Span};
 
 /// When a write is complete, for one peer (DRBD's protocols A, B, C).
@@ -65,7 +66,13 @@ pub struct Config {
     pub digest: u64,
     /// Time after which an unfinished read, write or flush of either disk counts as failed.
     pub disk_timeout: Span,
+    /// What clients may be made to feel of a resync.
+    pub resync: ThrottleLimits,
 }
+
+/// What clients may be made to feel of a resync, unless something else is configured.
+pub const RESYNC_DEFAULT: ThrottleLimits =
+    ThrottleLimits { write_latency: Span::from_millis(20), rate_min: 10 << 20 };
 
 impl Config {
     /// Number of the tiebreaker, if there is one.

@@ -161,6 +161,11 @@ pub enum Order {
         /// How long at most.
         wait: Span,
     },
+    /// Copy no blocks to peers from this node, or go on copying. It lasts until the daemon ends.
+    PauseResync {
+        /// Whether to pause; else to go on.
+        is_paused: bool,
+    },
     /// Stop: flush, tell the peers, record a clean end. The answer comes when the daemon may exit.
     Stop,
 }

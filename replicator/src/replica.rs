@@ -41,6 +41,7 @@ use crate::peer::message::Message;
 use crate::prng::Prng;
 use crate::promotion::membership::MembershipRecord;
 use crate::read::Reads;
+use crate::resync::throttle::Throttle;
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::{Revision, SuperblockKeeper};
 use crate::units::{Incarnation, Lsn, NodeId, RequestId, Span, Tick};
@@ -185,6 +186,9 @@ pub struct Replica {
 
     writes: Writes,
     reads: Reads,
+    throttle: Throttle,
+    /// Whether an operator has stopped the copying of blocks from this node.
+    is_resync_paused: bool,
     clients: usize,
     written_bytes: u64,
 
@@ -246,6 +250,8 @@ impl Replica {
             continues,
             writes: Writes::default(),
             reads: Reads::default(),
+            throttle: Throttle::new(config.resync, started),
+            is_resync_paused: false,
             clients: 0,
             written_bytes: 0,
             peers,
@@ -416,7 +422,8 @@ impl Replica {
         let orders = self.order_deadline();
         let lease = self.reign_wakeup();
         let flush = self.journal.flush_due_at().filter(|_| is_writing);
-        let due = [heartbeat, write_back, orders, lease, flush, stuck].into_iter().flatten().min();
+        let resync = self.resync_wakeup();
+        let due = [heartbeat, write_back, orders, lease, flush, resync, stuck].into_iter().flatten().min();
         // What is overdue waits for something else; looking again every so often is enough.
         due.map(|due| due.max(self.now.plus(OVERDUE_PAUSE)))
     }

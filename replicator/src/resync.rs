@@ -7,6 +7,7 @@
 
 pub mod source;
 pub mod target;
+pub mod throttle;
 
 /// Most bytes of copies that are sent and not flushed by the target.
 pub const IN_FLIGHT_BYTES_MAX: u64 = 16 << 20;

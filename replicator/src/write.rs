@@ -8,7 +8,7 @@ pub mod protocol_abc;
 use std::collections::VecDeque;
 
 use crate::event::{Durability, Request};
-use crate::units::{Lsn, RequestId};
+use crate::units::{Lsn, RequestId, Tick};
 use edit::Edit;
 
 /// An accepted write whose answer is due when its last record is complete.
@@ -17,6 +17,7 @@ struct InFlight {
     id: RequestId,
     last_lsn: Lsn,
     durability: Durability,
+    since: Tick,
 }
 
 /// An answer that is due when everything up to `lsn` is stable.
@@ -62,9 +63,9 @@ impl Writes {
         &mut self.edits
     }
 
-    /// A request's records are accepted; `last_lsn` is the newest of them.
-    pub fn submitted(&mut self, id: RequestId, last_lsn: Lsn, durability: Durability) {
-        self.in_flight.push_back(InFlight { id, last_lsn, durability });
+    /// A request's records are accepted now; `last_lsn` is the newest of them.
+    pub fn submitted(&mut self, id: RequestId, last_lsn: Lsn, durability: Durability, now: Tick) {
+        self.in_flight.push_back(InFlight { id, last_lsn, durability, since: now });
         if durability == Durability::Flushed {
             // The flush starts as soon as the journals hold the write, not when it is complete.
             self.flush_wanted = self.flush_wanted.max(last_lsn);
@@ -78,9 +79,15 @@ impl Writes {
     }
 
     /// Answers that are due now that writes are complete up to `complete`; those that must also be flushed
-    /// go over to the waiters.
-    pub fn completed(&mut self, complete: Lsn, mut answer: impl FnMut(RequestId)) {
+    /// go over to the waiters. `took` hears since when each of them had been accepted.
+    pub fn completed(
+        &mut self,
+        complete: Lsn,
+        mut took: impl FnMut(Tick),
+        mut answer: impl FnMut(RequestId),
+    ) {
         while let Some(request) = self.in_flight.pop_front_if(|request| request.last_lsn <= complete) {
+            took(request.since);
             match request.durability {
                 Durability::Complete => answer(request.id),
                 Durability::Flushed => self.wait_for_flush(request.id, request.last_lsn),

@@ -1,7 +1,7 @@
 //! One replica among others that are played by the test: what it makes of their frames, and what it says when.
 
 use bytes::Bytes;
-use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{Address, Config, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
 use replicator::effect::{Effect, Effects};
 use replicator::event::{Event, IoId, LinkId, Order, OrderId};
 use replicator::generation::lineage::{Lineage, Position};
@@ -53,6 +53,7 @@ fn config() -> Config {
         peer_timeout: Span::from_millis(3000),
         digest: 7,
         disk_timeout: Span::from_millis(30_000),
+        resync: RESYNC_DEFAULT,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{Address, Config, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
 use replicator::event::{IoId, LinkId};
 use replicator::generation::lineage::Lineage;
 use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
@@ -157,6 +157,7 @@ fn config(node: NodeId, options: &NodeOptions) -> Config {
         peer_timeout: Span::from_millis(3000),
         digest: 7,
         disk_timeout: options.disk_timeout,
+        resync: RESYNC_DEFAULT,
     }
 }
 

@@ -75,6 +75,10 @@ pub enum Command {
     Connect(PeerArgs),
     /// Unlink from the peers until `connect`
     Disconnect(PeerArgs),
+    /// Stop copying blocks from this node to peers that are being resynced
+    PauseResync(ResourceArgs),
+    /// Go on copying after `pause-resync`
+    ResumeResync(ResourceArgs),
     /// Wait until every peer is connected
     WaitConnect(WaitConnectArgs),
     /// Wait until every disk is UpToDate
@@ -121,6 +125,8 @@ impl Command {
             | Self::Demote(_)
             | Self::Connect(_)
             | Self::Disconnect(_)
+            | Self::PauseResync(_)
+            | Self::ResumeResync(_)
             | Self::WaitConnect(_)
             | Self::WaitSync(_)
             | Self::Tiebreaker(_)
@@ -139,6 +145,7 @@ impl Command {
             Self::Promote(args) => Some(&args.resource),
             Self::Demote(args) => Some(&args.resource),
             Self::Connect(args) | Self::Disconnect(args) => Some(&args.resource),
+            Self::PauseResync(args) | Self::ResumeResync(args) => Some(&args.resource),
             Self::WaitConnect(args) => Some(&args.resource),
             Self::WaitSync(args) => Some(&args.resource),
             Self::Tiebreaker(args) => Some(&args.resource),

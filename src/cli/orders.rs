@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use replicator::units::Span;
 
-use super::args::{DemoteArgs, PeerArgs, Places, PromoteArgs, WaitConnectArgs, WaitSyncArgs};
+use super::args::{DemoteArgs, PeerArgs, Places, PromoteArgs, ResourceArgs, WaitConnectArgs, WaitSyncArgs};
 use super::client::{ANSWER_TIMEOUT, Client};
 use super::exit::Answer;
 use crate::control_protocol::{Command, ReplyBody};
@@ -33,6 +33,16 @@ pub fn connect(places: &Places, args: &PeerArgs) -> anyhow::Result<Answer> {
 /// `twinblk disconnect`
 pub fn disconnect(places: &Places, args: &PeerArgs) -> anyhow::Result<Answer> {
     order(places, &args.resource, Command::Disconnect { peer: args.peer.clone() }, Some(ANSWER_TIMEOUT))
+}
+
+/// `twinblk pause-resync`
+pub fn pause_resync(places: &Places, args: &ResourceArgs) -> anyhow::Result<Answer> {
+    order(places, &args.resource, Command::PauseResync, Some(ANSWER_TIMEOUT))
+}
+
+/// `twinblk resume-resync`
+pub fn resume_resync(places: &Places, args: &ResourceArgs) -> anyhow::Result<Answer> {
+    order(places, &args.resource, Command::ResumeResync, Some(ANSWER_TIMEOUT))
 }
 
 /// `twinblk wait-connect`

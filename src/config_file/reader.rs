@@ -4,7 +4,8 @@ mod checks;
 
 use std::path::{Path, PathBuf};
 
-use replicator::config::{OnPeerLost, ReplicationProtocol};
+use replicator::config::{OnPeerLost, RESYNC_DEFAULT, ReplicationProtocol};
+use replicator::resync::throttle::ThrottleLimits;
 use replicator::units::{BLOCK_BYTES, NodeId, REPLICAS_MAX, Span, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
 use toml::de::DeTable;
 
@@ -14,7 +15,7 @@ use super::section::{Field, Section};
 use super::values::{self, BadValue, HostPort, SOCKET_PATH_BYTES_MAX};
 use super::{LinkConfig, MetadataPlace, NbdConfig, NodeConfig, ResourceConfig, TiebreakerConfig};
 
-const ROOT_KEYS: [&str; 12] = [
+const ROOT_KEYS: [&str; 13] = [
     "resource",
     "size",
     "on-peer-lost",
@@ -23,6 +24,7 @@ const ROOT_KEYS: [&str; 12] = [
     "peer-timeout",
     "disk-timeout",
     "busy-poll",
+    "resync",
     "nbd",
     "node",
     "link",
@@ -31,6 +33,7 @@ const ROOT_KEYS: [&str; 12] = [
 const NODE_KEYS: [&str; 7] = ["name", "address", "data", "metadata", "journal-size", "max-peers", "nbd"];
 const LINK_KEYS: [&str; 2] = ["nodes", "protocol"];
 const NBD_KEYS: [&str; 2] = ["unix", "tcp"];
+const RESYNC_KEYS: [&str; 2] = ["write-latency", "rate-min"];
 const TIEBREAKER_KEYS: [&str; 2] = ["address", "state"];
 
 const HEARTBEAT: Span = Span::from_millis(1000);
@@ -40,6 +43,10 @@ const DISK_TIMEOUT: Span = Span::from_millis(30_000);
 const BUSY_POLL: Span = Span(100);
 /// Longer than this costs more than sleeping ever does.
 const BUSY_POLL_MAX: Span = Span::from_millis(1);
+/// A resync that is to go unnoticed to less than this would not go on at all.
+const RESYNC_LATENCY_MIN: Span = Span::from_millis(1);
+/// Bytes a second: less than this copies less than a TiB in a week.
+const RESYNC_RATE_MIN: u64 = 1 << 20;
 const TIMEOUT_MIN: Span = Span::from_millis(10);
 const TIMEOUT_MAX: Span = Span::from_millis(600_000);
 /// Most peers that metadata can be made for.
@@ -82,6 +89,7 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: Problems) -> Rea
     let peer_timeout = read_timeout(&root, "peer-timeout", PEER_TIMEOUT);
     let disk_timeout = read_timeout(&root, "disk-timeout", DISK_TIMEOUT);
     let busy_poll = read_busy_poll(&root);
+    let resync = read_resync(&root);
     let default_nbd = read_nbd(&root, resource.as_deref());
     let nodes = read_nodes(&root, default_nbd.as_ref(), size_bytes);
     let links = read_links(&root, &nodes);
@@ -107,6 +115,7 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: Problems) -> Rea
             peer_timeout: peer_timeout?,
             disk_timeout: disk_timeout?,
             busy_poll: busy_poll?,
+            resync: resync?,
             nodes: nodes.into_iter().map(|node| node.config).collect(),
             links: links.into_iter().map(|link| link.value).collect(),
             tiebreaker,
@@ -209,6 +218,38 @@ fn read_busy_poll(root: &Section<'_>) -> Option<Span> {
     let wrong = format!("busy-poll: {} is out of range", span.value);
     root.problems().add(span.line, wrong, "write \"0us\" (never) to \"1ms\", or leave it out for \"100us\"");
     None
+}
+
+fn read_resync(root: &Section<'_>) -> Option<ThrottleLimits> {
+    if !root.has("resync") {
+        return Some(RESYNC_DEFAULT);
+    }
+    let example = "resync = { write-latency = \"20ms\", rate-min = \"10MiB\" }";
+    let resync = root.section("resync", "resync", example, &RESYNC_KEYS)?;
+    let ThrottleLimits { mut write_latency, mut rate_min } = RESYNC_DEFAULT;
+    if resync.has("write-latency") {
+        let span = resync.parsed("write-latency", values::parse_span)?;
+        if !(RESYNC_LATENCY_MIN..=TIMEOUT_MAX).contains(&span.value) {
+            let wrong = format!("write-latency: {} is out of range", span.value);
+            resync.problems().add(
+                span.line,
+                wrong,
+                "write \"1ms\" to \"10min\", or leave it out for \"20ms\"",
+            );
+            return None;
+        }
+        write_latency = span.value;
+    }
+    if resync.has("rate-min") {
+        let size = resync.parsed("rate-min", values::parse_size)?;
+        if size.value < RESYNC_RATE_MIN {
+            let wrong = format!("rate-min: {} bytes a second is too little for a resync to end", size.value);
+            resync.problems().add(size.line, wrong, "write \"1MiB\" or more, or leave it out for \"10MiB\"");
+            return None;
+        }
+        rate_min = size.value;
+    }
+    Some(ThrottleLimits { write_latency, rate_min })
 }
 
 fn read_nbd(section: &Section<'_>, resource: Option<&str>) -> Option<NbdConfig> {

@@ -196,6 +196,8 @@ fn every_single_mistake_is_named_where_it_stands() {
         ("\"5s\"", "\"1900ms\"", 5, "less than twice the heartbeat"),
         ("\"5s\"", "\"1h\"", 5, "out of range"),
         ("\"5s\"", "\"5s\"\nbusy-poll = \"2ms\"", 6, "write \"0us\" (never) to \"1ms\""),
+        ("\"5s\"", "\"5s\"\nresync = { rate-min = \"512KiB\" }", 6, "write \"1MiB\" or more"),
+        ("\"5s\"", "\"5s\"\nresync = { write-latency = \"10us\" }", 6, "write \"1ms\" to \"10min\""),
         ("\"/etc/twinblk/mail.secret\"", "\"mail.secret\"", 4, "is relative"),
         ("name = \"beta\"", "name = \"alpha\"", 14, "is the node of line 7 already"),
         ("\"internal\"", "\"/dev/vg/mail\"", 14, "data and metadata of `beta` are the same"),

@@ -34,8 +34,15 @@ fn superblock() -> Superblock {
     let mut peers = [PeerSlot::default(); 7];
     let base_generation = GenerationId(0x1111);
     let (node, base_lsn, acknowledged) = (Some(NodeId(1)), Lsn(4999), Lsn(5003));
-    peers[0] =
-        PeerSlot { node, base_generation, base_lsn, acknowledged, bitmap_slot: 0, has_dirty_bits: true };
+    peers[0] = PeerSlot {
+        node,
+        base_generation,
+        base_lsn,
+        acknowledged,
+        bitmap_slot: 0,
+        has_dirty_bits: true,
+        marked_up_to: Lsn(0x0405),
+    };
     let mut voters = VoterList::default();
     voters.ids[..3].copy_from_slice(&[VoterId(0xa), VoterId(0xb), VoterId(0xc)]);
     let in_sync = InSyncSet::of(NodeId(0), Incarnation(0x77)).with(NodeId(1), Incarnation(0x78));

@@ -127,7 +127,7 @@ impl Replica {
             self.journal.accept(generation, record.clone());
             self.write_back.accept(record, self.now);
         }
-        self.writes.submitted(id, last, durability);
+        self.writes.submitted(id, last, durability, self.now);
     }
 
     fn begin_edit(&mut self, mut edit: Edit, effects: &mut Effects) {
@@ -182,7 +182,8 @@ impl Replica {
             return;
         }
         let mut done = |id| effects.push(Effect::CompleteRequest { id, outcome: Completion::Done });
-        self.writes.completed(self.complete, &mut done);
+        let (now, throttle) = (self.now, &mut self.throttle);
+        self.writes.completed(self.complete, |since| throttle.on_write(now.since(since)), &mut done);
         self.writes.flushed(self.stable, &mut done);
         let numbers = &mut self.numbers;
         self.reads.advance(self.complete, &self.write_back, &mut || numbers.next(), effects);

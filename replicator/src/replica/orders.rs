@@ -78,6 +78,7 @@ impl Replica {
             Order::Disconnect { peer } => self.on_disconnect(order, peer, effects),
             Order::WaitConnect { wait } => self.wait_for(order, wait, Condition::Connected),
             Order::WaitSync { wait } => self.wait_for(order, wait, Condition::InSync),
+            Order::PauseResync { is_paused } => self.on_pause_resync(order, is_paused, effects),
             Order::Stop => self.on_stop(order, effects),
         }
     }
@@ -220,6 +221,15 @@ impl Replica {
             self.peer_mut(node).trouble = Some(explanations::disconnected_here(&self.config.resource));
         }
         self.answer(order, Answer::Done { text: "disconnected".to_owned() }, effects);
+    }
+
+    fn on_pause_resync(&mut self, order: OrderId, is_paused: bool, effects: &mut Effects) {
+        self.is_resync_paused = is_paused;
+        let text = match is_paused {
+            true => "this node copies no blocks to its peers until `twinblk resume-resync`",
+            false => "resyncs in which this node is the source go on",
+        };
+        self.answer(order, Answer::Done { text: text.to_owned() }, effects);
     }
 
     fn on_stop(&mut self, order: OrderId, effects: &mut Effects) {

@@ -16,7 +16,7 @@ use crate::record::{Record, RecordKind};
 use crate::resync::source::Copying;
 use crate::state::DiskState;
 use crate::superblock_keeper::Revision;
-use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockRange, Lsn, NodeId};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockRange, Lsn, NodeId, Tick};
 use crate::write_back::extent_map::Piece;
 
 use super::sending::Outbound;
@@ -166,6 +166,17 @@ impl Replica {
         }
     }
 
+    /// When more may be copied, if time is what it waits for.
+    pub(super) fn resync_wakeup(&self) -> Option<Tick> {
+        let is_copying = |peer: &super::links::Peer| {
+            let resync = peer.outbound().and_then(Outbound::resync);
+            resync
+                .is_some_and(|resync| matches!(&resync.stage, Stage::Copying(copying) if copying.has_room()))
+        };
+        let waits = !self.is_resync_paused && self.disk_fault.is_none() && self.peers.iter().any(is_copying);
+        waits.then(|| self.throttle.next_leave())
+    }
+
     fn advance_resync_of(&mut self, node: NodeId, effects: &mut Effects) {
         if self.disk_fault.is_some() {
             return;
@@ -277,7 +288,9 @@ impl Replica {
     fn copy_blocks(&mut self, node: NodeId, effects: &mut Effects) {
         let Some(link) = self.peer(node).link.as_ref().map(|link| link.id) else { return };
         let mut is_new_pass = true;
-        while let Some(copying) = self.resync_of(node).and_then(ResyncSource::copying)
+        while !self.is_resync_paused
+            && self.throttle.may_read(self.now)
+            && let Some(copying) = self.resync_of(node).and_then(ResyncSource::copying)
             && let Some(run) = copying.next_run(is_new_pass)
         {
             is_new_pass = false;
@@ -294,6 +307,7 @@ impl Replica {
                         let io = self.numbers.next();
                         self.purposes.insert(io, IoPurpose::CopyRead(node, link));
                         effects.push(Effect::ReadData { io, range });
+                        self.throttle.on_read(range.bytes());
                         if let Some(copying) = self.resync_of(node).and_then(ResyncSource::copying) {
                             copying.on_read_ordered(io, range);
                         }

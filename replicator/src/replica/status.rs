@@ -9,7 +9,7 @@ use crate::status_report::{
     Advice, CanPromote, ConnectionReport, DeviceReport, FrozenReport, InSyncReport, JournalReport, LsnReport,
     PathReport, PeerDeviceReport, StatusReport, TiebreakerReport,
 };
-use crate::units::{BLOCK_BYTES, NodeId, Tick, bytes_u64};
+use crate::units::{BLOCK_BYTES, Lsn, NodeId, Tick, bytes_u64};
 
 use super::Replica;
 use super::links::{Peer, Replication};
@@ -110,15 +110,17 @@ impl Replica {
     fn connection_report(&self, peer: &Peer) -> ConnectionReport {
         let outbound = peer.outbound();
         let is_equal = self.is_established(peer) && self.peer_disk(peer) == DiskState::UpToDate;
+        // What is marked dirty is counted in blocks, the rest in records.
+        let counted = peer.acknowledged.max(if peer.has_dirty_bits { peer.marked } else { Lsn::ZERO });
         let behind = match outbound {
-            Some(outbound) => self.assigned().since(peer.acknowledged.max(outbound.progress().journaled)),
+            Some(outbound) => self.assigned().since(counted.max(outbound.progress().journaled)),
             // Nobody writes, and both hold the same.
             None if is_equal => 0,
-            None => self.assigned().since(peer.acknowledged),
+            None => self.assigned().since(counted),
         };
         // Each write that it lacks is of a block at least; there are no more blocks than the volume has.
         let volume_kib = self.config.volume_bytes >> 10;
-        let out_of_sync = (behind * (BLOCK_BYTES >> 10)).max(self.dirty_kib(peer)).min(volume_kib);
+        let out_of_sync = (behind * (BLOCK_BYTES >> 10) + self.dirty_kib(peer)).min(volume_kib);
         let in_flight = outbound.map_or(0, super::sending::Outbound::unreceived_bytes);
         let is_sync_source = self.replication_state(peer) == ReplicationState::SyncSource;
         let unacked = self
@@ -150,7 +152,7 @@ impl Replica {
                 replication_state: self.replication_state(peer),
                 peer_disk_state: self.peer_disk(peer),
                 peer_client: false,
-                resync_suspended: "no",
+                resync_suspended: if self.is_resync_paused { "user" } else { "no" },
                 received: peer.received_bytes >> 10,
                 sent: peer.sent_bytes >> 10,
                 out_of_sync,

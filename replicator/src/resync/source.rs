@@ -63,12 +63,19 @@ impl Copying {
         if is_new_pass {
             self.cursor = 0;
         }
-        if self.reading.len() >= READS_MAX || self.in_flight_bytes >= IN_FLIGHT_BYTES_MAX {
+        if !self.has_room() {
             return None;
         }
         let run = self.todo.next_run(self.cursor, COPY_BLOCKS_MAX)?;
         self.cursor = run.end();
         Some(run)
+    }
+
+    /// Whether more may be under way than is.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let is_left = !self.todo.is_empty();
+        is_left && self.reading.len() < READS_MAX && self.in_flight_bytes < IN_FLIGHT_BYTES_MAX
     }
 
     /// These blocks are being read.

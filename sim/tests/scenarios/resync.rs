@@ -1,5 +1,6 @@
 //! A peer that the journal cannot bring up to date any more: blocks are copied to it, and only those that may differ.
 
+use replicator::event::Order;
 use replicator::state::{DiskState, Role};
 use replicator::units::Span;
 use sim::world::{ALPHA, BETA, World};
@@ -126,4 +127,21 @@ fn a_resync_goes_on_after_either_side_has_lost_power_at_any_moment() {
         let primary = if world.role(ALPHA) == Role::Primary { ALPHA } else { BETA };
         world.read_everything(primary);
     }
+}
+
+#[test]
+fn an_operator_pauses_a_resync_and_lets_it_go_on() {
+    let mut world = away_for_long(1);
+    world.ask_operator(ALPHA, Order::PauseResync { is_paused: true }).expect("any time");
+    world.start(BETA);
+    pass(&mut world, 10_000);
+    let report = |world: &World| world.status(ALPHA).connections[0].peer_devices[0].clone();
+    assert_eq!(report(&world).resync_suspended, "user");
+    let left = report(&world).out_of_sync;
+    assert!((1024..2048).contains(&left), "{left} KiB are left of 1 MiB, and what beta had not written back");
+    assert_eq!(world.disk(BETA), DiskState::Inconsistent);
+    world.write_now(ALPHA, 0, 4096);
+    world.ask_operator(ALPHA, Order::PauseResync { is_paused: false }).expect("any time");
+    world.assert_converges();
+    assert_eq!((report(&world).resync_suspended, report(&world).out_of_sync), ("no", 0));
 }

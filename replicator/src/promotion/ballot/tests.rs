@@ -78,6 +78,7 @@ impl Round {
             peer_timeout: Span::from_millis(3000),
             digest: 1,
             disk_timeout: Span::from_millis(30_000),
+            resync: crate::config::RESYNC_DEFAULT,
         };
         let mut voters = VoterList::default();
         voters.ids[..3].copy_from_slice(&[VoterId(100), VoterId(101), VoterId(102)]);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{Address, Config, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
 use replicator::generation::lineage::Lineage;
 use replicator::layout::bitmap_page::BitmapPage;
 use replicator::layout::superblock::{DurableDisk, PeerSlot, ResourceName};
@@ -44,6 +44,7 @@ fn config() -> Config {
         heartbeat: Span::from_millis(1000),
         peer_timeout: Span::from_millis(3000),
         disk_timeout: Span::from_millis(30_000),
+        resync: RESYNC_DEFAULT,
         digest: Default::default(),
     }
 }
