@@ -184,9 +184,12 @@ impl<'a> Pair<'a> {
             SyncRule::SameGeneration if ours.role == Role::Primary || theirs.role == Role::Primary => {
                 ours.role == Role::Primary
             }
-            // Equal ends with blocks in doubt: the side that holds the marks, then a choice that both make alike.
+            // Equal ends with blocks in doubt: not from a copy that was called outdated to one that was not; then from
+            // the side that holds the marks; then a choice that both make alike.
             SyncRule::SameGeneration => {
-                let rank = |state: &PeerState| (state.end, state.has_dirty_bits, state.incarnation);
+                let rank = |state: &PeerState| {
+                    (state.end, state.disk > DiskState::Outdated, state.has_dirty_bits, state.incarnation)
+                };
                 rank(ours) > rank(theirs)
             }
             SyncRule::Superseded => {

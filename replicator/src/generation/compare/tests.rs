@@ -226,3 +226,17 @@ fn a_volume_of_zeroes_can_catch_up_as_long_as_every_record_is_kept() {
     let verdict = compare(&primary, &state(&[zeroed()], 0));
     assert!(matches!(verdict.action, SyncAction::Source(course) if course.method != SyncMethod::CatchUp));
 }
+
+#[test]
+fn of_two_equal_ends_the_copy_that_was_called_outdated_is_the_target_whoever_holds_the_marks() {
+    let generations = [zeroed(), generation(7, 1, true, 1)];
+    let mut outdated =
+        PeerState { disk: DiskState::Outdated, has_dirty_bits: true, ..state(&generations, 9) };
+    let member =
+        PeerState { disk: DiskState::Consistent, incarnation: Incarnation(1), ..state(&generations, 9) };
+    for incarnation in [1, 9] {
+        outdated.incarnation = Incarnation(incarnation);
+        let verdict = compare(&member, &outdated);
+        assert!(matches!(verdict.action, SyncAction::Source(_)), "{verdict:?}");
+    }
+}
