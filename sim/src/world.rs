@@ -326,6 +326,9 @@ impl World {
         }
         let status = self.status(node);
         self.primaries.observe(node, status.role, status.term);
+        if status.devices[0].disk_state == replicator::state::DiskState::Inconsistent {
+            self.marks[node.index()].restart();
+        }
         self.marks[node.index()].observe(status.lsn);
     }
 

@@ -146,8 +146,9 @@ impl Replica {
         peer.flushed = peer.flushed.min(target_keeps);
         peer.acknowledged = peer.acknowledged.min(target_keeps);
         let lacks = peer.accounted().next();
-        // Only what is flushed keeps its number: what is lost with the power is written again as something else.
-        let start = self.journal.flushed();
+        // What is flushed keeps its number: what is lost with the power is written again as something else. And what is
+        // stable gets into the data area, from where it is copied; the rest goes as records.
+        let start = self.write_back_limit();
         let first = lacks.max(self.journal.ring().oldest_kept());
         let reader = if first > start || is_full {
             None

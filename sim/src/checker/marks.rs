@@ -10,7 +10,7 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// The node starts anew.
+    /// The node starts anew, or its disk counts for nothing until it has been resynced.
     pub fn restart(&mut self) {
         self.newest = None;
     }
