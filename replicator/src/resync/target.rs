@@ -23,7 +23,7 @@ struct Held {
 }
 
 /// What arrives, and what counts for more.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Receiving {
     /// Blocks that records have brought since the start.
     recorded: BlockSet,
