@@ -1,11 +1,12 @@
 //! A set of blocks in memory, one bit each, in pages that exist where something was ever in it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::layout::bitmap_page::{BITMAP_PAGE_BLOCKS, BitmapPage};
 use crate::units::BlockRange;
 
-/// Blocks.
+/// Blocks. A page without any is not kept, so that nobody walks over what is done.
 #[derive(Clone, Debug, Default)]
 pub struct BlockSet {
     pages: BTreeMap<u64, BitmapPage>,
@@ -15,7 +16,8 @@ impl BlockSet {
     /// The blocks that these pages call dirty.
     #[must_use]
     pub fn of_pages(pages: impl IntoIterator<Item = BitmapPage>) -> Self {
-        Self { pages: pages.into_iter().map(|page| (page.header.page_index, page)).collect() }
+        let pages = pages.into_iter().filter(|page| page.next_run(0).is_some());
+        Self { pages: pages.map(|page| (page.header.page_index, page)).collect() }
     }
 
     /// Takes blocks in.
@@ -28,8 +30,10 @@ impl BlockSet {
     /// Takes blocks out.
     pub fn remove(&mut self, range: BlockRange) {
         for (index, part) in page_parts(range) {
-            if let Some(page) = self.pages.get_mut(&index) {
-                page.clear(part);
+            let Entry::Occupied(mut page) = self.pages.entry(index) else { continue };
+            page.get_mut().clear(part);
+            if page.get().next_run(0).is_none() {
+                page.remove();
             }
         }
     }
@@ -37,7 +41,12 @@ impl BlockSet {
     /// The first run of blocks of the set from block `from` on, at most `count_max` long.
     #[must_use]
     pub fn next_run(&self, from: u64, count_max: u64) -> Option<BlockRange> {
-        next_run(self.pages.iter().map(|(index, page)| (*index, page)), from, count_max)
+        let (first_page, first_at) = BitmapPage::place_of(from);
+        self.pages.range(first_page..).find_map(|(index, page)| {
+            let run = page.next_run(if *index == first_page { first_at } else { 0 })?;
+            let count = (run.end - run.start).min(count_max);
+            Some(BlockRange::new(index * BITMAP_PAGE_BLOCKS + run.start, count))
+        })
     }
 
     /// The parts of `range` that are not in the set.
@@ -65,21 +74,8 @@ impl BlockSet {
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.next_run(0, 1).is_none()
+        self.pages.is_empty()
     }
-}
-
-/// The first run of set bits from block `from` on, at most `count_max` long; `pages` are in order.
-pub(crate) fn next_run<'a>(
-    pages: impl Iterator<Item = (u64, &'a BitmapPage)>,
-    from: u64,
-    count_max: u64,
-) -> Option<BlockRange> {
-    let (first_page, first_at) = BitmapPage::place_of(from);
-    pages.skip_while(|(index, _)| *index < first_page).find_map(|(index, page)| {
-        let run = page.next_run(if index == first_page { first_at } else { 0 })?;
-        Some(BlockRange::new(index * BITMAP_PAGE_BLOCKS + run.start, (run.end - run.start).min(count_max)))
-    })
 }
 
 /// The pages that cover `range`, and which of their blocks.
@@ -113,6 +109,9 @@ mod tests {
         assert_eq!(set.count(), 5);
         set.remove(BlockRange::new(BITMAP_PAGE_BLOCKS - 1, 2));
         assert_eq!(set.next_run(BITMAP_PAGE_BLOCKS - 1, 9), Some(BlockRange::new(BITMAP_PAGE_BLOCKS + 1, 2)));
+        assert!(!set.is_empty());
+        set.remove(BlockRange::new(0, 2 * BITMAP_PAGE_BLOCKS));
+        assert!(set.is_empty() && set.next_run(0, 1).is_none());
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl Replica {
         }
         let mut done = |id| effects.push(Effect::CompleteRequest { id, outcome: Completion::Done });
         let (now, throttle) = (self.now, &mut self.throttle);
-        self.writes.completed(self.complete, |since| throttle.on_write(now.since(since)), &mut done);
+        self.writes.completed(self.complete, |since| throttle.on_write(now.since(since), now), &mut done);
         self.writes.flushed(self.stable, &mut done);
         let numbers = &mut self.numbers;
         self.reads.advance(self.complete, &self.write_back, &mut || numbers.next(), effects);

@@ -1,6 +1,6 @@
 //! The target's half of a resync.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::block_set::BlockSet;
 use crate::event::IoId;
@@ -31,9 +31,9 @@ pub struct Receiving {
     held: Vec<Held>,
     /// Newest copy received.
     received: u64,
-    received_bytes: u64,
-    /// What copies cost that are flushed, by number.
-    unflushed: BTreeMap<u64, u64>,
+    /// Bytes of the copies that are not flushed: number and length of each, and all together.
+    unflushed: VecDeque<(u64, u64)>,
+    unflushed_bytes: u64,
     flushed: u64,
     /// Up to where the journal must reach for the disk to be consistent; known when every copy was sent.
     consistent_at: Option<Lsn>,
@@ -74,12 +74,12 @@ impl Receiving {
         }
         // The source looks before it reads, and may read one copy more than there is room for.
         let room = IN_FLIGHT_BYTES_MAX + COPY_BLOCKS_MAX * BLOCK_BYTES;
-        if self.unflushed.values().sum::<u64>() >= room {
+        if self.unflushed_bytes >= room {
             return Err(CopyRefusal::Window(number));
         }
         self.received = number;
-        self.received_bytes += copy.range.bytes();
-        self.unflushed.insert(number, copy.range.bytes());
+        self.unflushed_bytes += copy.range.bytes();
+        self.unflushed.push_back((number, copy.range.bytes()));
         Ok(self.recorded.missing(copy.range))
     }
 
@@ -110,13 +110,9 @@ impl Receiving {
     /// Every copy up to this one is flushed.
     pub fn on_flushed(&mut self, up_to: u64) {
         self.flushed = self.flushed.max(up_to);
-        self.unflushed.retain(|number, _| *number > up_to);
-    }
-
-    /// Up to which copy everything is flushed.
-    #[must_use]
-    pub fn flushed(&self) -> u64 {
-        self.flushed
+        while let Some((_, bytes)) = self.unflushed.pop_front_if(|(number, _)| *number <= up_to) {
+            self.unflushed_bytes -= bytes;
+        }
     }
 
     /// Every copy was sent.
@@ -128,12 +124,6 @@ impl Receiving {
     #[must_use]
     pub fn finished(&self) -> Option<Lsn> {
         self.consistent_at.filter(|_| self.flushed == self.received)
-    }
-
-    /// Bytes of copies received.
-    #[must_use]
-    pub fn received_bytes(&self) -> u64 {
-        self.received_bytes
     }
 }
 

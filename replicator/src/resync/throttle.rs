@@ -51,14 +51,9 @@ impl Throttle {
         }
     }
 
-    /// Bytes a second at present.
-    #[must_use]
-    pub fn rate(&self) -> u64 {
-        self.rate
-    }
-
-    /// A client's write was complete after so long.
-    pub fn on_write(&mut self, latency: Span) {
+    /// A client's write is complete, after so long.
+    pub fn on_write(&mut self, latency: Span, now: Tick) {
+        self.end_window_if_due(now);
         self.seen += 1;
         if self.latencies.len() < SAMPLES_MAX {
             self.latencies.push(latency);
@@ -70,9 +65,7 @@ impl Throttle {
 
     /// Whether anything may be read now.
     pub fn may_read(&mut self, now: Tick) -> bool {
-        if now >= self.window_began.plus(WINDOW) {
-            self.end_window(now);
-        }
+        self.end_window_if_due(now);
         let passed = now.since(self.refilled).min(BURST);
         self.refilled = now;
         let earned =
@@ -95,7 +88,13 @@ impl Throttle {
     }
 
     /// Adapts the rate to what clients felt in the window that ends.
-    fn end_window(&mut self, now: Tick) {
+    fn end_window_if_due(&mut self, now: Tick) {
+        if now < self.window_began.plus(WINDOW) {
+            return;
+        }
+        if now >= self.window_began.plus(WINDOW.times(2)) {
+            self.latencies.clear(); // Nobody has written since.
+        }
         self.rate = match percentile_99(&mut self.latencies) {
             None => RATE_MAX,
             Some(latency) if latency > self.limits.write_latency => self.rate.min(RATE_MAX) / 2,
@@ -127,7 +126,7 @@ mod tests {
             read = 0;
             for _ in 0..1000 {
                 now = now.plus(Span::from_millis(1));
-                latency.into_iter().for_each(|latency| throttle.on_write(latency));
+                latency.into_iter().for_each(|latency| throttle.on_write(latency, now));
                 while throttle.may_read(now) && read < 1 << 40 {
                     throttle.on_read(64 << 10);
                     read += 64 << 10;
@@ -141,14 +140,22 @@ mod tests {
     fn clients_that_wait_too_long_slow_a_resync_down_to_the_floor_and_no_further() {
         let mut throttle = Throttle::new(LIMITS, Tick(0));
         let (read, now) = run(&mut throttle, Tick(0), 10, Some(Span::from_millis(50)));
-        assert_eq!(throttle.rate(), LIMITS.rate_min);
+        assert_eq!(throttle.rate, LIMITS.rate_min);
         assert!(read.abs_diff(LIMITS.rate_min) < 1 << 20, "{read}");
         // They are content: it grows again, step by step.
         let (_, now) = run(&mut throttle, now, 10, Some(Span::from_millis(2)));
-        assert!(throttle.rate() > 5 * LIMITS.rate_min, "{}", throttle.rate());
+        assert!(throttle.rate > 5 * LIMITS.rate_min, "{}", throttle.rate);
         // Nobody writes: there is no limit.
         run(&mut throttle, now, 2, None);
-        assert_eq!(throttle.rate(), RATE_MAX);
+        assert_eq!(throttle.rate, RATE_MAX);
+    }
+
+    #[test]
+    fn what_clients_felt_long_ago_does_not_slow_a_resync() {
+        let mut throttle = Throttle::new(LIMITS, Tick(0));
+        throttle.on_write(Span::from_millis(500), Tick(0));
+        assert!(throttle.may_read(Tick(60_000_000)));
+        assert_eq!(throttle.rate, RATE_MAX);
     }
 
     #[test]
