@@ -19,33 +19,32 @@ use crate::units::{NodeId, Span, Term, Tick};
 use super::Replica;
 use super::links::Replication;
 use super::reign::Reign;
+use super::taking::Taking;
 
 /// How long a round waits for voters that do not answer.
-const ROUND_PATIENCE: Span = Span::from_millis(500);
+pub(super) const ROUND_PATIENCE: Span = Span::from_millis(500);
 /// Pause before the voters are asked again.
-const ROUND_PAUSE: Span = Span::from_millis(100);
-/// How often the voters are told to store a record before the candidate gives up its term.
-const TAKE_ATTEMPTS: u32 = 3;
+pub(super) const ROUND_PAUSE: Span = Span::from_millis(100);
 
 /// A promotion in progress.
 #[derive(Debug)]
 pub(super) struct Candidacy {
     order: OrderId,
     deadline: Tick,
-    stage: Stage,
+    pub(super) stage: Stage,
     /// The record that the next round rests on: the newest one that may count of those that voters showed.
-    newest: MembershipRecord,
+    pub(super) newest: MembershipRecord,
     /// Number of the highest term that any voter showed, granted or not: this node asks for a higher one.
     highest: u64,
     /// The newest record that voters with an older one were told.
-    passed_on: Option<(Term, u64)>,
+    pub(super) passed_on: Option<(Term, u64)>,
     /// Why the last round did not lead to anything.
     last_refusal: Option<Refused>,
     since: Tick,
 }
 
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// A peer was Primary when last heard of: it is refused to a living one, and a dead one is found out. Or another
     /// Secondary brings this node up to date.
     Looking { since: Tick },
@@ -61,18 +60,6 @@ enum Stage {
     Storing { record: MembershipRecord, revision: Revision, granted: Vec<NodeId> },
     /// A majority has stored it; the generation is on its way to disk.
     Recording { record: MembershipRecord, revision: Revision, granted: Vec<NodeId> },
-}
-
-/// Votes that are being gathered. This node votes last, so that a term that nobody else grants leaves no trace:
-/// no record on its disk that others cannot follow, and no frame of a term that deposes a Primary.
-#[derive(Debug)]
-struct Taking {
-    request: VoteRequest,
-    /// This node's own record, on which the request rests.
-    rests_on: MembershipRecord,
-    since: Tick,
-    attempts: u32,
-    granted: Vec<NodeId>,
 }
 
 impl Replica {
@@ -312,81 +299,7 @@ impl Replica {
         self.note_granted(node, &reply.record);
     }
 
-    /// A voter has stored a record: if it is the one that this candidate asks for, that is its vote, also where the
-    /// answer to the question itself was lost.
-    pub(super) fn note_granted(&mut self, node: NodeId, stored: &MembershipRecord) {
-        if let Some(Candidacy { stage: Stage::Taking(taking), .. }) = &mut self.candidacy
-            && taking.request.record == *stored
-            && !taking.granted.contains(&node)
-        {
-            taking.granted.push(node);
-        }
-    }
-
-    /// Whether it is known that the Primary of a record began its reign: a majority had granted it, so that the
-    /// record stands above everything that a majority had stored before.
-    fn has_reigned<'a>(
-        &self,
-        record: &MembershipRecord,
-        mut replies: impl Iterator<Item = &'a VoteReply>,
-    ) -> bool {
-        let generations = self.superblock.content().lineage.generations();
-        voting::shows_a_reign(record)
-            || generations.iter().any(|generation| generation.term == record.term)
-            || replies.any(|reply| reply.position.term == record.term)
-    }
-
-    /// Stores a record that a voter showed: a candidate votes for itself by the newest one that there is, even
-    /// if its Primary could not tell everybody any more.
-    fn learn_record(&mut self, record: &MembershipRecord, effects: &mut Effects) {
-        let own_voter = self.superblock.content().voter;
-        let is_voter = record.voters.ids.get(self.config.local.index()) == Some(&own_voter);
-        let may = voting::may_replace(self.record(), &self.voter_list(), record).is_ok();
-        let is_free =
-            self.candidacy.is_some() && self.candidacy_term().is_none() && self.role != Role::Primary;
-        // Only one that names this node: a set that it was to leave is for its Primary alone to bring about.
-        let names_it = record.in_sync.has_node(self.config.local);
-        if is_voter && may && is_free && names_it {
-            self.store_record(*record);
-            self.judge_own_disk(effects);
-        }
-    }
-
-    /// Tells the record that counts to voters that have stored an older one, once for each record: they may have been
-    /// away when its Primary told it, and it cannot tell them any more. Returns whether somebody was told.
-    fn pass_on(
-        &mut self,
-        candidacy: &mut Candidacy,
-        replies: &BTreeMap<NodeId, VoteReply>,
-        effects: &mut Effects,
-    ) -> bool {
-        let record = candidacy.newest;
-        let is_living_member = match self.basis_on(&record) {
-            Basis::Member { .. } => true,
-            // Whoever does not live on as a member makes sure first that no newer record is hidden.
-            Basis::AllReported => replies.len() + 1 == self.config.voters(),
-            Basis::First => false,
-        };
-        if !is_living_member || candidacy.passed_on >= Some(record.order()) {
-            return false;
-        }
-        let has_reigned = self.has_reigned(&record, replies.values());
-        // A voter that never stored a record has promised nothing, so whatever there is is safe for it.
-        let lags = |reply: &VoteReply| {
-            reply.record.order() < record.order() && (has_reigned || reply.record.is_empty())
-        };
-        let behind: Vec<NodeId> =
-            replies.iter().filter(|(_, reply)| lags(reply)).map(|(node, _)| *node).collect();
-        for node in &behind {
-            self.send(*node, &Message::RecordPassedOn(Box::new(record)), effects);
-        }
-        if !behind.is_empty() {
-            candidacy.passed_on = Some(record.order());
-        }
-        !behind.is_empty()
-    }
-
-    fn basis_on(&self, newest: &MembershipRecord) -> Basis {
+    pub(super) fn basis_on(&self, newest: &MembershipRecord) -> Basis {
         ballot::basis(newest, self.config.local, self.incarnation, self.continues)
     }
 
@@ -446,86 +359,6 @@ impl Replica {
     /// Where this node's data stands, flushed.
     pub(super) fn position(&self) -> Position {
         self.superblock.content().lineage.position(self.journal.flushed())
-    }
-
-    fn begin_taking(
-        &mut self,
-        asked: &VoteRequest,
-        record: MembershipRecord,
-        effects: &mut Effects,
-    ) -> Stage {
-        // Whoever streams to this node has no say any more: what this node holds is what is voted on.
-        self.inbound = None;
-        let request = VoteRequest { round: self.random.draw(), stage: VoteStage::Take, record, ..*asked };
-        self.send_to_voters(&Message::VoteRequest(Box::new(request)), effects);
-        let (rests_on, since) = (*self.record(), self.now);
-        Stage::Taking(Box::new(Taking { request, rests_on, since, attempts: 1, granted: Vec::new() }))
-    }
-
-    fn count_votes(
-        &mut self,
-        newest: &mut MembershipRecord,
-        mut taking: Box<Taking>,
-        effects: &mut Effects,
-    ) -> Stage {
-        let request = taking.request;
-        // Own vote and position are as they were when the others were asked, or this candidacy is over.
-        let is_as_asked = *self.record() == taking.rests_on
-            && self.position() == request.position
-            && voting::may_grant(&self.voter_view(), &request).is_ok();
-        if !is_as_asked {
-            return self.rest_after(newest, &taking, effects);
-        }
-        if taking.granted.len() + 1 >= self.config.majority() && self.journal.is_clean() {
-            let revision = self.store_record(request.record);
-            taking.granted.push(self.config.local);
-            return Stage::Storing { record: request.record, revision, granted: taking.granted };
-        }
-        if self.now >= taking.since.plus(ROUND_PATIENCE) {
-            if taking.attempts == TAKE_ATTEMPTS {
-                return self.rest_after(newest, &taking, effects);
-            }
-            taking.attempts += 1;
-            taking.since = self.now;
-            self.send_to_voters(&Message::VoteRequest(Box::new(request)), effects);
-        }
-        Stage::Taking(taking)
-    }
-
-    fn rest_after(&mut self, newest: &mut MembershipRecord, taking: &Taking, effects: &mut Effects) -> Stage {
-        self.give_up(taking, effects);
-        *newest = *self.record();
-        Stage::Resting { until: self.now.plus(ROUND_PAUSE) }
-    }
-
-    /// Ends a term that was not granted by enough voters. Those that granted it need not wait for its lease; nobody
-    /// else hears of it.
-    fn give_up(&mut self, taking: &Taking, effects: &mut Effects) {
-        for node in &taking.granted {
-            self.send(*node, &Message::RecordUpdate(Box::new(taking.request.record.ended())), effects);
-        }
-        // The stream that was cut short begins anew.
-        self.reintroduce();
-    }
-
-    /// A voter shows that it has granted a term which this node has given up: its answer was late. It must not wait for
-    /// the lease of a reign that never was.
-    pub(super) fn end_late_grant(&mut self, node: NodeId, shown: &MembershipRecord, effects: &mut Effects) {
-        let is_own = shown.primary == Some(self.config.local)
-            && shown.in_sync.incarnation_of(self.config.local) == Some(self.incarnation);
-        // What this node has stored itself is a reign, or becomes one.
-        let is_unknown = shown.order() > self.record().order();
-        if is_own && is_unknown && self.candidacy_term() != Some(shown.term) {
-            self.send(node, &Message::RecordUpdate(Box::new(shown.ended())), effects);
-        }
-    }
-
-    /// A newer record arrived while this node's own was being stored: this candidacy is over, another may be tried.
-    fn rest_deposed(&mut self, newest: &mut MembershipRecord) -> Stage {
-        *newest = *self.record();
-        // Verdicts had to wait, and peers may have acted on theirs.
-        self.reintroduce();
-        Stage::Resting { until: self.now.plus(ROUND_PAUSE) }
     }
 
     fn record_when_stored(

@@ -358,7 +358,7 @@ impl Replica {
     }
 
     /// Whether a member can be waited for: it is linked, and replication has not been refused.
-    fn is_following(&self, peer: &Peer) -> bool {
+    pub(super) fn is_following(&self, peer: &Peer) -> bool {
         use super::links::Replication;
         peer.link.as_ref().is_some_and(|link| match &link.replication {
             Replication::Introducing => true,
@@ -424,82 +424,6 @@ impl Replica {
                 .map(|outbound| outbound.progress().flushed)
         };
         required.map(|peer| flushed(peer).unwrap_or(self.stable)).min().unwrap_or(Lsn(u64::MAX))
-    }
-
-    /// When the lease ends; `None` if nobody else could be promoted meanwhile.
-    fn lease_ends(&self) -> Option<Tick> {
-        let reign = self.reign.as_ref()?;
-        let timeout = self.config.peer_timeout;
-        let members = self.peers.iter().filter(|peer| reign.requires(peer.node));
-        // A member that never echoed during this link gives no lease at all.
-        members
-            .map(|peer| {
-                peer.link.as_ref().and_then(|link| link.echoed).map_or(Tick(0), |echoed| echoed.plus(timeout))
-            })
-            .min()
-    }
-
-    /// Whether this node may answer reads now: it is Primary and nobody else can be.
-    pub(super) fn may_answer_reads(&self) -> bool {
-        let is_serving = self.role == Role::Primary && self.disk_fault.is_none() && self.reign.is_some();
-        is_serving && self.lease_ends().is_none_or(|ends| self.now < ends)
-    }
-
-    /// Why all I/O waits, and what ends it.
-    pub(super) fn frozen(&self) -> Option<(String, String)> {
-        if self.role != Role::Primary {
-            return None;
-        }
-        if let Some(fault) = &self.disk_fault {
-            let ends = "demote this node with `--force`, promote the peer, replace the disk".to_owned();
-            return Some((format!("the local disk failed: {fault}"), ends));
-        }
-        let reign = self.reign.as_ref()?;
-        let lost: Vec<&str> = self
-            .peers
-            .iter()
-            .filter(|peer| reign.requires(peer.node) && !self.is_following(peer))
-            .map(|peer| self.config.name_of(peer.node))
-            .collect();
-        if !lost.is_empty() {
-            let reason = format!(
-                "{} is lost, and no majority has recorded the in-sync set without it",
-                lost.join(", ")
-            );
-            return Some((
-                reason,
-                "a vote of the tiebreaker or another replica, or the return of the lost node".to_owned(),
-            ));
-        }
-        let lease_is_over = self.lease_ends().is_some_and(|ends| self.now >= ends);
-        lease_is_over.then(|| {
-            (
-                "the lease is over: a member has not echoed in time".to_owned(),
-                "an answer of that member".to_owned(),
-            )
-        })
-    }
-
-    fn note_frozen(&mut self, effects: &mut Effects) {
-        match (self.frozen(), self.frozen_since) {
-            (Some((reason, ends)), None) => {
-                self.frozen_since = Some(self.now);
-                effects.push(Effect::Notify(Notice::warning(
-                    "frozen",
-                    format!("all I/O waits: {reason}; ends by {ends}"),
-                )));
-            }
-            (None, Some(since)) => {
-                self.frozen_since = None;
-                let text = format!("I/O goes on after {}", self.now.since(since));
-                effects.push(Effect::Notify(Notice::info("thawed", text)));
-            }
-            (Some(_), Some(_)) | (None, None) => {}
-        }
-    }
-
-    pub(super) fn is_frozen(&self) -> bool {
-        self.frozen_since.is_some()
     }
 
     pub(super) fn reign_wakeup(&self) -> Option<Tick> {
