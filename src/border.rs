@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 
 use nbd_server::Negotiated;
 use replicator::effect::{Answer, ExportState};
-use replicator::event::{NoLink, Order};
+use replicator::event::{FenceEnd, FenceRun, NoLink, Order};
 use replicator::notice::Notice;
+use replicator::state::{DiskState, Role};
 use replicator::status_report::StatusReport;
 use replicator::units::{NodeId, VoterId};
 use tokio::sync::oneshot;
@@ -37,6 +38,13 @@ pub enum ToDataPlane {
         /// Why, and what to do.
         reason: NoLink,
     },
+    /// A fence command has ended.
+    FenceEnded {
+        /// Which run.
+        run: FenceRun,
+        /// How.
+        end: FenceEnd,
+    },
     /// An operator's order.
     Order {
         /// What.
@@ -62,6 +70,17 @@ pub enum FromDataPlane {
         peer: NodeId,
         /// Whether.
         wanted: bool,
+    },
+    /// Run the fence command.
+    Fence {
+        /// Comes back.
+        run: FenceRun,
+        /// Against whom.
+        peer: NodeId,
+        /// State of the local disk.
+        disk: DiskState,
+        /// Role of this node.
+        role: Role,
     },
     /// The link to this voter ended; dial again if links are wanted.
     PeerLost {

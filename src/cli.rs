@@ -43,6 +43,7 @@ fn carry_out(places: &Places, command: Command) -> anyhow::Result<Answer> {
         Command::Role(args) => status::role(places, &args),
         Command::Promote(args) => orders::promote(places, &args),
         Command::Demote(args) => orders::demote(places, &args),
+        Command::Outdate(args) => orders::outdate(places, &args),
         Command::Connect(args) => orders::connect(places, &args),
         Command::Disconnect(args) => orders::disconnect(places, &args),
         Command::PauseResync(args) => orders::pause_resync(places, &args),

@@ -33,6 +33,8 @@ pub struct ResourceConfig {
     pub size_bytes: u64,
     /// What happens when a peer is lost.
     pub on_peer_lost: OnPeerLost,
+    /// What proves a lost peer silent; there exactly if `on_peer_lost` is fence.
+    pub fence: Option<FenceConfig>,
     /// File with the shared secret; read it with [`ResourceConfig::load_secret`].
     pub secret_file: PathBuf,
     /// Line of `secret-file`.
@@ -55,6 +57,15 @@ pub struct ResourceConfig {
     pub tiebreaker: Option<TiebreakerConfig>,
     /// What is legal and yet worth knowing.
     pub warnings: Vec<Problem>,
+}
+
+/// The command that makes sure that a lost peer is silent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FenceConfig {
+    /// Program and arguments; never empty.
+    pub command: Vec<String>,
+    /// When it is killed.
+    pub timeout: Span,
 }
 
 /// A replica.

@@ -12,6 +12,7 @@ mod control_socket;
 mod events;
 #[cfg(test)]
 pub mod fake_plane;
+mod fence_command;
 mod health;
 mod limit;
 mod link_handshake;
@@ -30,8 +31,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use replicator::effect::Answer;
-use replicator::event::Order;
+use replicator::event::{FenceEnd, FenceRun, Order};
 use replicator::peer::handshake::{KnownPeer, LocalIdentity, PROTOCOL_VERSIONS, Secret, VoterKind};
+use replicator::state::{DiskState, Role};
 use replicator::units::{NodeId, Span, VoterId};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,6 +42,7 @@ use tokio::task::JoinSet;
 
 use self::control_socket::Desk;
 use self::events::EventStream;
+use self::fence_command::FenceCommand;
 use self::limit::ClientCount;
 use self::link_handshake::{HANDSHAKE_LIMIT, LinkSettings};
 use self::listen::{ListenError, TcpSocket, UnixSocket};
@@ -47,7 +50,7 @@ use self::nbd_listener::{Reception, Volume};
 use self::peer_link::{Direction, PeerLinks, PeerSettings};
 use self::plane_link::{PlaneError, PlaneLink};
 use self::systemd::ServiceManager;
-use crate::border::FromDataPlane;
+use crate::border::{FromDataPlane, ToDataPlane};
 use crate::config_file::{HostPort, ResourceConfig, SecretError};
 use crate::control_protocol;
 use crate::data_plane::spawn::SpawnError;
@@ -200,6 +203,7 @@ struct Parts {
     events: Rc<EventStream>,
     clients: Rc<ClientCount>,
     manager: Rc<ServiceManager>,
+    fence: Option<Rc<FenceCommand>>,
 }
 
 impl Parts {
@@ -212,6 +216,7 @@ impl Parts {
             events: Rc::default(),
             clients: Rc::default(),
             manager: Rc::default(),
+            fence: FenceCommand::of(config, local).map(Rc::new),
         }
     }
 
@@ -288,6 +293,20 @@ impl Parts {
         }
     }
 
+    /// Runs the fence command beside everything else. It goes on when the daemon is asked to stop: until the replica
+    /// has its answer, nothing else can decide.
+    fn run_fence_command(&self, run: FenceRun, peer: NodeId, disk: DiskState, role: Role) {
+        let (plane, fence) = (self.plane.clone(), self.fence.clone());
+        tokio::task::spawn_local(async move {
+            let end = match fence {
+                Some(command) => command.run(peer, disk, role).await,
+                None => FenceEnd::NotRun("none is configured".to_owned()),
+            };
+            // A data plane that has ended needs no answer.
+            let _ = plane.tell(ToDataPlane::FenceEnded { run, end });
+        });
+    }
+
     /// Passes on what the data plane says, until it ends. May be dropped.
     async fn pass_on(&self, heard: &mut UnboundedReceiver<FromDataPlane>) -> Result<(), RunError> {
         while let Some(message) = heard.recv().await {
@@ -295,6 +314,9 @@ impl Parts {
                 FromDataPlane::Export(export) => self.volume.on_export(export),
                 FromDataPlane::Dialing { peer, wanted } => self.links.on_dialing(peer, wanted),
                 FromDataPlane::PeerLost { peer } => self.links.on_lost(peer),
+                FromDataPlane::Fence { run, peer, disk, role } => {
+                    self.run_fence_command(run, peer, disk, role)
+                }
                 FromDataPlane::Notice(notice) => self.events.on_notice(&notice),
                 FromDataPlane::Ended { error: None } => return Ok(()),
                 FromDataPlane::Ended { error: Some(error) } => return Err(RunError::DataPlane(error)),

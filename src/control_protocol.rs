@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use replicator::effect::Answer;
-use replicator::event::{ConnectedClients, Order};
+use replicator::event::{ConnectedClients, Order, Warrant};
 use replicator::notice::Notice;
 use replicator::status_report::StatusReport;
 use replicator::units::{NodeId, Span};
@@ -50,7 +50,17 @@ pub enum Command {
     Promote {
         /// How long to wait for what a promotion may wait for.
         wait_ms: u64,
+        /// Whether somebody vouches that whoever cannot be reached is silent.
+        #[serde(default, skip_serializing_if = "is_false")]
+        peer_is_fenced: bool,
+        /// Whether the loss of what this node lacks is accepted.
+        #[serde(default, skip_serializing_if = "is_false")]
+        force: bool,
     },
+    /// Say what a promotion by force would cost.
+    WeighForce,
+    /// Call this copy older than others.
+    Outdate,
     /// Become Secondary.
     Demote {
         /// Whether connected clients are disconnected instead of standing in the way.
@@ -85,6 +95,10 @@ pub enum Command {
         /// Whether the stream ends after the snapshot.
         now: bool,
     },
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// A command as the control plane carries it out.
@@ -161,7 +175,16 @@ impl Command {
         Ok(match self {
             Self::Status => Asked::Status,
             Self::Events { now } => Asked::Events { now },
-            Self::Promote { wait_ms } => Asked::Order(Order::Promote { wait: at_most(Some(wait_ms)) }),
+            Self::Promote { wait_ms, peer_is_fenced, force } => {
+                let warrant = match (force, peer_is_fenced) {
+                    (true, _) => Warrant::Force,
+                    (false, true) => Warrant::PeerIsFenced,
+                    (false, false) => Warrant::Known,
+                };
+                Asked::Order(Order::Promote { wait: at_most(Some(wait_ms)), warrant })
+            }
+            Self::WeighForce => Asked::Order(Order::WeighForce),
+            Self::Outdate => Asked::Order(Order::Outdate),
             Self::Demote { force: true } => {
                 Asked::Order(Order::Demote { clients: ConnectedClients::Disconnect })
             }
@@ -343,7 +366,9 @@ mod tests {
     fn every_command() -> Vec<Command> {
         vec![
             Command::Status,
-            Command::Promote { wait_ms: 30_000 },
+            Command::Promote { wait_ms: 30_000, peer_is_fenced: false, force: true },
+            Command::WeighForce,
+            Command::Outdate,
             Command::Demote { force: true },
             Command::Connect { peer: Some("b".to_owned()) },
             Command::Disconnect { peer: None },
@@ -366,7 +391,7 @@ mod tests {
 
     #[test]
     fn requests_look_like_the_documentation_says() {
-        let promote = Request::new(Command::Promote { wait_ms: 30_000 });
+        let promote = Request::new(Command::Promote { wait_ms: 30_000, peer_is_fenced: false, force: false });
         assert_eq!(encode_line(&promote), b"{\"version\":1,\"command\":\"promote\",\"wait-ms\":30000}\n");
     }
 

@@ -20,6 +20,22 @@ pub enum ReplicationProtocol {
 pub enum OnPeerLost {
     /// Freeze until a majority of the voters has recorded the in-sync set without the peer.
     Quorum,
+    /// Freeze until a fence command proves that the peer is silent or outdated. Nobody votes.
+    Fence,
+    /// Go on at once. Two nodes may then be Primary after a partition: their histories are told apart when they
+    /// meet, and never merged.
+    Continue,
+}
+
+impl OnPeerLost {
+    /// Whether a majority of voters decides, or every Primary for itself.
+    #[must_use]
+    pub fn asks_a_majority(self) -> bool {
+        match self {
+            Self::Quorum => true,
+            Self::Fence | Self::Continue => false,
+        }
+    }
 }
 
 /// Where a replica listens for its peers. For status only: the core connects to nobody.

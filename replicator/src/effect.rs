@@ -5,10 +5,11 @@
 
 use bytes::Bytes;
 
-use crate::event::{AllocatedExtent, IoId, LinkId, OrderId};
+use crate::event::{AllocatedExtent, FenceRun, IoId, LinkId, OrderId};
 use crate::notice::Notice;
 use crate::peer::frame::OutboundFrame;
 use crate::promotion::refusal::Refused;
+use crate::state::{DiskState, Role};
 use crate::units::{BlockRange, NodeId, RequestId};
 
 /// Effects in the order they were made. The shell drains it after every event.
@@ -191,6 +192,18 @@ pub enum Effect {
         peer: NodeId,
         /// Which.
         link: LinkId,
+    },
+    /// Run the fence command against a peer, with the facts of the environment that scripts of DRBD expect. Answer:
+    /// `FenceCommandEnded`, always: a command that does not end in time is killed.
+    RunFenceCommand {
+        /// Comes back.
+        run: FenceRun,
+        /// Against whom.
+        peer: NodeId,
+        /// State of the local disk, for the command.
+        disk: DiskState,
+        /// Role of this node, for the command.
+        role: Role,
     },
     /// Whether links to this peer are wanted at all (StandAlone by order: not).
     SetDialing {

@@ -14,6 +14,27 @@ pub struct IoId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkId(pub u64);
 
+/// Names one run of a fence command. Never reused within a run of the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FenceRun(pub u64);
+
+/// How a fence command ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FenceEnd {
+    /// By itself, with this exit status.
+    #[error("it ended with exit status {0}")]
+    Exited(i32),
+    /// By this signal.
+    #[error("it was ended by signal {0}")]
+    Signalled(i32),
+    /// It took longer than it may, and was killed.
+    #[error("it took longer than {0} and was killed")]
+    TimedOut(Span),
+    /// It could not be run.
+    #[error("it could not be run: {0}")]
+    NotRun(String),
+}
+
 /// Names one order of an operator until it is answered. The shell chooses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OrderId(pub u64);
@@ -135,7 +156,13 @@ pub enum Order {
     Promote {
         /// How long.
         wait: Span,
+        /// On whose word.
+        warrant: Warrant,
     },
+    /// Say what a promotion by force would cost. Changes nothing.
+    WeighForce,
+    /// Call this copy older than others, so that it cannot be promoted until it has been brought up to date.
+    Outdate,
     /// Become Secondary.
     Demote {
         /// Whether to disconnect clients.
@@ -168,6 +195,19 @@ pub enum Order {
     },
     /// Stop: flush, tell the peers, record a clean end. The answer comes when the daemon may exit.
     Stop,
+}
+
+/// What a promotion may go by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Warrant {
+    /// What the nodes know.
+    #[default]
+    Known,
+    /// A cluster manager has proof that every node that cannot be reached is silent (`--peer-is-fenced`). It does not
+    /// prove that this node holds the newest data.
+    PeerIsFenced,
+    /// An operator accepts the loss of what this node lacks (`--force`).
+    Force,
 }
 
 /// What a demotion does with connected clients.
@@ -264,6 +304,13 @@ pub enum Event {
         peer: NodeId,
         /// Why, and what to do.
         reason: NoLink,
+    },
+    /// A fence command ended.
+    FenceCommandEnded {
+        /// The effect's.
+        run: FenceRun,
+        /// How.
+        end: FenceEnd,
     },
     /// An operator asked for something.
     OperatorAsked {

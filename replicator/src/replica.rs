@@ -8,13 +8,16 @@
 //!
 //! The parts own their state and their rules; this module and its children only carry facts between them.
 
+mod agreeing;
 mod candidacy;
 mod clients;
 mod cut;
 mod disk;
 mod explanations;
+mod fencing;
 mod freeze;
 mod introductions;
+mod leaving;
 mod links;
 mod orders;
 mod passing_on;
@@ -52,6 +55,8 @@ use crate::write::Writes;
 use crate::write_back::WriteBack;
 
 use candidacy::Candidacy;
+use fencing::Fencing;
+use leaving::Parting;
 use links::Peer;
 use orders::{Demotion, Wait};
 use receiving::Inbound;
@@ -203,8 +208,12 @@ pub struct Replica {
     is_stopping: bool,
     waits: Vec<Wait>,
     after_durable: Vec<AfterDurable>,
+    partings: Vec<Parting>,
     export: Option<ExportState>,
     frozen_since: Option<Tick>,
+    /// What fence commands have found out about lost peers.
+    fencing: BTreeMap<NodeId, Fencing>,
+    last_fence_run: u64,
 }
 
 impl Replica {
@@ -265,8 +274,11 @@ impl Replica {
             is_stopping: false,
             waits: Vec::new(),
             after_durable: Vec::new(),
+            partings: Vec::new(),
             export: None,
             frozen_since: None,
+            fencing: BTreeMap::new(),
+            last_fence_run: 0,
             config,
         }
     }
@@ -295,6 +307,7 @@ impl Replica {
             | Event::FramesSent { .. }
             | Event::PeerLost { .. }
             | Event::PeerUnreachable { .. }
+            | Event::FenceCommandEnded { .. }
             | Event::OperatorAsked { .. } => {}
         }
         match event {
@@ -312,6 +325,7 @@ impl Replica {
                 self.on_peer_lost(peer, link, &reason.to_string(), effects)
             }
             Event::PeerUnreachable { peer, reason } => self.on_peer_unreachable(peer, reason),
+            Event::FenceCommandEnded { run, end } => self.on_fence_command_ended(run, &end, effects),
             Event::OperatorAsked { order, what } => self.on_order(order, what, effects),
         }
     }
@@ -339,9 +353,10 @@ impl Replica {
     /// membership, the second one carries out.
     fn settle(&mut self, effects: &mut Effects) {
         for _ in 0..2 {
-            self.advance_start();
+            self.advance_start(effects);
             self.check_timeouts(effects);
             self.send_after_durable(effects);
+            self.advance_partings(effects);
             self.advance_introductions(effects);
             self.advance_inbound(effects);
             self.advance_candidacy(effects);
@@ -373,12 +388,15 @@ impl Replica {
 
     /// Draws the line under the last run: what recovery found is flushed, then the new session and
     /// incarnation are recorded. Only then does the node speak to anyone.
-    fn advance_start(&mut self) {
+    fn advance_start(&mut self, effects: &mut Effects) {
         match self.start {
             Start::Done => {}
             Start::Recording(revision) => {
                 if self.superblock.is_durable(revision) {
                     self.start = Start::Done;
+                    if self.was_last_alone() && self.disk == DiskState::Consistent {
+                        self.set_disk(DiskState::UpToDate, effects);
+                    }
                 }
             }
             Start::Flushing => {
@@ -402,6 +420,14 @@ impl Replica {
                 }
             }
         }
+    }
+
+    /// Whether this node wrote last, and alone, where no majority knows it better (semantics §5).
+    fn was_last_alone(&self) -> bool {
+        let in_sync = self.record().in_sync;
+        !self.config.on_peer_lost.asks_a_majority()
+            && in_sync.len() == 1
+            && in_sync.has_node(self.config.local)
     }
 
     /// The mark to publish before the effects of a round are carried out: whatever they acknowledge, a

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use replicator::config::{Address, Config, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
 use replicator::effect::{Effect, Effects};
-use replicator::event::{Event, IoId, LinkId, Order, OrderId};
+use replicator::event::{Event, IoId, LinkId, Order, OrderId, Warrant};
 use replicator::generation::lineage::{Lineage, Position};
 use replicator::journal::recovery::RecoveryScan;
 use replicator::layout::superblock::{DurableDisk, ResourceName, Superblock};
@@ -216,14 +216,12 @@ fn link_to(peer: NodeId) -> LinkId {
 fn state(role: Role, end: u64) -> PeerState {
     PeerState {
         introduction: 1,
-        node: ALPHA,
         volume_bytes: VOLUME_BYTES,
         role,
         disk: if role == Role::Primary { DiskState::UpToDate } else { DiskState::Consistent },
         lineage: Lineage::zeroed(),
         end: Lsn(end),
         flushed: Lsn(end),
-        stable: Lsn::ZERO,
         oldest_kept: Lsn(1),
         base: (GenerationId::default(), Lsn::ZERO),
         has_dirty_bits: false,
@@ -284,11 +282,10 @@ fn no_verdict_rests_on_what_a_third_node_has_overtaken() {
     bench.hears(ALPHA, &Message::Flush { up_to: Lsn(10) });
     assert_eq!(bench.durable(), Lsn(10));
     // What gamma says now was said to what beta was in the beginning; then alpha is Primary no more.
-    let gamma = PeerState { node: GAMMA, ..state(Role::Secondary, 5) };
-    bench.hears(GAMMA, &Message::State(Box::new(gamma.clone())));
+    bench.hears(GAMMA, &Message::State(Box::new(state(Role::Secondary, 5))));
     let demoted = PeerState { introduction: 2, ..state(Role::Secondary, 10) };
     bench.hears(ALPHA, &Message::State(Box::new(demoted)));
-    bench.hears(GAMMA, &Message::State(Box::new(gamma.clone())));
+    bench.hears(GAMMA, &Message::State(Box::new(state(Role::Secondary, 5))));
     bench.store();
     assert_eq!(bench.durable(), Lsn(10), "nothing was cut");
     assert_eq!(bench.sent_to(GAMMA, |message| matches!(message, Message::CatchUpFrom { .. })), 0);
@@ -296,7 +293,7 @@ fn no_verdict_rests_on_what_a_third_node_has_overtaken() {
     assert_eq!((said.end, said.follows_another), (Lsn(10), false));
     // The verdict that holds: beta brings gamma up to date.
     let introduction = said.introduction;
-    bench.hears(GAMMA, &Message::State(Box::new(PeerState { introduction, ..gamma })));
+    bench.hears(GAMMA, &Message::State(Box::new(PeerState { introduction, ..state(Role::Secondary, 5) })));
     bench.hears(GAMMA, &Message::CatchUpFrom { end: Lsn(5) });
     let window = replicator::peer::message::Progress {
         received: Lsn(5),
@@ -385,7 +382,7 @@ fn a_record_that_names_a_node_which_is_not_configured_leads_to_a_refusal_and_not
     bench.hears(ALPHA, &Message::RecordPassedOn(Box::new(record)));
     bench.store();
     bench.link(GAMMA);
-    let what = Order::Promote { wait: Span::from_millis(1000) };
+    let what = Order::Promote { wait: Span::from_millis(1000), warrant: Warrant::Known };
     bench.happens(Event::OperatorAsked { order: OrderId(1), what });
     for _ in 0..3000 {
         bench.settle();

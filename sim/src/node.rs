@@ -79,6 +79,19 @@ impl DiskHealth {
     }
 }
 
+/// What a node's fence command does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FenceCommand {
+    /// It ends with this status, and does nothing else.
+    Exits(i32),
+    /// It cuts the peer's power, and says so (7).
+    Shoots,
+    /// It does not end by itself.
+    Hangs,
+    /// It is not there.
+    IsMissing,
+}
+
 /// A machine.
 #[derive(Debug)]
 pub struct SimNode {
@@ -112,6 +125,8 @@ pub struct SimNode {
     pub wakes: Option<u64>,
     /// Whether clients are served.
     pub is_serving: bool,
+    /// What its fence command does.
+    pub fence_command: FenceCommand,
     /// Peers that it does not want links to.
     pub unwanted: Vec<NodeId>,
     /// Links that its replica knows of.
@@ -122,6 +137,8 @@ pub struct SimNode {
 /// What all nodes of a world have in common.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
+    /// What a Primary does that loses its peer.
+    pub on_peer_lost: OnPeerLost,
     /// Protocol between the two replicas.
     pub protocol: ReplicationProtocol,
     /// Length of the ring.
@@ -133,6 +150,7 @@ pub struct NodeOptions {
 impl Default for NodeOptions {
     fn default() -> Self {
         Self {
+            on_peer_lost: OnPeerLost::Quorum,
             protocol: ReplicationProtocol::C,
             ring_bytes: JOURNAL_BYTES,
             disk_timeout: Span::from_millis(30_000),
@@ -151,8 +169,8 @@ fn config(node: NodeId, options: &NodeOptions) -> Config {
         volume_bytes: VOLUME_BYTES,
         local: node,
         replicas: vec![replica("alpha"), replica("beta")],
-        has_tiebreaker: true,
-        on_peer_lost: OnPeerLost::Quorum,
+        has_tiebreaker: options.on_peer_lost.asks_a_majority(),
+        on_peer_lost: options.on_peer_lost,
         heartbeat: Span::from_millis(1000),
         peer_timeout: Span::from_millis(3000),
         digest: 7,
@@ -199,6 +217,7 @@ impl SimNode {
             round_ends: false,
             wakes: None,
             is_serving: false,
+            fence_command: FenceCommand::IsMissing,
             unwanted: Vec::new(),
             links: Vec::new(),
             ring_bytes: options.ring_bytes,

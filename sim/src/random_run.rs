@@ -3,7 +3,7 @@
 //! acknowledged.
 
 use replicator::config::ReplicationProtocol;
-use replicator::event::{ConnectedClients, Order};
+use replicator::event::{ConnectedClients, Order, Warrant};
 use replicator::state::Role;
 use replicator::units::{NodeId, Span};
 
@@ -77,7 +77,7 @@ pub fn run(seed: u64, trace: bool) {
     let mut world = World::started(seed, options);
     world.say(|| format!("-- {knobs:?}"));
     let first = any_node(&mut random);
-    world.order(first, Order::Promote { wait: Span::from_millis(2000) });
+    world.order(first, Order::Promote { wait: Span::from_millis(2000), warrant: Warrant::Known });
     world.run_for(Span::from_millis(1000));
     for _ in 0..knobs.steps {
         if random.below(1000) < knobs.faults {
@@ -150,7 +150,7 @@ fn fail_over(world: &mut World, random: &mut Random) {
     }
     let node = any_node(random);
     if is_up(world, node) {
-        world.order(node, Order::Promote { wait: Span::from_millis(10_000) });
+        world.order(node, Order::Promote { wait: Span::from_millis(10_000), warrant: Warrant::Known });
         world.run_for(Span(random.below(8000 * MS)));
     } else if random.chance(50) {
         world.start(node);
@@ -202,7 +202,7 @@ fn any_fault(world: &mut World, random: &mut Random) {
         74..78 if world.tiebreaker.running.is_some() => world.kill_tiebreaker(),
         78..90 if is_up => {
             let wait = Span::from_millis([0, 500, 10_000][random.index(3)]);
-            world.order(node, Order::Promote { wait });
+            world.order(node, Order::Promote { wait, warrant: Warrant::Known });
         }
         90..95 if is_up => {
             let clients =

@@ -172,7 +172,9 @@ impl World {
     #[must_use]
     pub fn started(seed: u64, options: WorldOptions) -> Self {
         let mut world = Self::new(seed, options);
-        world.start_tiebreaker();
+        if world.nodes[0].config.has_tiebreaker {
+            world.start_tiebreaker();
+        }
         world.start(ALPHA);
         world.start(BETA);
         world.run_for(Span::from_millis(1500));
@@ -325,7 +327,9 @@ impl World {
             return;
         }
         let status = self.status(node);
-        self.primaries.observe(node, status.role, status.term);
+        if self.nodes[node.index()].config.on_peer_lost.asks_a_majority() {
+            self.primaries.observe(node, status.role, status.term);
+        }
         if status.devices[0].disk_state == replicator::state::DiskState::Inconsistent {
             self.marks[node.index()].restart();
         }

@@ -25,7 +25,7 @@ Exit status:
   0   done, or already so
   1   failed for a reason that has no number of its own
   2   wrong usage
-  5   it did not come true in the time given
+  5   it did not come true in the time given; outdate: the disk is Inconsistent
   10  mistake in the configuration, or no daemon
   11  refused: the state does not allow it
   17  refused: no UpToDate data";
@@ -71,6 +71,8 @@ pub enum Command {
     Promote(PromoteArgs),
     /// Become Secondary: stop serving clients
     Demote(DemoteArgs),
+    /// Call this copy older than the peer's, so that it cannot be promoted until it has caught up
+    Outdate(ResourceArgs),
     /// Link to the peers again after `disconnect`
     Connect(PeerArgs),
     /// Unlink from the peers until `connect`
@@ -123,6 +125,7 @@ impl Command {
             | Self::Role(_)
             | Self::Promote(_)
             | Self::Demote(_)
+            | Self::Outdate(_)
             | Self::Connect(_)
             | Self::Disconnect(_)
             | Self::PauseResync(_)
@@ -145,7 +148,7 @@ impl Command {
             Self::Promote(args) => Some(&args.resource),
             Self::Demote(args) => Some(&args.resource),
             Self::Connect(args) | Self::Disconnect(args) => Some(&args.resource),
-            Self::PauseResync(args) | Self::ResumeResync(args) => Some(&args.resource),
+            Self::Outdate(args) | Self::PauseResync(args) | Self::ResumeResync(args) => Some(&args.resource),
             Self::WaitConnect(args) => Some(&args.resource),
             Self::WaitSync(args) => Some(&args.resource),
             Self::Tiebreaker(args) => Some(&args.resource),
@@ -220,6 +223,15 @@ pub struct PromoteArgs {
     /// How long to wait for what a promotion may wait for: the end of a lease, a vote
     #[arg(long, value_name = "TIME", value_parser = span, default_value = "30s")]
     pub wait: Span,
+    /// There is proof that every node that cannot be reached is silent: a cluster manager has fenced it
+    #[arg(long)]
+    pub peer_is_fenced: bool,
+    /// Without a majority, without the peer's agreement, from an outdated copy; first says what may be lost
+    #[arg(long, conflicts_with = "peer_is_fenced")]
+    pub force: bool,
+    /// With --force: only say what may be lost
+    #[arg(long, requires = "force")]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -220,11 +220,16 @@ mod tests {
         let answer = b"{\"version\":1,\"reply\":\"refused\",\"exit-status\":17,\"name\":\"n\",\"reason\":\"because\",\"cure\":\"type this\"}\n";
         let daemon = daemon(folder.path(), answer);
         let mut client = Client::connect(&places(folder.path()), "mail").expect("a daemon");
-        let error = client.ask(Command::Promote { wait_ms: 5 }, Some(ANSWER_TIMEOUT)).expect_err("refused");
+        let error = client
+            .ask(Command::Promote { wait_ms: 5, peer_is_fenced: false, force: false }, Some(ANSWER_TIMEOUT))
+            .expect_err("refused");
         assert_eq!(status_of(&error), 17);
         assert!(error.to_string().contains("because") && error.to_string().contains("type this"));
         let asked = daemon.join().expect("it ended");
-        assert_eq!(Request::parse(&asked).expect("a request").command, Command::Promote { wait_ms: 5 });
+        assert_eq!(
+            Request::parse(&asked).expect("a request").command,
+            Command::Promote { wait_ms: 5, peer_is_fenced: false, force: false }
+        );
     }
 
     #[test]

@@ -11,13 +11,33 @@ use crate::control_protocol::{Command, ReplyBody};
 
 /// How much longer than the daemon the client waits, so that the daemon's own answer comes first.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a superblock may take to be written.
+const OUTDATE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a demotion may take: what is in flight is finished and flushed first.
 const DEMOTE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// `twinblk promote`
 pub fn promote(places: &Places, args: &PromoteArgs) -> anyhow::Result<Answer> {
-    let command = Command::Promote { wait_ms: args.wait.as_millis() };
+    if args.force {
+        // What it costs is said before, not after.
+        let cost = order(places, &args.resource, Command::WeighForce, Some(ANSWER_TIMEOUT))?;
+        let Answer::Text(cost) = cost else { anyhow::bail!("{}: no answer about the cost", args.resource) };
+        if args.dry_run {
+            return Ok(Answer::Text(format!("promoting by force would lose what others hold: {cost}")));
+        }
+        eprintln!("{}: promoting by force: {cost}", args.resource);
+    }
+    let command = Command::Promote {
+        wait_ms: args.wait.as_millis(),
+        peer_is_fenced: args.peer_is_fenced,
+        force: args.force,
+    };
     order(places, &args.resource, command, Some(longer_than(args.wait)))
+}
+
+/// `twinblk outdate`
+pub fn outdate(places: &Places, args: &ResourceArgs) -> anyhow::Result<Answer> {
+    order(places, &args.resource, Command::Outdate, Some(OUTDATE_TIMEOUT))
 }
 
 /// `twinblk demote`

@@ -23,6 +23,8 @@ impl ResourceConfig {
     fn agreed_lines(&self) -> String {
         let on_peer_lost = match self.on_peer_lost {
             OnPeerLost::Quorum => "quorum",
+            OnPeerLost::Fence => "fence",
+            OnPeerLost::Continue => "continue",
         };
         let mut lines = format!(
             "twinblk configuration 1\nresource={}\nsize={}\non-peer-lost={on_peer_lost}\npeer-timeout-us={}\n",

@@ -13,12 +13,15 @@ use super::problem::Problems;
 use super::reading::Reading;
 use super::section::{Field, Section};
 use super::values::{self, BadValue, HostPort, SOCKET_PATH_BYTES_MAX};
-use super::{LinkConfig, MetadataPlace, NbdConfig, NodeConfig, ResourceConfig, TiebreakerConfig};
+use super::{
+    FenceConfig, LinkConfig, MetadataPlace, NbdConfig, NodeConfig, ResourceConfig, TiebreakerConfig,
+};
 
-const ROOT_KEYS: [&str; 13] = [
+const ROOT_KEYS: [&str; 14] = [
     "resource",
     "size",
     "on-peer-lost",
+    "fence",
     "secret-file",
     "heartbeat",
     "peer-timeout",
@@ -33,9 +36,12 @@ const ROOT_KEYS: [&str; 13] = [
 const NODE_KEYS: [&str; 7] = ["name", "address", "data", "metadata", "journal-size", "max-peers", "nbd"];
 const LINK_KEYS: [&str; 2] = ["nodes", "protocol"];
 const NBD_KEYS: [&str; 2] = ["unix", "tcp"];
+const FENCE_KEYS: [&str; 2] = ["command", "timeout"];
 const RESYNC_KEYS: [&str; 2] = ["write-latency", "rate-min"];
 const TIEBREAKER_KEYS: [&str; 2] = ["address", "state"];
 
+/// How long a fence command may take: STONITH over a slow board takes its time.
+const FENCE_TIMEOUT_DEFAULT: Span = Span::from_millis(60_000);
 const HEARTBEAT: Span = Span::from_millis(1000);
 const PEER_TIMEOUT: Span = Span::from_millis(3000);
 const DISK_TIMEOUT: Span = Span::from_millis(30_000);
@@ -83,6 +89,7 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: Problems) -> Rea
     let resource = read_resource(file, &root);
     let size_bytes = read_size(&root);
     let on_peer_lost = read_on_peer_lost(&root);
+    let fence = read_fence(&root, on_peer_lost);
     root.require("secret-file", "secret-file = \"/etc/twinblk/RES.secret\": the same secret on every voter");
     let secret_file = root.parsed("secret-file", values::parse_path);
     let heartbeat = read_timeout(&root, "heartbeat", HEARTBEAT);
@@ -109,6 +116,7 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: Problems) -> Rea
             resource: resource?,
             size_bytes: size_bytes?,
             on_peer_lost: on_peer_lost?,
+            fence,
             secret_file: secret_file.value,
             secret_line: secret_file.line,
             heartbeat: heartbeat?,
@@ -168,26 +176,54 @@ fn read_size(root: &Section<'_>) -> Option<u64> {
 fn read_on_peer_lost(root: &Section<'_>) -> Option<OnPeerLost> {
     const CHOICE: &str = "write on-peer-lost = \"quorum\": a node goes on after the loss of a peer once a majority \
          of the voters has recorded it (two nodes need a [tiebreaker]). There is no default, because the \
-         choice decides what can be lost: \"fence\" waits until a command proves that the peer is silent, \
-         \"continue\" goes on at once and risks two histories; both are not supported yet";
+         choice decides what can be lost: \"fence\" freezes all I/O until a command of yours proves that the peer \
+         is silent or outdated, \"continue\" goes on at once and risks two histories, one of which will be lost";
     root.require("on-peer-lost", CHOICE.strip_prefix("write ").expect("it begins so"));
     let choice = root.text("on-peer-lost")?;
     match choice.value {
         "quorum" => Some(OnPeerLost::Quorum),
-        "fence" | "continue" => {
-            let wrong = format!("on-peer-lost: \"{}\" is not supported yet", choice.value);
-            root.problems().add(
-                choice.line,
-                wrong,
-                "write \"quorum\", and a [tiebreaker] if the number of nodes is even",
-            );
-            None
-        }
+        "fence" => Some(OnPeerLost::Fence),
+        "continue" => Some(OnPeerLost::Continue),
         other => {
             root.problems().add(choice.line, format_args!("on-peer-lost: `{other}` is no choice"), CHOICE);
             None
         }
     }
+}
+
+/// The fence command: there exactly if it is what opens the way.
+fn read_fence(root: &Section<'_>, on_peer_lost: Option<OnPeerLost>) -> Option<FenceConfig> {
+    const EXAMPLE: &str = "fence = { command = [\"/usr/local/sbin/fence-peer\"], timeout = \"60s\" }";
+    match on_peer_lost? {
+        OnPeerLost::Fence => {
+            if !root.has("fence") {
+                let wrong = "on-peer-lost = \"fence\" needs to know what to run against a lost peer";
+                root.problems().add(root.line_of("on-peer-lost"), wrong, format_args!("write {EXAMPLE}"));
+            }
+        }
+        OnPeerLost::Quorum | OnPeerLost::Continue => {
+            if root.has("fence") {
+                let wrong = "fence is only for on-peer-lost = \"fence\"";
+                root.problems().add(
+                    root.line_of("fence"),
+                    wrong,
+                    "leave it out, or choose on-peer-lost = \"fence\"",
+                );
+            }
+            return None;
+        }
+    }
+    let section = root.section("fence", "fence", EXAMPLE, &FENCE_KEYS)?;
+    section.require("command", "command = [\"/usr/local/sbin/fence-peer\"], the program and its arguments");
+    let command = section.texts("command")?;
+    let is_program = command.value.first().is_some_and(|program| program.starts_with('/'));
+    if !is_program {
+        let wrong = "command: a program with its whole path comes first";
+        section.problems().add(command.line, wrong, "write [\"/usr/local/sbin/fence-peer\", \"ARGUMENT\"]");
+        return None;
+    }
+    let timeout = read_timeout(&section, "timeout", FENCE_TIMEOUT_DEFAULT)?;
+    Some(FenceConfig { command: command.value.into_iter().map(str::to_owned).collect(), timeout })
 }
 
 fn read_timeout(root: &Section<'_>, key: &str, default: Span) -> Option<Span> {

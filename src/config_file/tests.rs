@@ -191,7 +191,13 @@ fn every_single_mistake_is_named_where_it_stands() {
         ("100GiB", "17TiB", 2, "beyond 16TiB"),
         ("\"100GiB\"", "1048577", 2, "no multiple of 4096; write 1048576"),
         ("\"100GiB\"", "true", 2, "size is of type boolean"),
-        ("\"quorum\"", "\"continue\"", 3, "not supported yet"),
+        ("\"quorum\"", "\"continue\"", 25, "nobody votes unless"),
+        ("\"quorum\"", "\"fence\"", 3, "write fence = { command ="),
+        ("\"quorum\"", "\"quorum\"\nfence = { command = [\"/bin/true\"] }", 4, "leave it out, or choose"),
+        ("\"quorum\"", "\"fence\"\nfence = { command = [\"true\"] }", 4, "a program with its whole path"),
+        ("\"quorum\"", "\"fence\"\nfence = { command = [] }", 4, "a program with its whole path"),
+        ("\"quorum\"", "\"fence\"\nfence = { timeout = \"5s\" }", 4, "fence has no `command`"),
+        ("\"quorum\"", "\"fence\"\nfence = { command = [\"/x\"], timeout = \"1h\" }", 4, "out of range"),
         ("\"quorum\"", "\"freeze\"", 3, "There is no default"),
         ("\"5s\"", "\"1900ms\"", 5, "less than twice the heartbeat"),
         ("\"5s\"", "\"1h\"", 5, "out of range"),
@@ -241,6 +247,21 @@ fn an_even_number_of_replicas_needs_a_tiebreaker_and_an_odd_number_must_not_have
     assert!(parse(&format!("{without}{third}")).is_ok());
     let error = parse(&format!("{MAIL}{third}")).expect_err("odd").to_string();
     assert!(error.contains("need no [tiebreaker]"), "{error}");
+}
+
+#[test]
+fn without_a_majority_two_nodes_need_no_tiebreaker_and_fencing_needs_a_command() {
+    let two = MAIL.split("[tiebreaker]").next().expect("it has one");
+    let config = parse(&two.replace("\"quorum\"", "\"continue\"")).expect("good");
+    assert_eq!((config.on_peer_lost, config.fence), (OnPeerLost::Continue, None));
+    let fence = "\"fence\"\nfence = { command = [\"/sbin/fence\", \"-v\"] }";
+    let config = parse(&two.replace("\"quorum\"", fence)).expect("good");
+    let command = config.fence.as_ref().expect("it is there");
+    assert_eq!(command.command, ["/sbin/fence", "-v"]);
+    assert_eq!(command.timeout, Span::from_millis(60_000));
+    let digests =
+        ["\"continue\"", fence].map(|mode| parse(&two.replace("\"quorum\"", mode)).expect("good").digest());
+    assert_ne!(digests[0], digests[1], "nodes that choose differently must not meet");
 }
 
 #[test]

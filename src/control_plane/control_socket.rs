@@ -295,7 +295,11 @@ mod tests {
             let daemon = start(Behaviour::Answers, Limits::default());
             let mut client = connect(&daemon.path).await;
             assert_eq!(ask(&mut client, Command::Status).await["report"]["name"], "mail");
-            assert_eq!(ask(&mut client, Command::Promote { wait_ms: 1 }).await["reply"], "done");
+            assert_eq!(
+                ask(&mut client, Command::Promote { wait_ms: 1, peer_is_fenced: false, force: false }).await
+                    ["reply"],
+                "done"
+            );
             let beta = Command::Connect { peer: Some("beta".to_owned()) };
             assert_eq!(ask(&mut client, beta).await["reply"], "done");
         });
@@ -376,7 +380,8 @@ mod tests {
         tokio_uring::start(async {
             let daemon = start(Behaviour::Ended, Limits::default());
             let mut client = connect(&daemon.path).await;
-            let reply = ask(&mut client, Command::Promote { wait_ms: 1 }).await;
+            let reply =
+                ask(&mut client, Command::Promote { wait_ms: 1, peer_is_fenced: false, force: false }).await;
             assert_eq!(reply["text"], "the data plane has ended");
         });
     }

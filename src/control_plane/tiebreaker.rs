@@ -126,7 +126,10 @@ fn links_of_replicas(linked: mpsc::Sender<NewLink>) -> PlaneLink {
         }
         // Nobody is dialed here, and there is nothing to order or to ask.
         ToDataPlane::PeerUnreachable { .. } => true,
-        ToDataPlane::NbdClient { .. } | ToDataPlane::Order { .. } | ToDataPlane::Status { .. } => false,
+        ToDataPlane::NbdClient { .. }
+        | ToDataPlane::FenceEnded { .. }
+        | ToDataPlane::Order { .. }
+        | ToDataPlane::Status { .. } => false,
     })
 }
 

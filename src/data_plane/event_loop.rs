@@ -289,6 +289,9 @@ impl<C: Core> EventLoop<C> {
                 Ok(ToDataPlane::PeerUnreachable { peer, reason }) => {
                     self.round.events.push_back(Event::PeerUnreachable { peer, reason });
                 }
+                Ok(ToDataPlane::FenceEnded { run, end }) => {
+                    self.round.events.push_back(Event::FenceCommandEnded { run, end });
+                }
                 Ok(ToDataPlane::Order { what, answer }) => self.add_order(what, answer),
                 Ok(ToDataPlane::Status { answer }) => self.questions.push(answer),
                 Err(TryRecvError::Empty) => return Ok(()),

@@ -91,6 +91,19 @@ pub struct Settings {
     pub protocol: &'static str,
     /// Where replicas listen for clients.
     pub listeners: Listeners,
+    /// What a Primary does that has lost its peer.
+    pub on_peer_lost: OnPeerLost,
+}
+
+/// What a Primary does that has lost its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnPeerLost {
+    /// It asks the tiebreaker.
+    Quorum,
+    /// It runs `fence-peer` in the folder of its node, a script that the test writes.
+    Fence,
+    /// It goes on.
+    Continue,
 }
 
 /// Where a replica listens for clients.
@@ -113,6 +126,7 @@ impl Default for Settings {
             journal_size: "16MiB",
             protocol: "C",
             listeners: Listeners::Unix,
+            on_peer_lost: OnPeerLost::Quorum,
         }
     }
 }
@@ -122,6 +136,7 @@ pub struct Cluster {
     folder: TempDir,
     ports: [u16; 5],
     processes: [Option<Child>; 3],
+    has_tiebreaker: bool,
 }
 
 impl Cluster {
@@ -133,7 +148,12 @@ impl Cluster {
     /// The same, with something to be done before the disks are made.
     pub fn make_with(settings: &Settings, before: impl FnOnce(&Self)) -> Self {
         let folder = tempfile::Builder::new().prefix("twinblk-test-").tempdir().expect("a temporary folder");
-        let cluster = Self { folder, ports: files::free_ports(), processes: [None, None, None] };
+        let cluster = Self {
+            folder,
+            ports: files::free_ports(),
+            processes: [None, None, None],
+            has_tiebreaker: settings.on_peer_lost == OnPeerLost::Quorum,
+        };
         for voter in Voter::ALL {
             std::fs::create_dir(cluster.run_dir(voter)).expect("a folder for each voter");
             files::write_for_owner(&cluster.secret(voter), SECRET);
@@ -143,18 +163,31 @@ impl Cluster {
         for replica in Voter::REPLICAS {
             cluster.expect(replica, &["create-metadata", RESOURCE, "--uptodate-zeroed"]);
         }
-        cluster.expect(Voter::Tiebreaker, &["tiebreaker", RESOURCE, "--init"]);
+        if cluster.has_tiebreaker {
+            cluster.expect(Voter::Tiebreaker, &["tiebreaker", RESOURCE, "--init"]);
+        }
         cluster
     }
 
     /// All three run and know each other; both replicas are Secondary.
     pub fn start(settings: &Settings) -> Self {
         let mut cluster = Self::make(settings);
-        for voter in Voter::ALL {
+        for voter in cluster.voters() {
             cluster.start_process(voter);
         }
         cluster.wait_until_linked();
         cluster
+    }
+
+    /// Everybody who runs in this resource.
+    pub fn voters(&self) -> Vec<Voter> {
+        let all = Voter::ALL.into_iter();
+        all.filter(|voter| *voter != Voter::Tiebreaker || self.has_tiebreaker).collect()
+    }
+
+    /// A replica's fence command.
+    pub fn fence_command(&self, replica: Voter) -> PathBuf {
+        self.run_dir(replica).join("fence-peer")
     }
 
     /// Writes the configuration that one voter sees. Every voter has its own copy, so that they can differ.
@@ -162,7 +195,8 @@ impl Cluster {
         let text = files::configuration(self, settings);
         std::fs::write(
             self.run_dir(voter).join(format!("{RESOURCE}.toml")),
-            text.replace("SECRET", &files::quoted(&self.secret(voter))),
+            text.replace("SECRET", &files::quoted(&self.secret(voter)))
+                .replace("FENCE", &files::quoted(&self.fence_command(voter))),
         )
         .expect("written");
     }
@@ -322,9 +356,11 @@ impl Cluster {
 
     /// Waits until every process that runs is linked to every other.
     pub fn wait_until_linked(&mut self) {
+        let has_tiebreaker = self.has_tiebreaker;
         let linked = |status: &Value| {
-            status.pointer("/connections/0/connection-state").is_some_and(|state| state == "Connected")
-                && status.pointer("/tiebreaker/connection-state").is_some_and(|state| state == "Connected")
+            let is_linked = |pointer: &str| status.pointer(pointer).is_some_and(|state| state == "Connected");
+            is_linked("/connections/0/connection-state")
+                && (!has_tiebreaker || is_linked("/tiebreaker/connection-state"))
         };
         self.wait_until("all three are linked", SOON, |cluster| {
             Voter::REPLICAS
@@ -364,7 +400,7 @@ impl Cluster {
     pub fn stop_and_compare(mut self, primary: Voter) {
         self.wait_until_written_back(primary);
         self.expect(primary, &["demote", RESOURCE]);
-        for voter in Voter::ALL {
+        for voter in self.voters() {
             let status = self.stop(voter);
             assert!(status.success(), "{} ended with {status}", voter.name());
         }

@@ -32,3 +32,4 @@ mod refusals;
 mod resync;
 mod stops;
 mod trio;
+mod without_votes;

@@ -62,8 +62,13 @@ pub enum MessageError {
 pub const RUNS_MAX: usize = 2048;
 
 const STAGES: [(VoteStage, u8); 2] = [(VoteStage::Ask, 1), (VoteStage::Take, 2)];
-const REASONS: [(FarewellReason, u8); 3] =
-    [(FarewellReason::Stopping, 1), (FarewellReason::Disconnected, 2), (FarewellReason::UnknownVoter, 3)];
+const REASONS: [(FarewellReason, u8); 5] = [
+    (FarewellReason::Stopping, 1),
+    (FarewellReason::Disconnected, 2),
+    (FarewellReason::UnknownVoter, 3),
+    (FarewellReason::StoppingOutdated, 4),
+    (FarewellReason::DisconnectedOutdated, 5),
+];
 
 impl Message {
     /// Which message this is.
@@ -249,7 +254,6 @@ fn write_state(state: &PeerState, writer: &mut FieldWriter<'_>) {
     writer.u32(state.introduction);
     writer.lsn(state.end);
     writer.lsn(state.flushed);
-    writer.lsn(state.stable);
     writer.lsn(state.oldest_kept);
     writer.u64(state.base.0.0);
     writer.lsn(state.base.1);
@@ -257,8 +261,7 @@ fn write_state(state: &PeerState, writer: &mut FieldWriter<'_>) {
     writer.continues(state.continues);
     writer.u64(state.configuration_digest);
     writer.replica(state.resync_from);
-    writer.replica(Some(state.node));
-    writer.reserved(6);
+    writer.reserved(7);
     writer.record(&state.record);
     writer.lineage(&state.lineage);
 }
@@ -277,22 +280,20 @@ fn read_state(reader: &mut FieldReader<'_>) -> Result<PeerState, FieldError> {
         follows_another,
         end: reader.lsn("end")?,
         flushed: reader.lsn("flushed")?,
-        stable: reader.lsn("stable")?,
         oldest_kept: reader.lsn("oldest_kept")?,
         base: (GenerationId(reader.u64("base generation")?), reader.lsn("base")?),
         incarnation: reader.incarnation()?,
         continues: reader.continues()?,
         configuration_digest: reader.u64("configuration_digest")?,
-        resync_from: reader.replica("resync_from")?,
-        node: read_node(reader)?,
+        resync_from: read_resync_from(reader)?,
         record: reader.record()?,
         lineage: reader.lineage()?,
     })
 }
 
-fn read_node(reader: &mut FieldReader<'_>) -> Result<NodeId, FieldError> {
-    let node = reader.replica("node")?.ok_or(FieldError::Value { field: "node", value: u64::MAX })?;
-    reader.reserved(6)?;
+fn read_resync_from(reader: &mut FieldReader<'_>) -> Result<Option<NodeId>, FieldError> {
+    let node = reader.replica("resync_from")?;
+    reader.reserved(7)?;
     Ok(node)
 }
 
@@ -426,6 +427,7 @@ fn write_request(request: &VoteRequest, writer: &mut FieldWriter<'_>) {
         Basis::First => (1, None),
         Basis::Member { continues } => (2, Some(continues)),
         Basis::AllReported => (3, None),
+        Basis::Agreement => (4, None),
     };
     writer.u8(basis);
     writer.u8(u8::from(request.peer_is_fenced));
@@ -448,6 +450,7 @@ fn read_request(reader: &mut FieldReader<'_>) -> Result<VoteRequest, FieldError>
         (1, None) => Basis::First,
         (2, Some(continues)) => Basis::Member { continues },
         (3, None) => Basis::AllReported,
+        (4, None) => Basis::Agreement,
         (basis, _) => return Err(FieldError::Value { field: "basis", value: basis.into() }),
     };
     let (position, record) = (reader.position()?, reader.record()?);

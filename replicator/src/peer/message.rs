@@ -13,8 +13,6 @@ pub struct PeerState {
     /// Which introduction of this link this is, from 1. After a change that a verdict depends on, a node
     /// sends its state again with the next number, and the peer answers with its own of that number.
     pub introduction: u32,
-    /// Who says this: what is alike in everything else is decided by it, on both sides and every time.
-    pub node: NodeId,
     /// Size of the volume, bytes.
     pub volume_bytes: u64,
     /// Role at this moment.
@@ -27,8 +25,6 @@ pub struct PeerState {
     pub end: Lsn,
     /// Newest write that is flushed.
     pub flushed: Lsn,
-    /// Newest write that the sender was told to be stable, no further than `end`: it may be in its data area.
-    pub stable: Lsn,
     /// Oldest write that the journal still holds; `end` + 1 if it holds none.
     pub oldest_kept: Lsn,
     /// Up to where the sender knows the receiver to have flushed.
@@ -89,6 +85,19 @@ pub enum Basis {
     },
     /// No member of the newest record lives on; all have reported, and it is the newest of them.
     AllReported,
+    /// No majority is asked (`on-peer-lost` fence and continue): only whether this replica has anything against it.
+    Agreement,
+}
+
+impl Basis {
+    /// Whether a majority of the voters decides.
+    #[must_use]
+    pub fn is_put_to_a_majority(self) -> bool {
+        match self {
+            Self::First | Self::Member { .. } | Self::AllReported => true,
+            Self::Agreement => false,
+        }
+    }
 }
 
 /// A candidate asks for a vote.
@@ -303,6 +312,27 @@ impl Message {
     }
 }
 
+impl FarewellReason {
+    /// The same, from a node whose copy is Outdated on its disk.
+    #[must_use]
+    pub fn outdated(self) -> Self {
+        match self {
+            Self::Stopping => Self::StoppingOutdated,
+            Self::Disconnected => Self::DisconnectedOutdated,
+            other @ (Self::StoppingOutdated | Self::DisconnectedOutdated | Self::UnknownVoter) => other,
+        }
+    }
+
+    /// Whether the sender has called its copy Outdated.
+    #[must_use]
+    pub fn is_of_an_outdated_copy(self) -> bool {
+        match self {
+            Self::StoppingOutdated | Self::DisconnectedOutdated => true,
+            Self::Stopping | Self::Disconnected | Self::UnknownVoter => false,
+        }
+    }
+}
+
 /// Why a node ends a link on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FarewellReason {
@@ -310,6 +340,10 @@ pub enum FarewellReason {
     Stopping,
     /// An operator disconnected it.
     Disconnected,
+    /// Its daemon stops; on its disk it has called its copy Outdated, so that it cannot be promoted.
+    StoppingOutdated,
+    /// An operator disconnected it; on its disk it has called its copy Outdated.
+    DisconnectedOutdated,
     /// The receiver's voter identity is not the one that the sender met first.
     UnknownVoter,
 }

@@ -120,6 +120,7 @@ pub fn decide(ballot: &Ballot<'_>) -> Decision {
     let needed = match ballot.request.basis {
         Basis::First => ballot.config.voters(),
         Basis::Member { .. } | Basis::AllReported => ballot.config.majority(),
+        Basis::Agreement => unreachable!("`agreement` decides it"),
     };
     if granted >= needed && ballot.own_vote.is_ok() {
         return Decision::Take(record_to_take(ballot));
@@ -163,7 +164,7 @@ fn stale_basis(ballot: &Ballot<'_>) -> Option<Decision> {
     let request = ballot.request;
     let continues = match request.basis {
         Basis::Member { continues } => Some(continues),
-        Basis::First | Basis::AllReported => None,
+        Basis::First | Basis::AllReported | Basis::Agreement => None,
     };
     let newest = ballot.newest();
     let is_stale = basis(newest, request.candidate, request.incarnation, continues) != request.basis
@@ -234,7 +235,7 @@ fn record_to_take(ballot: &Ballot<'_>) -> MembershipRecord {
         let was_member = match ballot.request.basis {
             Basis::First => true,
             Basis::Member { .. } => newest.in_sync.is_continued_by(*node, reply.incarnation, reply.continues),
-            Basis::AllReported => newest.in_sync.has_node(*node),
+            Basis::AllReported | Basis::Agreement => newest.in_sync.has_node(*node),
         };
         let is_equal = reply.vote.is_ok() && reply.position == ballot.request.position;
         if was_member && is_equal && replica.protocol.can_be_in_sync() {

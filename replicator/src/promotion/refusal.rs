@@ -11,6 +11,8 @@ pub enum RefusalCode {
     NoUpToDateData,
     /// 5: it did not come true in the time given.
     TimedOut,
+    /// 5: the disk is Inconsistent or worse (`outdate`).
+    DiskUnusable,
 }
 
 impl RefusalCode {
@@ -20,7 +22,7 @@ impl RefusalCode {
         match self {
             Self::StateChange => 11,
             Self::NoUpToDateData => 17,
-            Self::TimedOut => 5,
+            Self::TimedOut | Self::DiskUnusable => 5,
         }
     }
 }

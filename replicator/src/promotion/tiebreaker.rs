@@ -452,6 +452,8 @@ impl Tiebreaker {
     fn view(&self, now: Tick) -> VoterView<'_> {
         let record = &self.durable.record;
         VoterView {
+            asks_a_majority: true,
+            has_usable_disk: false,
             record,
             node: self.durable.node,
             position: None,

@@ -58,6 +58,10 @@ pub struct VoterView<'a> {
     pub seen_primary: SeenPrimary,
     /// The lease of a Primary.
     pub peer_timeout: Span,
+    /// Whether its configuration puts promotions to a majority.
+    pub asks_a_majority: bool,
+    /// Whether its disk holds one state of the volume: not in the middle of a resync.
+    pub has_usable_disk: bool,
     /// How many vote, by its configuration.
     pub voters: usize,
     /// The identities that it knows: its own and those of the voters it has met. Zero: not met.
@@ -76,6 +80,8 @@ impl VoterView<'_> {
             Basis::First => true,
             Basis::Member { continues: _ } => self.is_living_member(),
             Basis::AllReported => self.record.in_sync.has_node(self.node),
+            // Where nobody was recorded yet, everybody counts.
+            Basis::Agreement => self.record.is_empty() || self.record.in_sync.has_node(self.node),
         }
     }
 }
@@ -115,6 +121,12 @@ pub fn may_grant(view: &VoterView<'_>, request: &VoteRequest) -> Result<(), Deni
 
 /// A majority means nothing unless all count the same voters.
 fn other_voters(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
+    if request.basis.is_put_to_a_majority() != view.asks_a_majority {
+        return Some(Denial::OtherVoters);
+    }
+    if !view.asks_a_majority {
+        return None;
+    }
     let asked = &request.record.voters;
     let counted = asked.ids.iter().enumerate().all(|(at, id)| (id.0 != 0) == (at < view.voters));
     let known = fits(&view.known, asked);
@@ -138,7 +150,11 @@ fn primary_lives(view: &VoterView<'_>, _: &VoteRequest) -> Option<Denial> {
 
 /// A voter that lost its memory knows no member, so it helps nobody but in the very first promotion.
 fn empty_record(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
-    (view.record.is_empty() && request.basis != Basis::First).then_some(Denial::EmptyRecord)
+    let needs_a_record = match request.basis {
+        Basis::Member { .. } | Basis::AllReported => true,
+        Basis::First | Basis::Agreement => false,
+    };
+    (view.record.is_empty() && needs_a_record).then_some(Denial::EmptyRecord)
 }
 
 /// A promotion is for a new term, and the first promotion happens once.
@@ -155,6 +171,8 @@ fn not_a_member(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
         Basis::First => true,
         Basis::Member { continues } => recorded == Some(continues),
         Basis::AllReported => recorded.is_some(),
+        // The candidate answers for that itself.
+        Basis::Agreement => true,
     };
     (!is_member).then_some(Denial::NotAMember { term: view.record.term })
 }
@@ -178,7 +196,9 @@ fn not_in_sync(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
     let named = named.filter(|_| view.node != request.candidate)?;
     let is_same = view.position == Some(request.position) && named == view.incarnation;
     let lsn = view.position.unwrap_or_default().lsn;
-    (!is_same || !view.is_member_for(request.basis)).then_some(Denial::NotInSync { lsn })
+    // Where no majority is asked, being equal is enough.
+    let is_member = view.is_member_for(request.basis) || request.basis == Basis::Agreement;
+    (!is_same || !is_member || !view.has_usable_disk).then_some(Denial::NotInSync { lsn })
 }
 
 /// The old Primary may still answer reads until its lease is over. Who was Primary itself, and asks or is
@@ -186,7 +206,8 @@ fn not_in_sync(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
 fn lease(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
     let primary = view.record.primary?;
     let is_over = view.reign == Reign::Over || primary == request.candidate || primary == view.node;
-    if is_over || request.peer_is_fenced {
+    // Without a majority a Primary that cannot be reached is fenced, or not waited for at all.
+    if is_over || request.peer_is_fenced || !request.basis.is_put_to_a_majority() {
         return None;
     }
     // A voter that has just started does not know what it heard before.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::Config;
 use crate::effect::{Answer, Effect, Effects};
-use crate::event::OrderId;
+use crate::event::{OrderId, Warrant};
 use crate::generation::lineage::Position;
 use crate::notice::Notice;
 use crate::peer::message::{Basis, Message, VoteReply, VoteRequest, VoteStage};
@@ -18,7 +19,7 @@ use crate::units::{NodeId, Span, Term, Tick};
 
 use super::Replica;
 use super::links::Replication;
-use super::reign::Reign;
+use super::reign::{Authority, Reign};
 use super::taking::Taking;
 
 /// How long a round waits for voters that do not answer.
@@ -30,16 +31,19 @@ pub(super) const ROUND_PAUSE: Span = Span::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Candidacy {
     order: OrderId,
-    deadline: Tick,
+    warrant: Warrant,
+    pub(super) deadline: Tick,
     pub(super) stage: Stage,
     /// The record that the next round rests on: the newest one that may count of those that voters showed.
     pub(super) newest: MembershipRecord,
     /// Number of the highest term that any voter showed, granted or not: this node asks for a higher one.
-    highest: u64,
+    pub(super) highest: u64,
     /// The newest record that voters with an older one were told.
     pub(super) passed_on: Option<(Term, u64)>,
+    /// What is lost by it, where it is forced.
+    pub(super) accepted_loss: Option<String>,
     /// Why the last round did not lead to anything.
-    last_refusal: Option<Refused>,
+    pub(super) last_refusal: Option<Refused>,
     since: Tick,
 }
 
@@ -62,15 +66,30 @@ pub(super) enum Stage {
     Recording { record: MembershipRecord, revision: Revision, granted: Vec<NodeId> },
 }
 
+impl Candidacy {
+    /// Whether the promotion is one that a majority grants.
+    fn is_put_to_a_majority(&self, config: &Config) -> bool {
+        config.on_peer_lost.asks_a_majority() && self.warrant != Warrant::Force
+    }
+}
+
 impl Replica {
-    pub(super) fn on_promote(&mut self, order: OrderId, wait: Span, effects: &mut Effects) {
+    pub(super) fn on_promote(&mut self, order: OrderId, wait: Span, warrant: Warrant, effects: &mut Effects) {
         if self.role == Role::Primary {
-            let text = format!("{} is Primary already", self.config.resource);
+            let mut text = format!("{} is Primary already", self.config.resource);
+            if warrant == Warrant::PeerIsFenced && self.frozen().is_some() {
+                self.note_fenced_by_order();
+                text += "; whoever it has lost counts as fenced";
+            }
             self.answer(order, Answer::Done { text }, effects);
             return;
         }
+        self.forget_ended_fencing();
         let stage = match self.may_try_promotion() {
             Ok(()) => Stage::Flushing,
+            Err(refused) if refused.name == preconditions::DISK_OUTDATED && warrant == Warrant::Force => {
+                Stage::Flushing
+            }
             Err(refused) if refused.name == preconditions::PEER_IS_PRIMARY || self.may_catch_up(&refused) => {
                 Stage::Looking { since: self.now }
             }
@@ -81,11 +100,13 @@ impl Replica {
         };
         self.candidacy = Some(Candidacy {
             order,
+            warrant,
             deadline: self.now.plus(wait),
             stage,
             newest: *self.record(),
             highest: self.record().term.number,
             passed_on: None,
+            accepted_loss: None,
             last_refusal: None,
             since: self.now,
         });
@@ -186,7 +207,8 @@ impl Replica {
                 Some(self.rest_deposed(&mut candidacy.newest))
             }
             Stage::Storing { record, revision, granted } => {
-                Some(self.record_when_stored(record, revision, granted, effects))
+                let by_majority = candidacy.is_put_to_a_majority(&self.config);
+                Some(self.record_when_stored(record, revision, granted, by_majority, effects))
             }
             Stage::Recording { record, revision, granted } => {
                 if self.superblock.is_durable(revision) {
@@ -236,6 +258,9 @@ impl Replica {
             return Some(Stage::Flushing);
         }
         let round = self.random.draw();
+        if candidacy.warrant == Warrant::PeerIsFenced {
+            self.note_fenced_by_order();
+        }
         let record = self.proposed_record(candidacy.highest);
         let request = self.vote_request(round, VoteStage::Ask, record, candidacy);
         self.send_to_voters(&Message::VoteRequest(Box::new(request)), effects);
@@ -243,7 +268,7 @@ impl Replica {
     }
 
     /// The record that this node would begin its reign with, before it knows who is at its position.
-    fn proposed_record(&mut self, highest: u64) -> MembershipRecord {
+    pub(super) fn proposed_record(&mut self, highest: u64) -> MembershipRecord {
         let highest = highest.max(self.record().term.number);
         MembershipRecord {
             term: Term { number: highest + 1, taker: self.random.identity() },
@@ -269,7 +294,7 @@ impl Replica {
             basis: self.basis_on(&candidacy.newest),
             position: self.position(),
             record,
-            peer_is_fenced: false,
+            peer_is_fenced: candidacy.warrant == Warrant::PeerIsFenced,
         }
     }
 
@@ -300,6 +325,9 @@ impl Replica {
     }
 
     pub(super) fn basis_on(&self, newest: &MembershipRecord) -> Basis {
+        if !self.config.on_peer_lost.asks_a_majority() {
+            return Basis::Agreement;
+        }
         ballot::basis(newest, self.config.local, self.incarnation, self.continues)
     }
 
@@ -314,6 +342,12 @@ impl Replica {
         let own_vote = voting::may_grant(&self.voter_view(), &request);
         let linked = self.peers.iter().filter(|peer| peer.link.is_some()).count();
         let is_over = replies.len() >= linked || self.now >= since.plus(ROUND_PATIENCE);
+        if candidacy.warrant == Warrant::Force && is_over {
+            return self.judge_forced(candidacy, &replies, effects);
+        }
+        if !self.config.on_peer_lost.asks_a_majority() {
+            return self.judge_agreement(candidacy, since, request, replies, effects);
+        }
         let ballot = Ballot {
             config: &self.config,
             request: &request,
@@ -335,7 +369,7 @@ impl Replica {
             // Also the voters that are not needed are heard: one of them may know a term that deposes this one.
             Decision::Take(_) if !is_over => Some(Stage::Asking { since, request, replies }),
             Decision::Take(record) if self.position() == request.position => {
-                Some(self.begin_taking(&request, record, effects))
+                Some(self.begin_taking(&request, record, self.config.majority(), effects))
             }
             Decision::Take(_) => Some(Stage::Resting { until: self.now }),
             Decision::Refuse(refused) if is_over => {
@@ -343,22 +377,15 @@ impl Replica {
                 None
             }
             Decision::Wait { refused, pause } if is_over => {
-                if candidacy.last_refusal.as_ref().is_none_or(|last| last.name != refused.name) {
-                    effects.push(Effect::Notify(Notice::info("promotion-waits", refused.reason.clone())));
-                }
-                candidacy.last_refusal = Some(refused);
-                if self.now >= candidacy.deadline {
-                    return None;
-                }
-                Some(Stage::Resting { until: self.now.plus(pause.max(ROUND_PAUSE)).min(candidacy.deadline) })
+                self.wait_on(candidacy, refused, pause.max(ROUND_PAUSE), effects)
             }
             Decision::Refuse(_) | Decision::Wait { .. } => Some(Stage::Asking { since, request, replies }),
         }
     }
 
-    /// Where this node's data stands, flushed.
+    /// Where this node's data stands, flushed; during a resync where that began.
     pub(super) fn position(&self) -> Position {
-        self.superblock.content().lineage.position(self.journal.flushed())
+        self.lineage_to_show().position(self.flushed_end())
     }
 
     fn record_when_stored(
@@ -366,12 +393,13 @@ impl Replica {
         record: MembershipRecord,
         revision: Revision,
         granted: Vec<NodeId>,
+        is_granted: bool,
         effects: &mut Effects,
     ) -> Stage {
         if !self.superblock.is_durable(revision) || !self.journal.is_clean() {
             return Stage::Storing { record, revision, granted };
         }
-        let revision = self.append_generation(effects);
+        let revision = self.append_generation(is_granted, effects);
         self.superblock.change(|content| content.flags.ended_as_primary = true);
         Stage::Recording { record, revision, granted }
     }
@@ -388,12 +416,23 @@ impl Replica {
         // the set has shown the same position.
         self.complete = self.journal.flushed();
         self.stable = self.journal.flushed();
-        self.reign = Some(Reign::new(record, revision, granted.iter().copied()));
+        let authority = match candidacy.is_put_to_a_majority(&self.config) {
+            true => Authority::Majority,
+            false => Authority::ThisNode,
+        };
+        self.reign = Some(Reign::new(record, revision, granted.iter().copied(), authority));
+        if candidacy.warrant == Warrant::Force {
+            // Nobody was asked to store it: whoever can be reached hears of it now.
+            self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects);
+        }
         self.set_role(Role::Primary, effects);
         self.set_disk(DiskState::UpToDate, effects);
         self.reintroduce();
         let waited = self.now.since(candidacy.since);
-        let text = format!("{} is Primary in term {} after {waited}", self.config.resource, record.term);
+        let mut text = format!("{} is Primary in term {} after {waited}", self.config.resource, record.term);
+        if let Some(loss) = &candidacy.accepted_loss {
+            text += &format!("; by force: {loss}");
+        }
         self.answer(candidacy.order, Answer::Done { text }, effects);
     }
 }

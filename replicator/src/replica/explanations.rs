@@ -18,8 +18,10 @@ fn explained(reason: impl Into<String>, action: impl Into<String>) -> NoLink {
 /// What a peer says when it ends a link.
 pub(super) fn farewell(reason: FarewellReason) -> NoLink {
     match reason {
-        FarewellReason::Stopping => NoLink { reason: "its daemon stops".to_owned(), action: None },
-        FarewellReason::Disconnected => explained(
+        FarewellReason::Stopping | FarewellReason::StoppingOutdated => {
+            NoLink { reason: "its daemon stops".to_owned(), action: None }
+        }
+        FarewellReason::Disconnected | FarewellReason::DisconnectedOutdated => explained(
             "an operator disconnected it there",
             "None; `twinblk connect` on that node reverses it.",
         ),

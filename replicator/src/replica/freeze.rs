@@ -1,10 +1,11 @@
 //! When a Primary may not answer: its lease is over, or somebody is lost whom it may not go on without. All I/O waits
 //! then, nothing fails, and status says why, since when, and what ends it.
 
+use crate::config::OnPeerLost;
 use crate::effect::{Effect, Effects};
 use crate::notice::Notice;
 use crate::state::Role;
-use crate::units::Tick;
+use crate::units::{NodeId, Tick};
 
 use super::Replica;
 
@@ -12,6 +13,9 @@ impl Replica {
     /// When the lease ends; `None` if nobody else could be promoted meanwhile.
     pub(super) fn lease_ends(&self) -> Option<Tick> {
         let reign = self.reign.as_ref()?;
+        if self.config.on_peer_lost == OnPeerLost::Continue {
+            return None; // Others may be promoted whatever this node does.
+        }
         let timeout = self.config.peer_timeout;
         let members = self.peers.iter().filter(|peer| reign.requires(peer.node));
         // A member that never echoed during this link gives no lease at all.
@@ -38,21 +42,10 @@ impl Replica {
             return Some((format!("the local disk failed: {fault}"), ends));
         }
         let reign = self.reign.as_ref()?;
-        let lost: Vec<&str> = self
-            .peers
-            .iter()
-            .filter(|peer| reign.requires(peer.node) && !self.is_following(peer))
-            .map(|peer| self.config.name_of(peer.node))
-            .collect();
-        if !lost.is_empty() {
-            let reason = format!(
-                "{} is lost, and no majority has recorded the in-sync set without it",
-                lost.join(", ")
-            );
-            return Some((
-                reason,
-                "a vote of the tiebreaker or another replica, or the return of the lost node".to_owned(),
-            ));
+        let lost = self.peers.iter().filter(|peer| reign.requires(peer.node) && !self.is_following(peer));
+        let lost: Vec<NodeId> = lost.map(|peer| peer.node).collect();
+        if let Some(first) = lost.first() {
+            return Some(self.waits_for(*first, &lost));
         }
         let lease_is_over = self.lease_ends().is_some_and(|ends| self.now >= ends);
         lease_is_over.then(|| {
@@ -61,6 +54,22 @@ impl Replica {
                 "an answer of that member".to_owned(),
             )
         })
+    }
+
+    /// What a Primary waits for that has lost a member.
+    fn waits_for(&self, first: NodeId, lost: &[NodeId]) -> (String, String) {
+        let names = lost.iter().map(|node| self.name_of(*node)).collect::<Vec<_>>().join(", ");
+        match self.config.on_peer_lost {
+            OnPeerLost::Quorum => (
+                format!("{names} is lost, and no majority has recorded the in-sync set without it"),
+                "a vote of the tiebreaker or another replica, or the return of the lost node".to_owned(),
+            ),
+            OnPeerLost::Fence => self.fencing_in_words(first),
+            OnPeerLost::Continue => (
+                format!("{names} is lost, and the in-sync set without it is being recorded here"),
+                "the local disk, in a moment".to_owned(),
+            ),
+        }
     }
 
     pub(super) fn note_frozen(&mut self, effects: &mut Effects) {

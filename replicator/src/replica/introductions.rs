@@ -120,14 +120,12 @@ impl Replica {
         let base_generation = lineage.generation_of(base).map_or(GenerationId::default(), |entry| entry.id);
         PeerState {
             introduction,
-            node: self.config.local,
             volume_bytes: content.volume_bytes,
             role: self.role,
             disk: if self.disk_fault.is_some() { DiskState::Failed } else { self.disk },
             lineage,
             end,
             flushed: self.flushed_end(),
-            stable: self.stable.min(end),
             oldest_kept: content.resync.map_or(self.journal.ring().oldest_kept(), |resync| resync.lsn.next()),
             base: (base_generation, base),
             has_dirty_bits: peer.has_dirty_bits,
@@ -141,12 +139,12 @@ impl Replica {
     }
 
     /// Newest write that is flushed here, as others may count on it: during a resync what there was before it.
-    fn flushed_end(&self) -> Lsn {
+    pub(super) fn flushed_end(&self) -> Lsn {
         self.superblock.content().resync.map_or(self.journal.flushed(), |resync| resync.lsn)
     }
 
     /// The generations of this node's data; during a resync up to where it began.
-    fn lineage_to_show(&self) -> Lineage {
+    pub(super) fn lineage_to_show(&self) -> Lineage {
         let content = self.superblock.content();
         let mut lineage = content.lineage.clone();
         if let Some(resync) = content.resync {
@@ -159,15 +157,11 @@ impl Replica {
     }
 
     pub(super) fn on_state(&mut self, node: NodeId, state: Box<PeerState>, effects: &mut Effects) {
-        if state.node != node {
-            let reason = format!("it calls itself {} in its state", state.node);
-            self.drop_link(node, &reason, effects);
-            return;
-        }
         self.note_resync_over(node, &state, effects);
         let peer = self.peer_mut(node);
         peer.role = state.role;
         peer.disk = state.disk;
+        peer.told_end = peer.told_end.max(state.end);
         let Some(link) = &mut peer.link else { return };
         if state.introduction < link.introduction.number {
             return; // Overtaken by an introduction that this node has begun.
@@ -207,9 +201,9 @@ impl Replica {
         let peer_is_primary = theirs.role == Role::Primary;
         let is_resumed = theirs.resync_from == Some(self.config.local);
         let broken = [target_is_broken(ours), target_is_broken(theirs)];
-        let text = format!("{}: rule {verdict}, {}", self.name_of(node), action_text(&verdict.action));
+        let text = format!("{}: rule {}, {}", self.name_of(node), verdict.rule, action_text(&verdict.action));
         effects.push(Effect::Notify(Notice::info("verdict", text)));
-        self.peer_mut(node).rule = Some(verdict);
+        self.peer_mut(node).rule = Some(verdict.rule);
         match verdict.action {
             SyncAction::NoSync => self.start_idle(node, effects),
             SyncAction::Stop(reason) => {

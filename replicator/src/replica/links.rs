@@ -3,7 +3,7 @@
 use crate::config::{Config, ReplicationProtocol};
 use crate::effect::{Effect, Effects};
 use crate::event::{LinkId, NoLink};
-use crate::generation::compare::Verdict;
+use crate::generation::compare::SyncRule;
 use crate::layout::superblock::Superblock;
 use crate::notice::Notice;
 use crate::peer::frame::{FrameStamp, ReceivedFrame};
@@ -31,11 +31,13 @@ pub(super) struct Peer {
     pub(super) disk: DiskState,
     /// Why there is no link, or no replication.
     pub(super) trouble: Option<NoLink>,
-    pub(super) rule: Option<Verdict>,
+    pub(super) rule: Option<SyncRule>,
     /// Newest write that the peer is known to have flushed, no further than this node has it itself.
     pub(super) flushed: Lsn,
     /// Newest write that the peer is known to have journaled.
     pub(super) acknowledged: Lsn,
+    /// Newest write that it has said to hold, in this run.
+    pub(super) told_end: Lsn,
     pub(super) has_dirty_bits: bool,
     /// Everything up to here that it lacks is in its bitmap, durably.
     pub(super) marked: Lsn,
@@ -104,6 +106,7 @@ impl Peer {
             rule: None,
             flushed: slot.base_lsn,
             acknowledged: slot.acknowledged,
+            told_end: Lsn::ZERO,
             has_dirty_bits: slot.has_dirty_bits,
             marked: slot.marked_up_to,
             refused_frames: 0,
@@ -210,6 +213,7 @@ impl Replica {
             self.superblock.change(|content| content.pins.ids[node.index()] = voter);
         }
         let now = self.now;
+        self.forget_fencing(node);
         let peer = self.peer_mut(node);
         let replication = if peer.is_replica() { Replication::Introducing } else { Replication::Idle };
         peer.trouble = None;
@@ -304,7 +308,7 @@ impl Replica {
             link.echoed = link.echoed.max(Some(frame.stamp.echo));
         }
         peer.last_heard = Some(now);
-        if frame.stamp.term > self.record().term && self.role == Role::Primary {
+        if frame.stamp.term > self.record().term && self.is_deposed_by_terms() {
             self.step_down(node, frame.stamp.term, effects);
         }
         match Message::parse(frame) {
@@ -356,7 +360,12 @@ impl Replica {
             Message::RecordStored(record) => self.on_record_stored(node, &record, effects),
             Message::Farewell { reason } => {
                 let why = explanations::farewell(reason);
+                let role = self.peer(node).role;
                 self.drop_link(node, &why.reason, effects);
+                self.note_sent_away(role, reason, effects);
+                if role == Role::Secondary && reason.is_of_an_outdated_copy() {
+                    self.note_farewell(node);
+                }
                 self.peer_mut(node).trouble = Some(why);
             }
         }
@@ -379,6 +388,7 @@ impl Replica {
         self.note_stable(stable_up_to);
         let own_end = self.journal.flushed();
         for peer in self.peers.iter_mut().filter(|peer| peer.protocol.is_some()) {
+            peer.told_end = peer.told_end.max(flushed[peer.node.index()]);
             // Never beyond what this node has flushed itself: the peer may have to cut what lies beyond.
             peer.flushed = peer.flushed.max(flushed[peer.node.index()].min(own_end));
         }

@@ -10,7 +10,6 @@ use crate::superblock_keeper::Revision;
 use crate::units::{NodeId, Span, Tick};
 
 use super::Replica;
-use super::explanations;
 use super::links::{Peer, Replication};
 
 /// How long a demotion or a stop waits for writes in flight.
@@ -63,16 +62,20 @@ pub(super) struct Wait {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
+pub(super) enum Condition {
     Connected,
     InSync,
     Stopped(Option<Revision>),
+    /// That this copy is outdated is on disk.
+    Outdated(Revision),
 }
 
 impl Replica {
     pub(super) fn on_order(&mut self, order: OrderId, what: Order, effects: &mut Effects) {
         match what {
-            Order::Promote { wait } => self.on_promote(order, wait, effects),
+            Order::Promote { wait, warrant } => self.on_promote(order, wait, warrant, effects),
+            Order::WeighForce => self.on_weigh_force(order, effects),
+            Order::Outdate => self.on_outdate(order, effects),
             Order::Demote { clients } => self.on_demote(order, clients, effects),
             Order::Connect { peer } => self.on_connect(order, peer, effects),
             Order::Disconnect { peer } => self.on_disconnect(order, peer, effects),
@@ -83,7 +86,7 @@ impl Replica {
         }
     }
 
-    fn wait_for(&mut self, order: OrderId, wait: Span, condition: Condition) {
+    pub(super) fn wait_for(&mut self, order: OrderId, wait: Span, condition: Condition) {
         self.waits.push(Wait { order, deadline: self.now.plus(wait), condition });
     }
 
@@ -184,7 +187,7 @@ impl Replica {
         self.end_reign(effects);
     }
 
-    fn chosen(&self, peer: Option<NodeId>) -> Vec<NodeId> {
+    pub(super) fn chosen(&self, peer: Option<NodeId>) -> Vec<NodeId> {
         match peer {
             Some(node) => vec![node],
             None => self.config.peers().collect(),
@@ -209,18 +212,6 @@ impl Replica {
             }
         }
         self.answer(order, Answer::Done { text: "connecting".to_owned() }, effects);
-    }
-
-    fn on_disconnect(&mut self, order: OrderId, peer: Option<NodeId>, effects: &mut Effects) {
-        for node in self.chosen(peer) {
-            self.peer_mut(node).wanted = false;
-            self.peer_mut(node).rule = None;
-            effects.push(Effect::SetDialing { peer: node, wanted: false });
-            self.send(node, &Message::Farewell { reason: FarewellReason::Disconnected }, effects);
-            self.drop_link(node, "an operator disconnected it", effects);
-            self.peer_mut(node).trouble = Some(explanations::disconnected_here(&self.config.resource));
-        }
-        self.answer(order, Answer::Done { text: "disconnected".to_owned() }, effects);
     }
 
     fn on_pause_resync(&mut self, order: OrderId, is_paused: bool, effects: &mut Effects) {
@@ -263,9 +254,13 @@ impl Replica {
         if is_recording {
             return;
         }
+        self.leave_primary(effects);
+        if !self.may_say_goodbye() {
+            return;
+        }
         let nodes: Vec<NodeId> = self.peers.iter().map(|peer| peer.node).collect();
         for node in nodes {
-            self.send(node, &Message::Farewell { reason: FarewellReason::Stopping }, effects);
+            self.say_goodbye(node, FarewellReason::Stopping, effects);
             self.drop_link(node, "this daemon stops", effects);
         }
         self.journal.want_flush(self.journal.accepted());
@@ -288,6 +283,7 @@ impl Replica {
                     Condition::Connected => "all peers are connected",
                     Condition::InSync => "all replicas are UpToDate",
                     Condition::Stopped(_) => "stopped",
+                    Condition::Outdated(_) => "the local disk is Outdated",
                 };
                 self.answer(wait.order, Answer::Done { text: text.to_owned() }, effects);
             } else if self.now >= wait.deadline && !matches!(wait.condition, Condition::Stopped(Some(_))) {
@@ -320,6 +316,7 @@ impl Replica {
                 self.disk_fault.is_some()
                     || revision.is_some_and(|revision| self.superblock.is_durable(revision))
             }
+            Condition::Outdated(revision) => self.superblock.is_durable(revision),
         }
     }
 
@@ -337,7 +334,7 @@ impl Replica {
             .filter(|peer| match condition {
                 Condition::Connected => peer.link.is_none(),
                 Condition::InSync => !self.follows_along(peer),
-                Condition::Stopped(_) => false,
+                Condition::Stopped(_) | Condition::Outdated(_) => false,
             })
             .map(|peer| self.name_of(peer.node))
             .collect();
@@ -346,6 +343,7 @@ impl Replica {
             Condition::InSync if missing.is_empty() => format!("the local disk is {}", self.disk),
             Condition::InSync => format!("not UpToDate: {}", missing.join(", ")),
             Condition::Stopped(_) => "the journal could not be flushed in time".to_owned(),
+            Condition::Outdated(_) => "the superblock could not be written in time".to_owned(),
         }
     }
 

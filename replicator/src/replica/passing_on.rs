@@ -56,7 +56,7 @@ impl Replica {
             Basis::Member { .. } => true,
             // Whoever does not live on as a member makes sure first that no newer record is hidden.
             Basis::AllReported => replies.len() + 1 == self.config.voters(),
-            Basis::First => false,
+            Basis::First | Basis::Agreement => false,
         };
         if !is_living_member || candidacy.passed_on >= Some(record.order()) {
             return false;

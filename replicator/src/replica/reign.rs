@@ -32,11 +32,24 @@ pub(super) struct Reign {
     own_revision: Revision,
     /// The newest record of this term that each voter is known to have stored, by version.
     stored: [u64; VOTERS_MAX],
+    /// On whose word the set changes.
+    authority: Authority,
+    /// A proposal that the others hear of when this node's own copy is durable.
+    untold: Option<MembershipRecord>,
     joining: Option<Joining>,
     /// Who was let in, or tried, last.
     joined_last: Option<NodeId>,
     join_again_at: Tick,
     generation: OwnGeneration,
+}
+
+/// On whose word the set changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Authority {
+    /// A majority of the voters stores it.
+    Majority,
+    /// This node stores it: nobody votes, or the promotion was forced and no majority has been reached since.
+    ThisNode,
 }
 
 /// A peer about to enter the set: nothing beyond `cap` is completed until it has flushed up to there.
@@ -75,6 +88,7 @@ impl Reign {
         recorded: MembershipRecord,
         revision: Revision,
         voters: impl Iterator<Item = NodeId>,
+        authority: Authority,
     ) -> Self {
         let mut stored = [0; VOTERS_MAX];
         for voter in voters {
@@ -85,6 +99,8 @@ impl Reign {
             proposals: VecDeque::new(),
             own_revision: revision,
             stored,
+            authority,
+            untold: None,
             joining: None,
             joined_last: None,
             join_again_at: Tick(0),
@@ -114,6 +130,11 @@ impl Reign {
         matches!(self.generation, OwnGeneration::Recording(_))
     }
 
+    /// Whether a majority of the voters has recorded the term.
+    pub(super) fn is_granted(&self) -> bool {
+        self.authority == Authority::Majority
+    }
+
     /// Whether what is written next has a generation that is durable.
     pub(super) fn has_its_generation(&self) -> bool {
         matches!(self.generation, OwnGeneration::Current)
@@ -139,14 +160,45 @@ impl Replica {
         if self.reign.is_none() || self.role != Role::Primary || self.is_ending() {
             return;
         }
+        self.tell_what_is_durable(effects);
         self.count_stored(effects);
+        self.note_granted_at_last(effects);
         self.advance_generation(effects);
+        self.outrank_targets(effects);
         self.advance_joining(effects);
         self.propose_what_is_due(effects);
         self.note_frozen(effects);
     }
 
-    /// Looks whether a majority has stored a newer record.
+    /// Where this node decides alone, the others hear of a change when it cannot forget it any more: whoever believes
+    /// that it is a member must be one by what this node starts with after a crash.
+    fn tell_what_is_durable(&mut self, effects: &mut Effects) {
+        let Some(reign) = &self.reign else { return };
+        if let Some(record) = reign.untold
+            && self.superblock.is_durable(reign.own_revision)
+        {
+            self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects);
+            if let Some(reign) = &mut self.reign {
+                reign.untold = None;
+            }
+        }
+    }
+
+    /// A promotion was forced, and a majority has stored its record since: from now on it decides.
+    fn note_granted_at_last(&mut self, effects: &mut Effects) {
+        let majority = self.config.majority();
+        let Some(reign) = &mut self.reign else { return };
+        let version = reign.recorded.version;
+        let by_majority = reign.stored.iter().filter(|stored| **stored >= version).count() >= majority;
+        let is_over = reign.authority == Authority::ThisNode && reign.proposals.is_empty() && by_majority;
+        if is_over && self.config.on_peer_lost.asks_a_majority() {
+            reign.authority = Authority::Majority;
+            let text = format!("a majority has recorded term {}", reign.recorded.term);
+            effects.push(Effect::Notify(Notice::info("granted", text)));
+        }
+    }
+
+    /// Looks whether a newer record counts by now.
     fn count_stored(&mut self, effects: &mut Effects) {
         let majority = self.config.majority();
         let local = self.config.local;
@@ -155,15 +207,20 @@ impl Replica {
         if keeper.is_durable(reign.own_revision) {
             reign.stored[local.index()] = reign.newest().version;
         }
-        let stored = reign.stored;
+        let (stored, authority) = (reign.stored, reign.authority);
         let recorded = reign.recorded.in_sync;
         let is_stored = |record: &MembershipRecord| {
             let has_stored = |node: NodeId| stored[node.index()] >= record.version;
-            let by_majority = stored.iter().filter(|version| **version >= record.version).count() >= majority;
+            let by_whom_it_takes = match authority {
+                Authority::Majority => {
+                    stored.iter().filter(|version| **version >= record.version).count() >= majority
+                }
+                Authority::ThisNode => has_stored(local),
+            };
             // Whoever enters has its own copy too: a member that cannot prove after a crash that it is one would be a
             // member in name only.
             let mut members = record.in_sync.iter();
-            by_majority
+            by_whom_it_takes
                 && members.all(|(node, run)| recorded.incarnation_of(node) == Some(run) || has_stored(node))
         };
         let Some(at) = reign.proposals.iter().rposition(is_stored) else { return };
@@ -189,7 +246,7 @@ impl Replica {
         record: &MembershipRecord,
         effects: &mut Effects,
     ) {
-        if record.term > self.record().term && self.role == Role::Primary {
+        if record.term > self.record().term && self.is_deposed_by_terms() {
             self.step_down(node, record.term, effects);
         }
         self.note_granted(node, record);
@@ -227,19 +284,20 @@ impl Replica {
         if !self.journal.is_clean() {
             return;
         }
-        let revision = self.append_generation(effects);
+        let is_granted = self.reign.as_ref().is_some_and(Reign::is_granted);
+        let revision = self.append_generation(is_granted, effects);
         if let Some(reign) = &mut self.reign {
             reign.generation = OwnGeneration::Recording(revision);
         }
     }
 
     /// Appends a generation that begins with the next write. The caller has flushed everything before it.
-    pub(super) fn append_generation(&mut self, effects: &mut Effects) -> Revision {
+    pub(super) fn append_generation(&mut self, is_granted: bool, effects: &mut Effects) -> Revision {
         assert_eq!(self.journal.flushed(), self.assigned(), "I5: a generation begins behind what is flushed");
         let generation = Generation {
             id: GenerationId(self.random.identity()),
             term: self.record().term,
-            granted: true,
+            granted: is_granted,
             first_lsn: self.assigned().next(),
         };
         let bases = self.base_generations();
@@ -326,12 +384,16 @@ impl Replica {
             return;
         }
         let newest = self.reign_newest_in_sync();
-        let others = newest.iter().filter(|(node, _)| *node != self.config.local);
-        let in_sync = others.fold(newest, |set, (node, recorded)| match self.standing(node, recorded) {
-            Standing::Holds => set,
-            Standing::Renewed(incarnation) => set.with(node, incarnation),
-            Standing::Lost => set.without(node),
-        });
+        let mut in_sync = newest;
+        let local = self.config.local;
+        for (node, recorded) in newest.iter().filter(|(node, _)| *node != local) {
+            match self.standing(node, recorded) {
+                Standing::Holds => {}
+                Standing::Renewed(incarnation) => in_sync = in_sync.with(node, incarnation),
+                Standing::Lost if self.may_go_on_without(node, effects) => in_sync = in_sync.without(node),
+                Standing::Lost => {}
+            }
+        }
         if in_sync == newest {
             return;
         }
@@ -378,11 +440,29 @@ impl Replica {
     /// Stores a record of this reign here and sends it to every voter.
     fn publish(&mut self, record: MembershipRecord, effects: &mut Effects) {
         let revision = self.store_record(record);
-        if let Some(reign) = &mut self.reign {
-            reign.proposals.push_back(record);
-            reign.own_revision = revision;
+        let Some(reign) = &mut self.reign else { return };
+        reign.proposals.push_back(record);
+        reign.own_revision = revision;
+        match reign.authority {
+            Authority::Majority => self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects),
+            Authority::ThisNode => reign.untold = Some(record),
         }
-        self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects);
+    }
+
+    /// A target that reigned itself in a higher term, and has given that up, takes nothing from a lower one: where no
+    /// majority hands out terms, this Primary takes a higher one.
+    fn outrank_targets(&mut self, effects: &mut Effects) {
+        if self.config.on_peer_lost.asks_a_majority() {
+            return;
+        }
+        let targets = self.peers.iter().filter(|peer| peer.is_target_of_us() && peer.role == Role::Secondary);
+        let highest = targets.filter_map(|peer| Some(peer.introduced()?.record.term)).max();
+        let Some(highest) = highest.filter(|highest| *highest > self.record().term) else { return };
+        let term = Term { number: highest.number + 1, taker: self.random.identity() };
+        let Some(reign) = &mut self.reign else { return };
+        reign.stored = [0; VOTERS_MAX];
+        let record = MembershipRecord { term, version: 1, ..*reign.newest() };
+        self.publish(record, effects);
     }
 
     /// Tells one voter the newest record of this reign, if there is a reign.
@@ -439,6 +519,11 @@ impl Replica {
             .filter_map(|peer| peer.link.as_ref())
             .map(|link| link.last_received.plus(self.config.peer_timeout));
         joining.into_iter().chain(lease).chain(silence).min()
+    }
+
+    /// Whether this node is a Primary that ends when a higher term is stored somewhere.
+    pub(super) fn is_deposed_by_terms(&self) -> bool {
+        self.role == Role::Primary && self.config.on_peer_lost.asks_a_majority()
     }
 
     /// A higher term exists: this node is no longer Primary. Clients hear ESHUTDOWN from it and nothing else.

@@ -1,5 +1,6 @@
 //! The snapshot that `twinblk status` prints, and the advice that goes with it.
 
+use crate::config::OnPeerLost;
 use crate::peer::message::PeerState;
 use crate::promotion::ballot;
 use crate::promotion::membership::{Member, MembershipRecord};
@@ -38,8 +39,12 @@ impl Replica {
             suspended: frozen.is_some(),
             suspended_user: false,
             suspended_no_data: self.disk_fault.is_some() && self.role == Role::Primary,
-            suspended_fencing: false,
-            suspended_quorum: frozen.is_some() && self.disk_fault.is_none(),
+            suspended_fencing: frozen.is_some()
+                && self.disk_fault.is_none()
+                && self.config.on_peer_lost == OnPeerLost::Fence,
+            suspended_quorum: frozen.is_some()
+                && self.disk_fault.is_none()
+                && self.config.on_peer_lost == OnPeerLost::Quorum,
             force_io_failures: false,
             write_ordering: "flush",
             devices: vec![self.device_report()],
@@ -103,6 +108,9 @@ impl Replica {
 
     /// Whether this node and the voters that it is linked to are a majority.
     fn has_quorum(&self) -> bool {
+        if !self.config.on_peer_lost.asks_a_majority() {
+            return true; // Nobody votes.
+        }
         let linked = self.peers.iter().filter(|peer| peer.link.is_some()).count();
         linked + 1 >= self.config.majority()
     }
@@ -145,7 +153,7 @@ impl Replica {
                 remote_host: self.config.replicas[peer.node.index()].address.clone(),
                 established: peer.link.is_some(),
             }],
-            rule: peer.rule.map(|verdict| verdict.to_string()),
+            rule: peer.rule.map(|rule| rule.to_string()),
             refused_frames: peer.refused_frames,
             peer_devices: vec![PeerDeviceReport {
                 volume: 0,
@@ -237,6 +245,9 @@ impl Replica {
         if let Err(refused) = self.may_try_promotion() {
             return CanPromote { yes: false, because: refused.reason };
         }
+        if !self.config.on_peer_lost.asks_a_majority() {
+            return self.can_promote_without_votes();
+        }
         let record = self.record_to_follow();
         let own = record.in_sync.incarnation_of(self.config.local);
         let is_member = record.is_empty()
@@ -257,6 +268,25 @@ impl Replica {
                 because: "this node cannot prove that it lost nothing; the other members of the in-sync set must report".to_owned(),
             },
         }
+    }
+
+    /// Where nobody votes: whether this copy is known to be the newest, and what has to happen to a lost peer.
+    fn can_promote_without_votes(&self) -> CanPromote {
+        let unreachable: Vec<&str> = self.unreachable_replicas().map(|node| self.name_of(node)).collect();
+        let knows_newest = self.knows_newest(self.record());
+        let (yes, because) = match (&knows_newest, unreachable.is_empty(), self.config.on_peer_lost) {
+            (_, true, _) => (true, "every other replica is linked, and will be asked".to_owned()),
+            (Ok(()), false, OnPeerLost::Fence) => {
+                (true, format!("no copy is newer; {} will be fenced first", unreachable.join(", ")))
+            }
+            (Ok(()), false, _) => (true, "no copy is newer, as far as this node can know".to_owned()),
+            (Err(why), false, OnPeerLost::Fence) => (
+                false,
+                format!("{why}, unless the fence command says that {} is outdated", unreachable.join(", ")),
+            ),
+            (Err(why), false, _) => (false, why.clone()),
+        };
+        CanPromote { yes, because }
     }
 
     /// The record that a promotion would have to follow, as far as linked voters have shown theirs.

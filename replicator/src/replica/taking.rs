@@ -23,6 +23,8 @@ pub(super) struct Taking {
     pub(super) since: Tick,
     attempts: u32,
     granted: Vec<NodeId>,
+    /// How many must grant it, this node included.
+    needed: usize,
 }
 
 impl Replica {
@@ -41,6 +43,7 @@ impl Replica {
         &mut self,
         asked: &VoteRequest,
         record: MembershipRecord,
+        needed: usize,
         effects: &mut Effects,
     ) -> Stage {
         // Whoever streams to this node has no say any more: what this node holds is what is voted on.
@@ -48,7 +51,7 @@ impl Replica {
         let request = VoteRequest { round: self.random.draw(), stage: VoteStage::Take, record, ..*asked };
         self.send_to_voters(&Message::VoteRequest(Box::new(request)), effects);
         let (rests_on, since) = (*self.record(), self.now);
-        Stage::Taking(Box::new(Taking { request, rests_on, since, attempts: 1, granted: Vec::new() }))
+        Stage::Taking(Box::new(Taking { request, rests_on, since, attempts: 1, granted: Vec::new(), needed }))
     }
 
     pub(super) fn count_votes(
@@ -65,7 +68,7 @@ impl Replica {
         if !is_as_asked {
             return self.rest_after(newest, &taking, effects);
         }
-        if taking.granted.len() + 1 >= self.config.majority() && self.journal.is_clean() {
+        if taking.granted.len() + 1 >= taking.needed && self.journal.is_clean() {
             let revision = self.store_record(request.record);
             taking.granted.push(self.config.local);
             return Stage::Storing { record: request.record, revision, granted: taking.granted };

@@ -7,7 +7,7 @@ use crate::notice::Notice;
 use crate::peer::message::{Denial, Message, VoteReply, VoteRequest, VoteStage};
 use crate::promotion::membership::{MembershipRecord, VoterList};
 use crate::promotion::voting::{self, SeenPrimary, StoreDenial, VoterView};
-use crate::state::Role;
+use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
 use crate::units::NodeId;
 
@@ -25,9 +25,10 @@ impl Replica {
             Some(_) | None => voting::Reign::Over,
         };
         // A Primary of an older reign than the one stored is none.
+        let asks_a_majority = self.config.on_peer_lost.asks_a_majority();
         let lives = |peer: &&Peer| {
             let term = peer.link.as_ref().map(|link| link.term);
-            peer.role == Role::Primary && term >= Some(content.membership.term)
+            peer.role == Role::Primary && (!asks_a_majority || term >= Some(content.membership.term))
         };
         let linked = self.peers.iter().find(lives);
         let seen_primary = match (self.role, linked) {
@@ -38,7 +39,7 @@ impl Replica {
         VoterView {
             record: &content.membership,
             node: self.config.local,
-            position: Some(content.lineage.position(self.journal.flushed())),
+            position: Some(self.position()),
             incarnation: self.incarnation,
             continues: self.continues,
             now: self.now,
@@ -47,6 +48,8 @@ impl Replica {
             reign,
             seen_primary,
             peer_timeout: self.config.peer_timeout,
+            asks_a_majority: self.config.on_peer_lost.asks_a_majority(),
+            has_usable_disk: self.disk > DiskState::Inconsistent,
             voters: self.config.voters(),
             known: self.voter_list(),
         }
@@ -124,7 +127,7 @@ impl Replica {
             stage: request.stage,
             vote,
             record: content.membership,
-            position: content.lineage.position(self.journal.flushed()),
+            position: self.position(),
             incarnation: self.incarnation,
             continues: self.continues,
         }
@@ -181,7 +184,9 @@ impl Replica {
         record: &MembershipRecord,
         effects: &mut Effects,
     ) {
-        if may.is_err() {
+        // Where no majority decides, a Primary is deposed by nobody's record.
+        let is_sovereign = self.role == Role::Primary && !self.is_deposed_by_terms();
+        if may.is_err() || is_sovereign {
             // Equal is fine: the Primary only wants to know. It hears of what is on disk, not of what will be.
             let message = Message::RecordStored(Box::new(*self.record()));
             self.send_when_durable(node, link, message);

@@ -1,7 +1,7 @@
 //! What scripts, operators, clients and fate do to the world.
 
 use replicator::effect::Answer;
-use replicator::event::{ConnectedClients, Durability, Event, Order, OrderId};
+use replicator::event::{ConnectedClients, Durability, Event, Order, OrderId, Warrant};
 use replicator::journal::recovery_case::RecoveryCase;
 use replicator::promotion::refusal::Refused;
 use replicator::promotion::tiebreaker::TiebreakerEvent;
@@ -141,7 +141,15 @@ impl World {
     /// # Errors
     /// It was refused.
     pub fn promote(&mut self, node: NodeId, wait: u64) -> Result<String, Refused> {
-        let answer = self.ask_operator(node, Order::Promote { wait: Span::from_millis(wait) });
+        self.promote_with(node, wait, Warrant::Known)
+    }
+
+    /// Promotes a node by more than what the nodes know.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub fn promote_with(&mut self, node: NodeId, wait: u64, warrant: Warrant) -> Result<String, Refused> {
+        let answer = self.ask_operator(node, Order::Promote { wait: Span::from_millis(wait), warrant });
         if answer.is_ok() {
             self.note_promotion(node);
         }

@@ -2,15 +2,18 @@
 
 use bytes::Bytes;
 use replicator::effect::{Completion, Effect, Effects, ExportState};
-use replicator::event::{AllocatedExtent, Durability, Event, IoId, LinkId};
+use replicator::event::{AllocatedExtent, Durability, Event, FenceEnd, FenceRun, IoId, LinkId};
 use replicator::peer::frame::OutboundFrame;
 use replicator::promotion::tiebreaker::{TiebreakerEffect, TiebreakerEvent};
-use replicator::units::{BLOCK_BYTES, BlockRange, ByteRange, NodeId, RequestId};
+use replicator::units::{BLOCK_BYTES, BlockRange, ByteRange, NodeId, RequestId, Span};
 
-use super::{Happening, World};
-use crate::node::{DiskHealth, IoWork};
+use super::{Happening, MS, World};
+use crate::node::{DiskHealth, FenceCommand, IoWork};
 use crate::sim_network::{Item, over_the_wire};
 use crate::workload::Ask;
+
+/// When a fence command that hangs is killed.
+const FENCE_TIMEOUT: Span = Span::from_millis(20_000);
 
 impl World {
     pub(super) fn execute(&mut self, node: NodeId, effects: &mut Effects) {
@@ -64,6 +67,9 @@ impl World {
                     machine.unwanted.push(peer);
                 }
             }
+            Effect::RunFenceCommand { run, peer, disk: _, role: _ } => {
+                self.run_fence_command(node, peer, run)
+            }
             Effect::CompleteRequest { id, outcome } => self.complete(node, id, outcome),
             Effect::SetExport { export } => {
                 let is_serving = export == ExportState::Serving;
@@ -83,6 +89,23 @@ impl World {
                 self.notices.push((node, notice.name, notice.text));
             }
         }
+    }
+
+    fn run_fence_command(&mut self, node: NodeId, peer: NodeId, run: FenceRun) {
+        let command = self.nodes[node.index()].fence_command.clone();
+        self.say(|| format!("{node} runs its fence command against {peer}: {command:?}"));
+        let (takes, end) = match command {
+            FenceCommand::Exits(status) => (200 * MS, FenceEnd::Exited(status)),
+            FenceCommand::Shoots => {
+                if self.nodes[peer.index()].replica.is_some() {
+                    self.cut_power(peer);
+                }
+                (200 * MS, FenceEnd::Exited(7))
+            }
+            FenceCommand::Hangs => (FENCE_TIMEOUT.0, FenceEnd::TimedOut(FENCE_TIMEOUT)),
+            FenceCommand::IsMissing => (MS, FenceEnd::NotRun("no such file".to_owned())),
+        };
+        self.tell_at(self.now + takes, node, Event::FenceCommandEnded { run, end });
     }
 
     fn send_frame(&mut self, node: NodeId, peer: NodeId, link: LinkId, frame: &OutboundFrame) {

@@ -1,7 +1,7 @@
 //! Disks that fail or hang.
 
 use replicator::effect::Answer;
-use replicator::event::{ConnectedClients, Order};
+use replicator::event::{ConnectedClients, Order, Warrant};
 use replicator::journal::recovery_case::RecoveryCase;
 use replicator::state::DiskState;
 use replicator::units::{ByteRange, Lsn, Span};
@@ -101,7 +101,8 @@ fn a_journal_damaged_below_what_the_data_area_holds_makes_the_disk_inconsistent_
 fn a_candidate_whose_disk_fails_is_refused_and_says_why() {
     let mut world = promoted(8);
     world.kill(ALPHA);
-    let order = world.order(BETA, Order::Promote { wait: Span::from_millis(20_000) });
+    let order =
+        world.order(BETA, Order::Promote { wait: Span::from_millis(20_000), warrant: Warrant::Known });
     pass(&mut world, 1000);
     world.set_health(BETA, DiskHealth::Failing);
     pass(&mut world, 7000);

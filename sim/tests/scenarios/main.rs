@@ -1,9 +1,11 @@
 //! Scripted scenarios: one law of the product each, in a world where everything else is left to chance.
 
 mod advice;
+mod alone;
 mod catch_up;
 mod disks;
 mod failover;
+mod fencing;
 mod journal;
 mod promote;
 mod protocol_abc;

@@ -1,7 +1,7 @@
 //! Voters whose records differ: what was told to some of them only, by a Primary or candidate that is gone.
 
 use replicator::effect::Answer;
-use replicator::event::Order;
+use replicator::event::{Order, Warrant};
 use replicator::state::Role;
 use replicator::units::Span;
 use sim::world::{ALPHA, BETA, TIE, World, WorldOptions};
@@ -57,7 +57,7 @@ fn a_tiebreaker_that_died_before_it_stored_its_first_record_learns_it_from_a_liv
     let mut cases = 0;
     for seed in 0..30 {
         let mut world = World::started(seed, WorldOptions::default());
-        world.order(ALPHA, Order::Promote { wait: Span::from_millis(1000) });
+        world.order(ALPHA, Order::Promote { wait: Span::from_millis(1000), warrant: Warrant::Known });
         assert!(world.run_until(Span::from_millis(2000), |world| world.role(ALPHA) == Role::Primary));
         world.kill_tiebreaker();
         assert!(world.run_until(Span::from_millis(5000), World::is_in_sync));
@@ -81,7 +81,8 @@ fn a_candidate_that_gives_up_takes_nothing_back_that_a_majority_recorded_without
         world.set_cut_both([ALPHA, TIE], true);
         pass(&mut world, 8000);
         // Beta asks, would be voted for, and then cannot be heard; meanwhile alpha goes on without it.
-        let order = world.order(BETA, Order::Promote { wait: Span::from_millis(3000) });
+        let order =
+            world.order(BETA, Order::Promote { wait: Span::from_millis(3000), warrant: Warrant::Known });
         world.run_for(Span(micros));
         if world.role(BETA) == Role::Primary {
             continue;
@@ -115,7 +116,8 @@ fn a_term_that_was_given_up_before_the_votes_for_it_arrived_keeps_nobody_waiting
         let mut world = promoted(micros);
         world.demote(ALPHA).expect("no client is connected");
         pass(&mut world, 100);
-        let order = world.order(BETA, Order::Promote { wait: Span::from_millis(1000) });
+        let order =
+            world.order(BETA, Order::Promote { wait: Span::from_millis(1000), warrant: Warrant::Known });
         world.run_for(Span(micros));
         for voter in [ALPHA, TIE] {
             world.set_cut(voter, BETA, true);
@@ -148,7 +150,7 @@ fn a_candidate_that_learns_from_others_that_it_is_in_the_set_again_is_up_to_date
         world.write_now(ALPHA, 0, 4096);
         world.set_cut_both([ALPHA, BETA], true);
         world.start(BETA);
-        world.order(BETA, Order::Promote { wait: Span::from_millis(10_000) });
+        world.order(BETA, Order::Promote { wait: Span::from_millis(10_000), warrant: Warrant::Known });
         pass(&mut world, 1000 + seed * 7);
         // Alpha lets it in, and the tiebreaker's word arrives before alpha's own.
         world.set_cut_both([ALPHA, BETA], false);
@@ -169,7 +171,7 @@ fn of_two_candidates_at_once_one_is_promoted_and_stays() {
         pass(&mut world, 50);
         let orders = [ALPHA, BETA].map(|node| {
             world.run_for(Span(seed * 20));
-            world.order(node, Order::Promote { wait: Span::from_millis(5000) })
+            world.order(node, Order::Promote { wait: Span::from_millis(5000), warrant: Warrant::Known })
         });
         let are_answered = |world: &World| orders.iter().all(|order| world.answers.contains_key(order));
         assert!(world.run_until(Span::from_millis(20_000), are_answered));

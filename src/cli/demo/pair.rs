@@ -118,7 +118,7 @@ impl Pair {
     pub fn promote(&mut self, side: Side) -> anyhow::Result<Duration> {
         let wait_ms = u64::try_from(PROMOTE_LIMIT.as_millis()).expect("a minute");
         let watch = LeaseWatch::begin(&self.site.places(side), side)?;
-        self.order(side, Command::Promote { wait_ms }, PROMOTE_LIMIT)?;
+        self.order(side, Command::Promote { wait_ms, peer_is_fenced: false, force: false }, PROMOTE_LIMIT)?;
         Ok(watch.since().map_or(Duration::ZERO, |since| since.elapsed()))
     }
 

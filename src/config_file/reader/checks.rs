@@ -26,7 +26,18 @@ pub fn timeouts(root: &Section<'_>, heartbeat: Option<Span>, peer_timeout: Optio
 
 /// An even number of replicas has no majority when it falls apart into halves.
 pub fn number_of_voters(root: &Section<'_>, replicas: usize, on_peer_lost: Option<OnPeerLost>) {
-    let Some(OnPeerLost::Quorum) = on_peer_lost else { return };
+    match on_peer_lost {
+        None => return,
+        Some(OnPeerLost::Quorum) => {}
+        Some(OnPeerLost::Fence | OnPeerLost::Continue) => {
+            if root.has("tiebreaker") {
+                let wrong =
+                    "[tiebreaker] has nothing to decide: nobody votes unless on-peer-lost is \"quorum\"";
+                root.problems().add(root.line_of("tiebreaker"), wrong, "leave it out, or choose \"quorum\"");
+            }
+            return;
+        }
+    }
     let is_even = replicas > 0 && replicas.is_multiple_of(2);
     if is_even && !root.has("tiebreaker") {
         let wrong = format!("{replicas} nodes and no [tiebreaker]: neither half would ever be a majority");

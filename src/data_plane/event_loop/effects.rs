@@ -36,6 +36,9 @@ impl<C: Core> EventLoop<C> {
                 }
             }
             Effect::SetDialing { peer, wanted } => self.tell(FromDataPlane::Dialing { peer, wanted }),
+            Effect::RunFenceCommand { run, peer, disk, role } => {
+                self.tell(FromDataPlane::Fence { run, peer, disk, role });
+            }
             Effect::CompleteRequest { id, outcome } => {
                 let client = NbdConnection::client_of(id);
                 self.budget.on_request_ended(id);
@@ -93,6 +96,7 @@ impl<C: Core> EventLoop<C> {
             Effect::SendToPeer { .. }
             | Effect::DropPeer { .. }
             | Effect::SetDialing { .. }
+            | Effect::RunFenceCommand { .. }
             | Effect::CompleteRequest { .. }
             | Effect::SetExport { .. }
             | Effect::DropClients

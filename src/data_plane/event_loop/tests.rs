@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use nbd_server::{Access, Export, HeaderStyle};
 use replicator::effect::{Completion, Effect, ExportState};
-use replicator::event::{IoId, Request};
+use replicator::event::{IoId, Request, Warrant};
 use replicator::notice::Notice;
 use replicator::peer::frame::{FrameHeader, FrameStamp, OutboundFrame};
 use replicator::peer::message_type::MessageType;
@@ -178,7 +178,7 @@ impl Plane {
 
     fn serving() -> Self {
         let plane = Self::start();
-        plane.order(Order::Promote { wait: Span(0) });
+        plane.order(Order::Promote { wait: Span(0), warrant: Warrant::Known });
         plane
     }
 

@@ -5,13 +5,20 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::{Cluster, Listeners, RESOURCE, Settings, Voter};
+use super::{Cluster, Listeners, OnPeerLost, RESOURCE, Settings, Voter};
 
 /// The configuration, with `SECRET` in the place of the secret's path.
 pub fn configuration(cluster: &Cluster, settings: &Settings) -> String {
-    let Settings { size, heartbeat, peer_timeout, journal_size, protocol, listeners } = settings;
+    let Settings { size, heartbeat, peer_timeout, journal_size, protocol, listeners, on_peer_lost } =
+        settings;
+    // Every voter has its own copy of the file, but all must be able to read the same one: `FENCE` is replaced too.
+    let lost = match on_peer_lost {
+        OnPeerLost::Quorum => "on-peer-lost = \"quorum\"",
+        OnPeerLost::Fence => "on-peer-lost = \"fence\"\nfence = { command = [FENCE], timeout = \"5s\" }",
+        OnPeerLost::Continue => "on-peer-lost = \"continue\"",
+    };
     let mut text = format!(
-        "resource = \"{RESOURCE}\"\nsize = \"{size}\"\non-peer-lost = \"quorum\"\nsecret-file = SECRET\n\
+        "resource = \"{RESOURCE}\"\nsize = \"{size}\"\n{lost}\nsecret-file = SECRET\n\
          heartbeat = \"{heartbeat}\"\npeer-timeout = \"{peer_timeout}\"\n"
     );
     for replica in Voter::REPLICAS {
@@ -25,6 +32,9 @@ pub fn configuration(cluster: &Cluster, settings: &Settings) -> String {
         ));
     }
     text.push_str(&format!("\n[[link]]\nnodes = [\"a\", \"b\"]\nprotocol = \"{protocol}\"\n"));
+    if *on_peer_lost != OnPeerLost::Quorum {
+        return text;
+    }
     let state = quoted(&cluster.run_dir(Voter::Tiebreaker).join("vote"));
     let port = cluster.port(Voter::Tiebreaker);
     text.push_str(&format!("\n[tiebreaker]\naddress = \"127.0.0.1:{port}\"\nstate = {state}\n"));

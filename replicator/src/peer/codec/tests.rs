@@ -101,14 +101,12 @@ fn state() -> impl Strategy<Value = Message> {
         |((introduction, blocks, flags, digest), role, disk, lineage, ends, base, run, record)| {
             Message::State(Box::new(PeerState {
                 introduction,
-                node: NodeId(2),
                 volume_bytes: blocks * 4096,
                 role,
                 disk,
                 lineage,
                 end: Lsn(ends[2]),
                 flushed: Lsn(ends[1]),
-                stable: Lsn(ends[1]),
                 oldest_kept: Lsn(ends[0]),
                 base: (GenerationId(base.0), base.1),
                 has_dirty_bits: flags[0],
@@ -189,6 +187,7 @@ fn request() -> impl Strategy<Value = Message> {
     let basis = prop_oneof![
         Just(Basis::First),
         Just(Basis::AllReported),
+        Just(Basis::Agreement),
         incarnation().prop_map(|continues| Basis::Member { continues }),
     ];
     let parts =
@@ -425,7 +424,7 @@ fn a_field_with_a_value_that_it_cannot_have_is_refused_by_name() {
     assert_eq!(refusal(&progress, 16, &[9]), value("flushed", 9));
     assert_eq!(refusal(&progress, 24, &[8]), value("data_flushed", 8));
     let farewell = Message::Farewell { reason: FarewellReason::Stopping };
-    assert_eq!(refusal(&farewell, 0, &[4]), value("reason", 4));
+    assert_eq!(refusal(&farewell, 0, &[6]), value("reason", 6));
     assert_eq!(refusal(&batch(), 0, &[0; 8]), value("generation", 0));
 }
 

@@ -50,6 +50,8 @@ fn tiebreaker(record: &MembershipRecord) -> VoterView<'_> {
         reign: Reign::MayLast,
         seen_primary: SeenPrimary::Nobody,
         peer_timeout: TIMEOUT,
+        asks_a_majority: true,
+        has_usable_disk: true,
         voters: 3,
         known: voters(),
     }
@@ -330,6 +332,37 @@ fn a_candidacy_without_a_chance_changes_nothing() {
 }
 
 #[test]
+fn a_replica_that_is_asked_for_its_agreement_objects_only_as_primary_or_as_one_that_is_ahead() {
+    let record = record(5, Some(B), both());
+    let view = VoterView { asks_a_majority: false, ..replica_a(&record) };
+    let ask = |change: fn(&mut VoteRequest)| {
+        let mut request = request();
+        (request.basis, request.position) = (Basis::Agreement, position(100));
+        request.record.in_sync = InSyncSet::of(B, Incarnation(77));
+        change(&mut request);
+        request
+    };
+    assert_eq!(may_grant(&view, &ask(|_| ())), Ok(()), "neither lease nor membership nor voters count");
+    assert_eq!(
+        may_grant(&view, &ask(|it| it.position = position(99))),
+        Err(Denial::Behind { lsn: Lsn(100) })
+    );
+    let primary = VoterView { seen_primary: SeenPrimary::Here, ..view };
+    assert_eq!(may_grant(&primary, &ask(|_| ())), Err(Denial::PrimaryLives { primary: A }));
+    let old = ask(|it| it.record.term = term(5));
+    assert_eq!(may_grant(&view, &old), Err(Denial::OlderTerm { term: term(5) }));
+    let named = ask(|it| it.record.in_sync = it.record.in_sync.with(A, A_RUN));
+    assert_eq!(may_grant(&view, &named), Ok(()));
+    let resynced = VoterView { has_usable_disk: false, ..view };
+    assert_eq!(may_grant(&resynced, &named), Err(Denial::NotInSync { lsn: Lsn(100) }));
+    assert_eq!(may_grant(&resynced, &ask(|_| ())), Ok(()), "it is not counted on");
+    // Whoever counts majorities grants nothing without one, and the other way round.
+    let counts = VoterView { asks_a_majority: true, ..view };
+    assert_eq!(may_grant(&counts, &ask(|_| ())), Err(Denial::OtherVoters));
+    assert_eq!(may_grant(&view, &ask(|it| it.basis = Basis::First)), Err(Denial::OtherVoters));
+}
+
+#[test]
 fn within_a_reign_only_its_primary_changes_the_record() {
     let known = &voters();
     let own = record(5, Some(A), both());
@@ -391,6 +424,7 @@ fn oracle(view: &VoterView<'_>, request: &VoteRequest) -> Vec<&'static str> {
         Basis::First => false,
         Basis::Member { .. } => alive,
         Basis::AllReported => recorded(view.node).is_some(),
+        Basis::Agreement => unreachable!("no majority is asked: it has a test of its own"),
     };
     let mut against = Vec::new();
     let mut holds = |name, condition| {
@@ -415,6 +449,7 @@ fn oracle(view: &VoterView<'_>, request: &VoteRequest) -> Vec<&'static str> {
             Basis::First => false,
             Basis::Member { continues } => recorded(request.candidate) != Some(continues),
             Basis::AllReported => recorded(request.candidate).is_none(),
+            Basis::Agreement => unreachable!("no majority is asked: it has a test of its own"),
         },
     );
     holds("MemberLives", alive && request.basis == Basis::AllReported);

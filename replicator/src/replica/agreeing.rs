@@ -1,0 +1,199 @@
+//! A promotion that no majority decides: the other replica agrees, or is fenced (`on-peer-lost` fence and continue);
+//! or an operator accepts a loss (`--force`).
+
+use std::collections::BTreeMap;
+
+use crate::effect::{Answer, Effect, Effects};
+use crate::event::OrderId;
+use crate::notice::Notice;
+use crate::peer::message::{Denial, VoteReply, VoteRequest};
+use crate::promotion::agreement::{self, Agreed, Agreement, Standing};
+use crate::promotion::membership::MembershipRecord;
+use crate::promotion::preconditions::PEER_IS_PRIMARY;
+use crate::promotion::refusal::{RefusalCode, Refused};
+use crate::state::DiskState;
+use crate::units::{NodeId, Span, Tick};
+
+use super::Replica;
+use super::candidacy::{Candidacy, ROUND_PATIENCE, ROUND_PAUSE, Stage};
+use super::links::{Peer, Replication};
+
+impl Replica {
+    /// Rests before the next round, as long as there is time for one.
+    pub(super) fn wait_on(
+        &self,
+        candidacy: &mut Candidacy,
+        refused: Refused,
+        pause: Span,
+        effects: &mut Effects,
+    ) -> Option<Stage> {
+        if candidacy.last_refusal.as_ref().is_none_or(|last| last.name != refused.name) {
+            effects.push(Effect::Notify(Notice::info("promotion-waits", refused.reason.clone())));
+        }
+        candidacy.last_refusal = Some(refused);
+        let deadline = candidacy.deadline;
+        (self.now < deadline).then(|| Stage::Resting { until: self.now.plus(pause).min(deadline) })
+    }
+
+    /// A round in which no majority is asked.
+    pub(super) fn judge_agreement(
+        &mut self,
+        candidacy: &mut Candidacy,
+        since: Tick,
+        request: Box<VoteRequest>,
+        replies: BTreeMap<NodeId, VoteReply>,
+        effects: &mut Effects,
+    ) -> Option<Stage> {
+        let asked: Vec<NodeId> = self.replicas_to_ask().map(|peer| peer.node).collect();
+        let have_answered = asked.iter().all(|node| replies.contains_key(node));
+        if !have_answered && self.now < since.plus(ROUND_PATIENCE) {
+            return Some(Stage::Asking { since, request, replies });
+        }
+        let replies: BTreeMap<NodeId, VoteReply> =
+            replies.into_iter().filter(|(node, _)| asked.contains(node)).collect();
+        let usable: Vec<NodeId> = self
+            .replicas_to_ask()
+            .filter(|peer| peer.disk > DiskState::Inconsistent)
+            .map(|peer| peer.node)
+            .collect();
+        let unreachable: Vec<(NodeId, Standing)> = self
+            .unreachable_replicas()
+            .filter(|node| self.could_compete(*node, &candidacy.newest))
+            .map(|node| (node, self.standing_by_fencing(node)))
+            .collect();
+        let decision = agreement::decide(&Agreement {
+            config: &self.config,
+            request: &request,
+            asked: &asked,
+            replies: &replies,
+            usable: &usable,
+            unreachable: &unreachable,
+            newest: self.knows_newest(&candidacy.newest),
+        });
+        match decision {
+            Agreed::Take(record) if self.position() == request.position => {
+                Some(self.begin_taking(&request, record, asked.len() + 1, effects))
+            }
+            Agreed::Take(_) => Some(Stage::Resting { until: self.now }),
+            Agreed::Fence(nodes) => {
+                nodes.into_iter().for_each(|node| self.fence(node, effects));
+                Some(Stage::Resting { until: self.now.plus(ROUND_PAUSE) })
+            }
+            Agreed::Wait(refused) => self.wait_on(candidacy, refused, ROUND_PAUSE, effects),
+            Agreed::Refuse(refused) => {
+                candidacy.last_refusal = Some(refused);
+                None
+            }
+        }
+    }
+
+    /// Replicas that are asked for their agreement.
+    fn replicas_to_ask(&self) -> impl Iterator<Item = &Peer> {
+        let replicates = |peer: &&Peer| {
+            peer.is_replica()
+                && peer.link.as_ref().is_some_and(|link| !matches!(link.replication, Replication::Stopped))
+        };
+        self.peers.iter().filter(replicates)
+    }
+
+    /// Whether a replica could be Primary, or have been since: a copy on protocol A or B is promoted only by force.
+    fn could_compete(&self, node: NodeId, newest: &MembershipRecord) -> bool {
+        self.can_be_in_sync(self.peer(node)) || newest.in_sync.has_node(node)
+    }
+
+    /// Whether no copy elsewhere can be newer than the one here, where no majority knows: this run is a member of the
+    /// newest record, or every other member is linked and holds no more.
+    ///
+    /// # Errors
+    /// Who may hold more.
+    pub(super) fn knows_newest(&self, newest: &MembershipRecord) -> Result<(), String> {
+        let is_member = newest.in_sync.incarnation_of(self.config.local) == Some(self.incarnation);
+        if is_member && self.disk > DiskState::Outdated {
+            return Ok(());
+        }
+        let own = self.position();
+        let holds_no_more = |peer: &Peer| {
+            let introduced =
+                peer.introduced().filter(|_| self.replicas_to_ask().any(|it| it.node == peer.node));
+            introduced.is_some_and(|state| state.lineage.position(state.end).age() <= own.age())
+        };
+        let members = self.peers.iter().filter(|peer| match newest.is_empty() {
+            true => peer.is_replica(),
+            false => newest.in_sync.has_node(peer.node),
+        });
+        let may_hold_more: Vec<&str> =
+            members.filter(|peer| !holds_no_more(peer)).map(|peer| self.name_of(peer.node)).collect();
+        match may_hold_more.is_empty() {
+            true => Ok(()),
+            false => Err(format!(
+                "{} may hold newer data: this node cannot prove that it was in sync to the end",
+                may_hold_more.join(", ")
+            )),
+        }
+    }
+
+    /// An operator has accepted the loss: only a Primary that is known to live stands against it.
+    pub(super) fn judge_forced(
+        &mut self,
+        candidacy: &mut Candidacy,
+        replies: &BTreeMap<NodeId, VoteReply>,
+        effects: &mut Effects,
+    ) -> Option<Stage> {
+        let lives = replies.values().find_map(|reply| match reply.vote {
+            Err(Denial::PrimaryLives { primary }) => Some(primary),
+            _ => None,
+        });
+        if let Some(primary) = lives {
+            let name = self.name_of(primary).to_owned();
+            candidacy.last_refusal = Some(Refused {
+                code: RefusalCode::StateChange,
+                name: PEER_IS_PRIMARY,
+                reason: format!("{name} is Primary and alive: a voter is linked to it"),
+                cure: "demote it, or stop its daemon; force is for a node that is lost".to_owned(),
+            });
+            return None;
+        }
+        let loss = self.loss_by_force();
+        effects.push(Effect::Notify(Notice::error("promoted-by-force", loss.clone())));
+        candidacy.accepted_loss = Some(loss);
+        self.inbound = None;
+        let record = self.proposed_record(candidacy.highest);
+        let revision = self.store_record(record);
+        Some(Stage::Storing { record, revision, granted: vec![self.config.local] })
+    }
+
+    pub(super) fn on_weigh_force(&mut self, order: OrderId, effects: &mut Effects) {
+        let text = self.loss_by_force();
+        self.answer(order, Answer::Done { text }, effects);
+    }
+
+    /// What a promotion by force would lose, as far as this node can know.
+    pub(super) fn loss_by_force(&self) -> String {
+        let end = self.flushed_end();
+        let record = self.record();
+        let others = self.peers.iter().filter(|peer| peer.is_replica());
+        let told = others.map(|peer| peer.told_end).max().unwrap_or_default();
+        let held = format!("this node holds every write up to {end}");
+        let known = match told > end {
+            true => format!("; at least {} writes that others are known to hold are lost", told.since(end)),
+            false => "; no later write is known".to_owned(),
+        };
+        let heard = self
+            .peers
+            .iter()
+            .filter(|peer| record.primary == Some(peer.node) || record.in_sync.has_node(peer.node))
+            .filter(|peer| peer.link.is_none())
+            .map(|peer| match peer.last_heard {
+                Some(heard) => format!(
+                    "; whatever {} has completed in the {} since it was last heard is lost too",
+                    self.name_of(peer.node),
+                    self.now.since(heard)
+                ),
+                None => format!(
+                    "; {} was not heard since this daemon started: whatever it has completed alone is lost too",
+                    self.name_of(peer.node)
+                ),
+            });
+        heard.fold(held + &known, |text, sentence| text + &sentence)
+    }
+}

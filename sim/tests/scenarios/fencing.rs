@@ -1,0 +1,265 @@
+//! `on-peer-lost = "fence"`: nothing is completed without a peer, and nobody is promoted without it, until a command
+//! proves that it is silent or outdated.
+
+use replicator::config::OnPeerLost;
+use replicator::event::{Order, Warrant};
+use replicator::state::{DiskState, Role};
+use replicator::units::{ByteRange, Span};
+use sim::node::{FenceCommand, NodeOptions};
+use sim::workload::Ask;
+use sim::world::{ALPHA, BETA, World, WorldOptions};
+
+use crate::{in_sync, pass, promoted_with};
+
+fn fencing() -> WorldOptions {
+    WorldOptions {
+        node: NodeOptions { on_peer_lost: OnPeerLost::Fence, ..NodeOptions::default() },
+        ..WorldOptions::default()
+    }
+}
+
+/// alpha is Primary, both are in sync, and both fence by this command.
+fn promoted(seed: u64, command: &FenceCommand) -> World {
+    let mut world = promoted_with(seed, fencing());
+    for node in &mut world.nodes {
+        node.fence_command = command.clone();
+    }
+    world
+}
+
+#[test]
+fn a_lost_secondary_is_fenced_and_only_then_anything_completes_without_it() {
+    for seed in 0..10 {
+        for status in [3, 4, 5, 7] {
+            let mut world = promoted(seed, &FenceCommand::Exits(status));
+            let generations = world.status(ALPHA).lineage.len();
+            world.set_cut_both([ALPHA, BETA], true);
+            let write = world.write(ALPHA, 0, 4096);
+            pass(&mut world, 2500);
+            assert!(!world.is_done(write), "the peer may be slow only");
+            assert!(world.wait_for(write, 3000), "{status}\n{}", world.summaries());
+            assert_eq!(in_sync(&world, ALPHA), ["alpha"]);
+            let lineage = world.status(ALPHA).lineage;
+            assert_eq!(lineage.len(), generations + 1);
+            assert!(lineage.iter().rev().take(2).all(|generation| !generation.granted), "nobody granted it");
+            world.set_cut_both([ALPHA, BETA], false);
+            world.assert_converges();
+            world.read_everything(ALPHA);
+        }
+    }
+}
+
+#[test]
+fn a_fence_command_that_fails_or_hangs_or_is_missing_leaves_the_node_frozen() {
+    let proves_nothing = [
+        FenceCommand::Exits(0),
+        FenceCommand::Exits(1),
+        FenceCommand::Exits(127),
+        FenceCommand::Hangs,
+        FenceCommand::IsMissing,
+    ];
+    for command in proves_nothing {
+        let mut world = promoted(1, &command);
+        world.kill(BETA);
+        let write = world.write(ALPHA, 0, 4096);
+        let read = world.ask(ALPHA, Ask::Read(ByteRange::new(0, 4096)));
+        pass(&mut world, 40_000);
+        assert!(!world.is_done(write), "{command:?}");
+        let status = world.status(ALPHA);
+        let frozen = status.frozen.as_ref().expect("it is frozen");
+        assert!(status.suspended_fencing && !status.suspended_quorum, "{command:?}");
+        assert!(frozen.reason.contains("beta is lost, and the fence command"), "{}", frozen.reason);
+        assert!(frozen.ends_by.contains("--peer-is-fenced"), "{}", frozen.ends_by);
+        world.start(BETA);
+        assert!(world.wait_for(write, 5000) && world.wait_for(read, 1000), "{}", world.summaries());
+        world.assert_converges();
+        world.read_everything(ALPHA);
+    }
+}
+
+#[test]
+fn an_operator_with_proof_thaws_a_primary_whose_fence_command_failed() {
+    let mut world = promoted(1, &FenceCommand::Exits(1));
+    world.kill(BETA);
+    let write = world.write(ALPHA, 0, 4096);
+    pass(&mut world, 10_000);
+    assert!(!world.is_done(write));
+    world.promote_with(ALPHA, 0, Warrant::PeerIsFenced).expect("it is Primary");
+    assert!(world.wait_for(write, 1000), "{}", world.summaries());
+    world.start(BETA);
+    world.assert_converges();
+}
+
+#[test]
+fn when_the_peer_returns_first_the_frozen_writes_are_sent_again_and_no_generation_is_made() {
+    for seed in 0..10 {
+        let mut world = promoted(seed, &FenceCommand::Hangs);
+        let lineage = world.status(ALPHA).lineage.len();
+        world.set_cut_both([ALPHA, BETA], true);
+        let write = world.write(ALPHA, 0, 4096);
+        pass(&mut world, 8000);
+        assert!(!world.is_done(write));
+        world.set_cut_both([ALPHA, BETA], false);
+        assert!(world.wait_for(write, 5000), "seed {seed}\n{}", world.summaries());
+        assert_eq!(world.status(ALPHA).lineage.len(), lineage);
+        pass(&mut world, 20_000);
+        assert_eq!(in_sync(&world, ALPHA), ["alpha", "beta"], "what the command says later does not count");
+    }
+}
+
+#[test]
+fn a_fence_command_that_calls_the_peer_primary_ends_this_primary() {
+    let mut world = promoted(1, &FenceCommand::Exits(6));
+    world.set_cut_both([ALPHA, BETA], true);
+    let write = world.write(ALPHA, 0, 4096);
+    pass(&mut world, 10_000);
+    assert!(!world.is_done(write));
+    assert_eq!((world.role(ALPHA), world.disk(ALPHA)), (Role::Secondary, DiskState::Outdated));
+    let refused = world.promote(ALPHA, 0).expect_err("it gave way");
+    assert_eq!(refused.name, "disk-outdated");
+}
+
+#[test]
+fn a_secondary_that_was_in_sync_to_the_end_is_promoted_when_the_primary_is_shot() {
+    for seed in 0..10 {
+        let mut world = promoted(seed, &FenceCommand::Shoots);
+        world.write_now(ALPHA, 0, 65536);
+        world.set_cut_both([ALPHA, BETA], true);
+        // alpha shoots beta, or beta alpha, whoever is first; here alpha's command hangs.
+        world.nodes[ALPHA.index()].fence_command = FenceCommand::Hangs;
+        world.write(ALPHA, 0, 4096);
+        pass(&mut world, 4000);
+        world.promote(BETA, 10_000).expect("alpha is shot");
+        world.set_cut_both([ALPHA, BETA], false);
+        world.read_everything(BETA);
+        world.start(ALPHA);
+        world.assert_converges();
+        assert_eq!(in_sync(&world, BETA), ["alpha", "beta"]);
+    }
+}
+
+#[test]
+fn a_fence_command_that_does_not_help_refuses_a_promotion() {
+    for (command, name) in [
+        (FenceCommand::Exits(1), "fence-failed"),
+        (FenceCommand::IsMissing, "fence-failed"),
+        (FenceCommand::Exits(6), "peer-is-primary"),
+    ] {
+        let mut world = promoted(1, &command);
+        world.kill(ALPHA);
+        pass(&mut world, 4000);
+        let refused = world.promote(BETA, 5000).expect_err("nothing is proved");
+        assert_eq!(refused.name, name);
+    }
+    let mut world = promoted(1, &FenceCommand::Exits(1));
+    world.kill(ALPHA);
+    pass(&mut world, 4000);
+    world.promote_with(BETA, 5000, Warrant::PeerIsFenced).expect("beta was in sync to the end");
+}
+
+#[test]
+fn a_node_that_was_down_while_the_other_went_on_alone_serves_no_old_data_though_the_other_is_silent() {
+    for (seed, status) in [(0, 5), (1, 7), (2, 5), (3, 7)] {
+        let mut world = promoted(seed, &FenceCommand::Exits(status));
+        world.kill(BETA);
+        world.write_now(ALPHA, 0, 4096);
+        world.kill(ALPHA);
+        world.start(BETA);
+        pass(&mut world, 3000);
+        assert_eq!(world.disk(BETA), DiskState::Consistent);
+        for warrant in [Warrant::Known, Warrant::PeerIsFenced] {
+            let refused = world.promote_with(BETA, 5000, warrant).expect_err("alpha went on alone");
+            assert_eq!(refused.name, "disk-consistent", "{status}");
+        }
+        world.start(ALPHA);
+        world.promote(ALPHA, 10_000).expect("it was last, and alone");
+        world.assert_converges();
+        world.read_everything(ALPHA);
+    }
+}
+
+#[test]
+fn whoever_wrote_last_and_alone_is_promoted_without_the_other_once_that_is_fenced() {
+    let mut world = promoted(1, &FenceCommand::Exits(5));
+    world.kill(BETA);
+    world.write_now(ALPHA, 0, 4096);
+    world.cut_power(ALPHA);
+    world.start(ALPHA);
+    pass(&mut world, 500);
+    assert_eq!(world.disk(ALPHA), DiskState::UpToDate, "its superblock says that it was alone");
+    world.promote(ALPHA, 5000).expect("beta is down");
+}
+
+#[test]
+fn after_both_lost_power_one_alone_cannot_prove_to_be_the_newest() {
+    let mut world = promoted(1, &FenceCommand::Exits(7));
+    world.write_now(ALPHA, 0, 4096);
+    world.cut_power(ALPHA);
+    world.cut_power(BETA);
+    world.start(ALPHA);
+    pass(&mut world, 1000);
+    let refused = world.promote(ALPHA, 5000).expect_err("beta may hold more");
+    assert_eq!(refused.name, "disk-consistent");
+    world.start(BETA);
+    assert!(world.run_until(Span::from_millis(10_000), World::is_in_sync), "{}", world.summaries());
+    world.promote(ALPHA, 10_000).expect("both have compared what they hold");
+    world.assert_converges();
+}
+
+#[test]
+fn a_secondary_that_stops_in_order_is_not_fenced_and_cannot_be_promoted_alone() {
+    for seed in 0..10 {
+        let mut world = promoted(seed, &FenceCommand::Shoots);
+        world.order(BETA, Order::Stop);
+        pass(&mut world, 500);
+        let write = world.write(ALPHA, 0, 4096);
+        assert!(world.wait_for(write, 1000), "{}", world.summaries());
+        assert!(!world.notices.iter().any(|(_, name, _)| *name == "fencing"), "nobody is shot");
+        world.kill(BETA);
+        world.kill(ALPHA);
+        world.start(BETA);
+        pass(&mut world, 1000);
+        assert_eq!(world.disk(BETA), DiskState::Outdated);
+        let refused = world.promote(BETA, 1000).expect_err("it left");
+        assert_eq!(refused.name, "disk-outdated");
+        world.start(ALPHA);
+        world.ask_operator(ALPHA, Order::WaitConnect { wait: Span::from_millis(5000) }).expect("linked");
+        world.promote(ALPHA, 10_000).expect("it was last");
+        world.assert_converges();
+    }
+}
+
+#[test]
+fn a_disconnected_secondary_is_outdated_and_not_fenced() {
+    for order in [(BETA, Order::Disconnect { peer: Some(ALPHA) }), (BETA, Order::Disconnect { peer: None })] {
+        let mut world = promoted(3, &FenceCommand::Shoots);
+        world.ask_operator(order.0, order.1).expect("nothing stands against it");
+        let write = world.write(ALPHA, 0, 4096);
+        assert!(world.wait_for(write, 1000), "{}", world.summaries());
+        assert_eq!(world.disk(BETA), DiskState::Outdated);
+        assert!(!world.notices.iter().any(|(_, name, _)| *name == "fencing"), "nobody is shot");
+        world.ask_operator(BETA, Order::Connect { peer: None }).expect("nothing stands against it");
+        world.assert_converges();
+        assert_eq!(in_sync(&world, ALPHA), ["alpha", "beta"]);
+    }
+}
+
+#[test]
+fn an_outdated_node_stays_so_over_a_restart_and_a_primary_is_not_outdated() {
+    let mut world = promoted(1, &FenceCommand::Exits(4));
+    let refused = world.ask_operator(ALPHA, Order::Outdate).expect_err("it is Primary");
+    assert_eq!((refused.name, refused.code.exit_status()), ("is-primary", 17));
+    let refused = world.ask_operator(BETA, Order::Outdate).expect_err("it follows a Primary");
+    assert_eq!(refused.name, "connected");
+    world.kill(ALPHA);
+    pass(&mut world, 4000);
+    world.ask_operator(BETA, Order::Outdate).expect("nothing stands against it");
+    world.kill(BETA);
+    world.start(BETA);
+    pass(&mut world, 1000);
+    assert_eq!(world.disk(BETA), DiskState::Outdated);
+    assert_eq!(world.promote(BETA, 1000).expect_err("outdated").name, "disk-outdated");
+    world.start(ALPHA);
+    assert!(world.run_until(Span::from_millis(10_000), World::is_in_sync), "{}", world.summaries());
+    world.promote(BETA, 10_000).expect("they hold the same");
+}
