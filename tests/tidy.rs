@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use replicator::generation::rule::SyncRule;
 use replicator::promotion::voting::GRANT_ROWS;
 
 /// Most lines of a source file.
@@ -353,15 +354,12 @@ fn every_fuzz_target_is_in_the_manifest() {
 
 #[test]
 fn the_rules_of_the_verdict_are_those_of_the_code() {
-    let source = read("replicator/src/generation/compare.rs");
-    let body =
-        source.split("pub enum SyncRule {").nth(1).expect("the enum").split("\n}").next().expect("it ends");
-    let body = blanked(body);
-    let in_code: Vec<&str> = body.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     let document = read("docs/STATES.md");
     let rows = table_under(&document, "## Rules of the verdict");
-    let documented: Vec<&str> = rows.iter().flat_map(|row| row[0].split(", ")).collect();
-    assert_eq!(documented, in_code);
+    let in_code = SyncRule::IN_ORDER;
+    let in_code =
+        in_code.map(|rule| vec![rule.to_string(), rule.condition().into(), rule.consequence().into()]);
+    assert_eq!(rows, in_code);
 }
 
 #[test]

@@ -216,12 +216,14 @@ fn link_to(peer: NodeId) -> LinkId {
 fn state(role: Role, end: u64) -> PeerState {
     PeerState {
         introduction: 1,
+        node: ALPHA,
         volume_bytes: VOLUME_BYTES,
         role,
         disk: if role == Role::Primary { DiskState::UpToDate } else { DiskState::Consistent },
         lineage: Lineage::zeroed(),
         end: Lsn(end),
         flushed: Lsn(end),
+        stable: Lsn::ZERO,
         oldest_kept: Lsn(1),
         base: (GenerationId::default(), Lsn::ZERO),
         has_dirty_bits: false,
@@ -282,10 +284,11 @@ fn no_verdict_rests_on_what_a_third_node_has_overtaken() {
     bench.hears(ALPHA, &Message::Flush { up_to: Lsn(10) });
     assert_eq!(bench.durable(), Lsn(10));
     // What gamma says now was said to what beta was in the beginning; then alpha is Primary no more.
-    bench.hears(GAMMA, &Message::State(Box::new(state(Role::Secondary, 5))));
+    let gamma = PeerState { node: GAMMA, ..state(Role::Secondary, 5) };
+    bench.hears(GAMMA, &Message::State(Box::new(gamma.clone())));
     let demoted = PeerState { introduction: 2, ..state(Role::Secondary, 10) };
     bench.hears(ALPHA, &Message::State(Box::new(demoted)));
-    bench.hears(GAMMA, &Message::State(Box::new(state(Role::Secondary, 5))));
+    bench.hears(GAMMA, &Message::State(Box::new(gamma.clone())));
     bench.store();
     assert_eq!(bench.durable(), Lsn(10), "nothing was cut");
     assert_eq!(bench.sent_to(GAMMA, |message| matches!(message, Message::CatchUpFrom { .. })), 0);
@@ -293,7 +296,7 @@ fn no_verdict_rests_on_what_a_third_node_has_overtaken() {
     assert_eq!((said.end, said.follows_another), (Lsn(10), false));
     // The verdict that holds: beta brings gamma up to date.
     let introduction = said.introduction;
-    bench.hears(GAMMA, &Message::State(Box::new(PeerState { introduction, ..state(Role::Secondary, 5) })));
+    bench.hears(GAMMA, &Message::State(Box::new(PeerState { introduction, ..gamma })));
     bench.hears(GAMMA, &Message::CatchUpFrom { end: Lsn(5) });
     let window = replicator::peer::message::Progress {
         received: Lsn(5),

@@ -1,49 +1,16 @@
 //! The verdict when two nodes meet: who brings whom up to date, from where, and by which rule (semantics §4).
 //! A pure function of the two states that were exchanged. Both ends compute it and reach mirrored results.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use serde::Serialize;
 
 use crate::generation::lineage::{Generation, Lineage};
+pub use crate::generation::rule::SyncRule;
 use crate::peer::message::PeerState;
 use crate::state::{DiskState, Role};
 use crate::units::{GenerationId, Lsn};
-
-/// Which row of the table decided. Names are stable: operators search for them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum SyncRule {
-    /// Both were just created.
-    BothNew,
-    /// Neither disk is usable.
-    BothDamaged,
-    /// This node was just created.
-    NewSelf,
-    /// The peer was just created.
-    NewPeer,
-    /// No common generation.
-    Unrelated,
-    /// Exactly one disk is damaged.
-    Damaged,
-    /// Both run as Primary.
-    BothPrimary,
-    /// Both are at the same generation.
-    SameGeneration,
-    /// The peer has newer generations.
-    PeerMovedOn,
-    /// This node has newer generations.
-    WeMovedOn,
-    /// Both moved on, all by majority: the later reign knew what the earlier had completed.
-    Superseded,
-    /// Both moved on, and no rule says who is right.
-    SplitBrain,
-}
-
-impl fmt::Display for SyncRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
 
 /// What the rule asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +73,26 @@ pub struct Verdict {
     pub action: SyncAction,
 }
 
+impl Verdict {
+    /// From where and how the target is brought up to date, if there is one.
+    #[must_use]
+    pub fn course(&self) -> Option<Course> {
+        match self.action {
+            SyncAction::Source(course) | SyncAction::Target(course) => Some(course),
+            SyncAction::NoSync | SyncAction::Stop(_) => None,
+        }
+    }
+}
+
+/// The names that operators see: the row, and whether one disk went back in time.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let went_back = self.course().is_some_and(|course| course.method == SyncMethod::FullResyncWentBack);
+        let went_back = if went_back { ", WentBack" } else { "" };
+        write!(f, "{}{went_back}", self.rule)
+    }
+}
+
 /// Compares this node's state with the peer's, as both were exchanged.
 #[must_use]
 pub fn compare(ours: &PeerState, theirs: &PeerState) -> Verdict {
@@ -114,14 +101,16 @@ pub fn compare(ours: &PeerState, theirs: &PeerState) -> Verdict {
     Verdict { rule, action: pair.action(rule) }
 }
 
-/// Whether the volume was made and never written.
+/// Whether the volume was made and never written. A Primary is about to write, and whoever has marked blocks as dirty
+/// knows of writes: neither is taken for new.
 fn is_new(state: &PeerState) -> bool {
     let generations = state.lineage.generations();
-    match generations {
+    let is_untouched = match generations {
         [] => true,
-        [only] => only.id == GenerationId::ZEROED && state.end == Lsn::ZERO,
+        [only] => only.id == GenerationId::ZEROED && state.end == Lsn::ZERO && !state.has_dirty_bits,
         _ => false,
-    }
+    };
+    is_untouched && state.role != Role::Primary
 }
 
 fn is_damaged(state: &PeerState) -> bool {
@@ -129,16 +118,16 @@ fn is_damaged(state: &PeerState) -> bool {
 }
 
 /// What the rules look at.
-struct Pair<'a> {
-    ours: &'a PeerState,
-    theirs: &'a PeerState,
-    common: Option<GenerationId>,
-    our_branch: &'a [Generation],
-    their_branch: &'a [Generation],
+pub(crate) struct Pair<'a> {
+    pub(super) ours: &'a PeerState,
+    pub(super) theirs: &'a PeerState,
+    pub(super) common: Option<GenerationId>,
+    pub(super) our_branch: &'a [Generation],
+    pub(super) their_branch: &'a [Generation],
 }
 
 impl<'a> Pair<'a> {
-    fn new(ours: &'a PeerState, theirs: &'a PeerState) -> Self {
+    pub(crate) fn new(ours: &'a PeerState, theirs: &'a PeerState) -> Self {
         let common = newest_common(&ours.lineage, &theirs.lineage);
         let after = |lineage: &'a Lineage| common.map_or(lineage.generations(), |id| lineage.after(id));
         Self { ours, theirs, common, our_branch: after(&ours.lineage), their_branch: after(&theirs.lineage) }
@@ -146,22 +135,29 @@ impl<'a> Pair<'a> {
 
     /// The first row of the table whose condition holds.
     fn rule(&self) -> SyncRule {
+        let holds = |rule: &SyncRule| self.holds(*rule);
+        SyncRule::IN_ORDER.into_iter().find(holds).expect("the last row always holds")
+    }
+
+    /// The condition of one row, where no row before it holds.
+    fn holds(&self, rule: SyncRule) -> bool {
         let (ours, theirs) = (self.ours, self.theirs);
         let usable = |state| !is_damaged(state) && !is_new(state);
-        let both_primary = ours.role == Role::Primary && theirs.role == Role::Primary;
-        match () {
-            () if is_new(ours) && is_new(theirs) => SyncRule::BothNew,
-            () if !usable(ours) && !usable(theirs) => SyncRule::BothDamaged,
-            () if is_new(ours) => SyncRule::NewSelf,
-            () if is_new(theirs) => SyncRule::NewPeer,
-            () if self.common.is_none() => SyncRule::Unrelated,
-            () if is_damaged(ours) != is_damaged(theirs) => SyncRule::Damaged,
-            () if both_primary && !self.is_superseded() => SyncRule::BothPrimary,
-            () if self.our_branch.is_empty() && self.their_branch.is_empty() => SyncRule::SameGeneration,
-            () if self.our_branch.is_empty() && ours.role != Role::Primary => SyncRule::PeerMovedOn,
-            () if self.their_branch.is_empty() && theirs.role != Role::Primary => SyncRule::WeMovedOn,
-            () if self.is_superseded() => SyncRule::Superseded,
-            () => SyncRule::SplitBrain,
+        match rule {
+            SyncRule::BothNew => is_new(ours) && is_new(theirs),
+            SyncRule::BothDamaged => !usable(ours) && !usable(theirs),
+            SyncRule::NewSelf => is_new(ours),
+            SyncRule::NewPeer => is_new(theirs),
+            SyncRule::Unrelated => self.common.is_none(),
+            SyncRule::Damaged => is_damaged(ours) != is_damaged(theirs),
+            SyncRule::BothPrimary => {
+                ours.role == Role::Primary && theirs.role == Role::Primary && !self.is_superseded()
+            }
+            SyncRule::SameGeneration => self.our_branch.is_empty() && self.their_branch.is_empty(),
+            SyncRule::PeerMovedOn => self.our_branch.is_empty() && ours.role != Role::Primary,
+            SyncRule::WeMovedOn => self.their_branch.is_empty() && theirs.role != Role::Primary,
+            SyncRule::Superseded => self.is_superseded(),
+            SyncRule::SplitBrain => true,
         }
     }
 
@@ -185,10 +181,10 @@ impl<'a> Pair<'a> {
                 ours.role == Role::Primary
             }
             // Equal ends with blocks in doubt: not from a copy that was called outdated to one that was not; then from
-            // the side that holds the marks; then a choice that both make alike.
+            // the side that holds the marks; then a choice that both make alike, and again the next time.
             SyncRule::SameGeneration => {
                 let rank = |state: &PeerState| {
-                    (state.end, state.disk > DiskState::Outdated, state.has_dirty_bits, state.incarnation)
+                    (state.end, state.disk > DiskState::Outdated, state.has_dirty_bits, Reverse(state.node))
                 };
                 rank(ours) > rank(theirs)
             }
@@ -206,7 +202,7 @@ impl<'a> Pair<'a> {
 
     fn action(&self, rule: SyncRule) -> SyncAction {
         let stop = match rule {
-            SyncRule::BothNew if self.common == Some(GenerationId::ZEROED) => return SyncAction::NoSync,
+            SyncRule::BothNew if self.are_zeroes() => return SyncAction::NoSync,
             SyncRule::BothNew => Some(StopReason::NothingDecided),
             SyncRule::BothDamaged => Some(StopReason::NoUsableDisk),
             SyncRule::Unrelated => Some(StopReason::Unrelated),
@@ -241,6 +237,11 @@ impl<'a> Pair<'a> {
         self.is_superseded() && (is_damaged(self.ours) == (our_term < their_term))
     }
 
+    /// Two volumes of zeroes, of which none was lost or half overwritten by a resync.
+    fn are_zeroes(&self) -> bool {
+        self.common == Some(GenerationId::ZEROED) && !is_damaged(self.ours) && !is_damaged(self.theirs)
+    }
+
     /// Same generation, nobody Primary, same end, no block in doubt.
     fn is_equal(&self) -> bool {
         let (ours, theirs) = (self.ours, self.theirs);
@@ -249,7 +250,7 @@ impl<'a> Pair<'a> {
     }
 
     /// The last write before the first generation after the common one, on either side.
-    fn fork(&self) -> Lsn {
+    pub(super) fn fork(&self) -> Lsn {
         let first_of =
             |branch: &[Generation]| branch.first().map(|generation| generation.first_lsn.previous());
         let forks = [first_of(self.our_branch), first_of(self.their_branch)];
@@ -273,14 +274,15 @@ impl<'a> Pair<'a> {
         let fork = self.fork().min(source.end);
         let target_keeps = target.end.min(fork);
         // What the target holds beyond the fork was never stable if every generation that the source made
-        // since is granted: it is in the target's journal and nowhere else (I3), and a cut takes it back.
+        // since is granted: it is in the target's journal and nowhere else (I3), and a cut takes it back. What the
+        // target was told to be stable may be in its data area, whatever the grants say.
         let cut_is_enough = target.end <= fork || source_branch.iter().all(|generation| generation.granted);
+        let cut_is_enough = cut_is_enough && target.stable <= target_keeps;
         let cut_is_enough = cut_is_enough && (target_branch.is_empty() || self.is_superseded());
         let method = match () {
             () if target_keeps < source.base.1 || target_keeps < target.base.1 => {
                 SyncMethod::FullResyncWentBack
             }
-            () if target.lineage.is_empty() => SyncMethod::FullResync,
             () if is_damaged(target) || source.has_dirty_bits || target.has_dirty_bits => {
                 SyncMethod::BitmapResync
             }
@@ -297,5 +299,7 @@ fn newest_common(ours: &Lineage, theirs: &Lineage) -> Option<GenerationId> {
     ours.generations().iter().rev().find(in_theirs).map(|generation| generation.id)
 }
 
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod tests;

@@ -156,7 +156,8 @@ impl Lineage {
 
     /// Appends a generation. `bases` are the generations that peers are known to stand at; they and the
     /// newest stay, the others make room when the lineage is full: first those older than every base,
-    /// then those between bases.
+    /// then those between bases, which are merged into their successors. A successor counts as not granted from then
+    /// on: a node that ends in the merged one must not be taken for a rival reign that completed nothing.
     pub fn append(&mut self, generation: Generation, bases: &[GenerationId]) {
         if let Some(newest) = self.newest() {
             assert!(generation.first_lsn >= newest.first_lsn, "I5: generations follow one another");
@@ -168,6 +169,9 @@ impl Lineage {
             let last = self.generations.len() - 1;
             let victim = (0..last).find(|at| !is_base(at)).expect("there are fewer bases than generations");
             self.generations.remove(victim);
+            if victim > 0 {
+                self.generations[victim].granted = false;
+            }
         }
         self.generations.push(generation);
     }
@@ -200,6 +204,12 @@ mod tests {
         assert!(lineage.find(GenerationId(1)).is_some());
         assert!(lineage.find(GenerationId(2)).is_some());
         assert!(lineage.find(GenerationId(3)).is_none());
+        let granted: Vec<bool> = lineage.generations().iter().take(4).map(|entry| entry.granted).collect();
+        assert_eq!(
+            granted,
+            [true, true, false, true],
+            "the one behind the merged one is not granted any more"
+        );
         assert_eq!(lineage.newest_id(), GenerationId(1000));
     }
 

@@ -66,6 +66,7 @@ fn check_state(state: &PeerState) -> Result<(), FieldError> {
         (VOLUME_BYTES_MIN..=VOLUME_BYTES_MAX).contains(&volume) && volume.is_multiple_of(BLOCK_BYTES);
     require(is_lawful, "volume_bytes", volume)?;
     require(state.flushed <= state.end, "flushed", state.flushed.0)?;
+    require(state.stable <= state.end, "stable", state.stable.0)?;
     let kept = state.oldest_kept;
     require(kept > Lsn::ZERO && kept.previous() <= state.end, "oldest_kept", kept.0)?;
     require(state.base.0.0 != 0 || state.base.1 == Lsn::ZERO, "base", state.base.1.0)?;

@@ -254,6 +254,7 @@ fn write_state(state: &PeerState, writer: &mut FieldWriter<'_>) {
     writer.u32(state.introduction);
     writer.lsn(state.end);
     writer.lsn(state.flushed);
+    writer.lsn(state.stable);
     writer.lsn(state.oldest_kept);
     writer.u64(state.base.0.0);
     writer.lsn(state.base.1);
@@ -261,7 +262,8 @@ fn write_state(state: &PeerState, writer: &mut FieldWriter<'_>) {
     writer.continues(state.continues);
     writer.u64(state.configuration_digest);
     writer.replica(state.resync_from);
-    writer.reserved(7);
+    writer.replica(Some(state.node));
+    writer.reserved(6);
     writer.record(&state.record);
     writer.lineage(&state.lineage);
 }
@@ -280,20 +282,22 @@ fn read_state(reader: &mut FieldReader<'_>) -> Result<PeerState, FieldError> {
         follows_another,
         end: reader.lsn("end")?,
         flushed: reader.lsn("flushed")?,
+        stable: reader.lsn("stable")?,
         oldest_kept: reader.lsn("oldest_kept")?,
         base: (GenerationId(reader.u64("base generation")?), reader.lsn("base")?),
         incarnation: reader.incarnation()?,
         continues: reader.continues()?,
         configuration_digest: reader.u64("configuration_digest")?,
-        resync_from: read_resync_from(reader)?,
+        resync_from: reader.replica("resync_from")?,
+        node: read_node(reader)?,
         record: reader.record()?,
         lineage: reader.lineage()?,
     })
 }
 
-fn read_resync_from(reader: &mut FieldReader<'_>) -> Result<Option<NodeId>, FieldError> {
-    let node = reader.replica("resync_from")?;
-    reader.reserved(7)?;
+fn read_node(reader: &mut FieldReader<'_>) -> Result<NodeId, FieldError> {
+    let node = reader.replica("node")?.ok_or(FieldError::Value { field: "node", value: u64::MAX })?;
+    reader.reserved(6)?;
     Ok(node)
 }
 

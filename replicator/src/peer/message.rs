@@ -13,6 +13,8 @@ pub struct PeerState {
     /// Which introduction of this link this is, from 1. After a change that a verdict depends on, a node
     /// sends its state again with the next number, and the peer answers with its own of that number.
     pub introduction: u32,
+    /// Who says this: what is alike in everything else is decided by it, on both sides and every time.
+    pub node: NodeId,
     /// Size of the volume, bytes.
     pub volume_bytes: u64,
     /// Role at this moment.
@@ -25,6 +27,8 @@ pub struct PeerState {
     pub end: Lsn,
     /// Newest write that is flushed.
     pub flushed: Lsn,
+    /// Newest write that the sender was told to be stable, no further than `end`: it may be in its data area.
+    pub stable: Lsn,
     /// Oldest write that the journal still holds; `end` + 1 if it holds none.
     pub oldest_kept: Lsn,
     /// Up to where the sender knows the receiver to have flushed.

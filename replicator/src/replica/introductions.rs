@@ -120,12 +120,14 @@ impl Replica {
         let base_generation = lineage.generation_of(base).map_or(GenerationId::default(), |entry| entry.id);
         PeerState {
             introduction,
+            node: self.config.local,
             volume_bytes: content.volume_bytes,
             role: self.role,
             disk: if self.disk_fault.is_some() { DiskState::Failed } else { self.disk },
             lineage,
             end,
             flushed: self.flushed_end(),
+            stable: self.stable.min(end),
             oldest_kept: content.resync.map_or(self.journal.ring().oldest_kept(), |resync| resync.lsn.next()),
             base: (base_generation, base),
             has_dirty_bits: peer.has_dirty_bits,
@@ -157,6 +159,11 @@ impl Replica {
     }
 
     pub(super) fn on_state(&mut self, node: NodeId, state: Box<PeerState>, effects: &mut Effects) {
+        if state.node != node {
+            let reason = format!("it calls itself {} in its state", state.node);
+            self.drop_link(node, &reason, effects);
+            return;
+        }
         self.note_resync_over(node, &state, effects);
         let peer = self.peer_mut(node);
         peer.role = state.role;
@@ -201,9 +208,9 @@ impl Replica {
         let peer_is_primary = theirs.role == Role::Primary;
         let is_resumed = theirs.resync_from == Some(self.config.local);
         let broken = [target_is_broken(ours), target_is_broken(theirs)];
-        let text = format!("{}: rule {}, {}", self.name_of(node), verdict.rule, action_text(&verdict.action));
+        let text = format!("{}: rule {verdict}, {}", self.name_of(node), action_text(&verdict.action));
         effects.push(Effect::Notify(Notice::info("verdict", text)));
-        self.peer_mut(node).rule = Some(verdict.rule);
+        self.peer_mut(node).rule = Some(verdict);
         match verdict.action {
             SyncAction::NoSync => self.start_idle(node, effects),
             SyncAction::Stop(reason) => {

@@ -3,7 +3,7 @@
 use crate::config::{Config, ReplicationProtocol};
 use crate::effect::{Effect, Effects};
 use crate::event::{LinkId, NoLink};
-use crate::generation::compare::SyncRule;
+use crate::generation::compare::Verdict;
 use crate::layout::superblock::Superblock;
 use crate::notice::Notice;
 use crate::peer::frame::{FrameStamp, ReceivedFrame};
@@ -31,7 +31,7 @@ pub(super) struct Peer {
     pub(super) disk: DiskState,
     /// Why there is no link, or no replication.
     pub(super) trouble: Option<NoLink>,
-    pub(super) rule: Option<SyncRule>,
+    pub(super) rule: Option<Verdict>,
     /// Newest write that the peer is known to have flushed, no further than this node has it itself.
     pub(super) flushed: Lsn,
     /// Newest write that the peer is known to have journaled.

@@ -153,7 +153,7 @@ impl Replica {
                 remote_host: self.config.replicas[peer.node.index()].address.clone(),
                 established: peer.link.is_some(),
             }],
-            rule: peer.rule.map(|rule| rule.to_string()),
+            rule: peer.rule.map(|verdict| verdict.to_string()),
             refused_frames: peer.refused_frames,
             peer_devices: vec![PeerDeviceReport {
                 volume: 0,

@@ -101,12 +101,14 @@ fn state() -> impl Strategy<Value = Message> {
         |((introduction, blocks, flags, digest), role, disk, lineage, ends, base, run, record)| {
             Message::State(Box::new(PeerState {
                 introduction,
+                node: NodeId(2),
                 volume_bytes: blocks * 4096,
                 role,
                 disk,
                 lineage,
                 end: Lsn(ends[2]),
                 flushed: Lsn(ends[1]),
+                stable: Lsn(ends[1]),
                 oldest_kept: Lsn(ends[0]),
                 base: (GenerationId(base.0), base.1),
                 has_dirty_bits: flags[0],

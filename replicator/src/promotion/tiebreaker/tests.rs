@@ -249,12 +249,14 @@ fn only_another_run_of_the_primarys_daemon_ends_its_lease_by_saying_secondary() 
     let hello = |run| {
         Message::State(Box::new(crate::peer::message::PeerState {
             introduction: 1,
+            node: A,
             volume_bytes: 1 << 20,
             role: Role::Secondary,
             disk: DiskState::Consistent,
             lineage: crate::generation::lineage::Lineage::zeroed(),
             end: Lsn(0),
             flushed: Lsn(0),
+            stable: Lsn(0),
             oldest_kept: Lsn(1),
             base: Default::default(),
             has_dirty_bits: false,
