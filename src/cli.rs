@@ -48,6 +48,7 @@ fn carry_out(places: &Places, command: Command) -> anyhow::Result<Answer> {
         Command::Disconnect(args) => orders::disconnect(places, &args),
         Command::PauseResync(args) => orders::pause_resync(places, &args),
         Command::ResumeResync(args) => orders::resume_resync(places, &args),
+        Command::ResolveSplitBrain(args) => orders::resolve_split_brain(places, &args),
         Command::WaitConnect(args) => orders::wait_connect(places, &args),
         Command::WaitSync(args) => orders::wait_sync(places, &args),
         Command::Events(args) => events::run(places, &args).map(said),

@@ -14,6 +14,7 @@ pub mod values;
 use std::path::{Path, PathBuf};
 
 use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::generation::split_brain::Policies;
 use replicator::resync::throttle::ThrottleLimits;
 use replicator::units::{NodeId, Span};
 
@@ -45,6 +46,10 @@ pub struct ResourceConfig {
     pub peer_timeout: Span,
     /// Time after which an unfinished read, write or flush of either disk counts as failed.
     pub disk_timeout: Span,
+    /// What is done about a split brain without asking.
+    pub split_brain: Policies,
+    /// Where what a split brain costs is kept.
+    pub rescue: RescueConfig,
     /// What clients may be made to feel of a resync.
     pub resync: ThrottleLimits,
     /// How long the data plane looks for completions before it sleeps, while they follow one another closely.
@@ -66,6 +71,15 @@ pub struct FenceConfig {
     pub command: Vec<String>,
     /// When it is killed.
     pub timeout: Span,
+}
+
+/// Where what a node discards after a split brain is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RescueConfig {
+    /// The folder for files that nobody has named.
+    pub folder: PathBuf,
+    /// Most bytes that a file may take; nothing: as many as there is room for.
+    pub bytes_max: Option<u64>,
 }
 
 /// A replica.
@@ -262,6 +276,7 @@ impl ResourceConfig {
             heartbeat: self.heartbeat,
             peer_timeout: self.peer_timeout,
             disk_timeout: self.disk_timeout,
+            split_brain: self.split_brain,
             resync: self.resync,
             digest: self.digest(),
         }

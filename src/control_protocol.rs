@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use replicator::effect::Answer;
 use replicator::event::{ConnectedClients, Order, Warrant};
+use replicator::generation::split_brain::Discards;
 use replicator::notice::Notice;
+use replicator::rescue::{Giving, Save};
 use replicator::status_report::StatusReport;
 use replicator::units::{NodeId, Span};
 use serde::{Deserialize, Serialize};
@@ -80,6 +82,19 @@ pub enum Command {
     PauseResync,
     /// Go on copying.
     ResumeResync,
+    /// Give way after a split brain.
+    ResolveSplitBrain {
+        /// Name of the peer in whose favour; may be left out if there is only one split.
+        peer: Option<String>,
+        /// Whether every block is to be copied, also where what was changed is not known.
+        full_resync: bool,
+        /// Whether only to say what would be lost.
+        dry_run: bool,
+        /// The file to save it in, an absolute path; nothing: one in the configured folder.
+        save: Option<PathBuf>,
+        /// Whether it is to be lost.
+        no_save: bool,
+    },
     /// Answer when every peer is connected.
     WaitConnect {
         /// How long at most; nothing: no limit.
@@ -196,6 +211,16 @@ impl Command {
             Self::WaitConnect { wait_ms } => Asked::Order(Order::WaitConnect { wait: at_most(wait_ms) }),
             Self::PauseResync => Asked::Order(Order::PauseResync { is_paused: true }),
             Self::ResumeResync => Asked::Order(Order::PauseResync { is_paused: false }),
+            Self::ResolveSplitBrain { peer, full_resync, dry_run, save, no_save } => {
+                let save = match (no_save, save) {
+                    (true, _) => Save::No,
+                    (false, Some(file)) => Save::To(file),
+                    (false, None) => Save::ByDefault,
+                };
+                let what = if full_resync { Discards::Everything } else { Discards::Changes };
+                let giving = Giving { what, save, is_rehearsal: dry_run };
+                Asked::Order(Order::ResolveSplitBrain { peer: resolve(peer)?, giving })
+            }
             Self::WaitSync { wait_ms } => Asked::Order(Order::WaitSync { wait: at_most(wait_ms) }),
         })
     }
@@ -374,6 +399,13 @@ mod tests {
             Command::Disconnect { peer: None },
             Command::PauseResync,
             Command::ResumeResync,
+            Command::ResolveSplitBrain {
+                peer: Some("b".to_owned()),
+                full_resync: true,
+                dry_run: true,
+                save: Some("/x".into()),
+                no_save: false,
+            },
             Command::WaitConnect { wait_ms: None },
             Command::WaitSync { wait_ms: Some(1) },
             Command::Events { now: true },

@@ -12,6 +12,7 @@ pub mod memory_budget;
 pub mod nbd_connection;
 pub mod outflow;
 pub mod peer_connection;
+pub mod rescue_writer;
 pub mod ring;
 pub mod round;
 pub mod send_now;

@@ -11,7 +11,7 @@ use replicator::promotion::membership::Member;
 use replicator::state::{ConnectionState, DiskState, ReplicationState, Role};
 use replicator::status_report::{
     Advice, CanPromote, ConnectionReport, DeviceReport, FrozenReport, InSyncReport, JournalReport, LsnReport,
-    PathReport, PeerDeviceReport, StatusReport, TiebreakerReport,
+    PathReport, PeerDeviceReport, SplitBrainReport, StatusReport, TiebreakerReport,
 };
 use replicator::units::{GenerationId, Incarnation, Lsn, NodeId, Term};
 use serde_json::Value;
@@ -174,6 +174,15 @@ fn connection() -> ConnectionReport {
             established: false,
         }],
         rule: Some("Unrelated".to_owned()),
+        split_brain: Some(SplitBrainReport {
+            fork: Lsn(5),
+            own_writes: 3,
+            peer_writes: 4,
+            discarding: Some("saving"),
+            saved: 4,
+            to_save: 12,
+            policy_failed: Some("no space left on device".to_owned()),
+        }),
         refused_frames: 0,
         peer_devices: vec![PeerDeviceReport {
             volume: 0,

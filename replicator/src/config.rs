@@ -1,5 +1,6 @@
 //! What a replica is told before it starts, and every limit of the core in one place.
 
+use crate::generation::split_brain::Policies;
 use crate::resync::throttle::ThrottleLimits;
 use crate::units::{NodeId, Span};
 
@@ -78,6 +79,8 @@ pub struct Config {
     pub heartbeat: Span,
     /// Silence after which a peer counts as lost; the lease of a Primary.
     pub peer_timeout: Span,
+    /// What is done about a split brain without asking.
+    pub split_brain: Policies,
     /// Digest of the parts of the configuration that must be equal on every voter.
     pub digest: u64,
     /// Time after which an unfinished read, write or flush of either disk counts as failed.

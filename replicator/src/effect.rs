@@ -9,6 +9,7 @@ use crate::event::{AllocatedExtent, FenceRun, IoId, LinkId, OrderId};
 use crate::notice::Notice;
 use crate::peer::frame::OutboundFrame;
 use crate::promotion::refusal::Refused;
+use crate::rescue::{RescueStep, RescueWork};
 use crate::state::{DiskState, Role};
 use crate::units::{BlockRange, NodeId, RequestId};
 
@@ -211,6 +212,13 @@ pub enum Effect {
         peer: NodeId,
         /// Whether to dial and accept.
         wanted: bool,
+    },
+    /// Do something to the file that keeps what is about to be discarded. Answer: `RescueDone` or `RescueFailed`.
+    Rescue {
+        /// Comes back.
+        step: RescueStep,
+        /// What.
+        work: RescueWork,
     },
     /// Answer a client.
     CompleteRequest {

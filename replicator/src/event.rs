@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::peer::frame::ReceivedFrame;
+use crate::rescue::{Giving, RescueStep};
 use crate::units::{ByteRange, NodeId, RequestId, Span, bytes_u64};
 
 /// Names one I/O from the effect that orders it to the event that reports it. Never reused within a run.
@@ -193,6 +194,13 @@ pub enum Order {
         /// Whether to pause; else to go on.
         is_paused: bool,
     },
+    /// Give way after a split brain: throw away what this node wrote on its own. Answered when that is durable.
+    ResolveSplitBrain {
+        /// In whose favour; may be left out if there is only one split.
+        peer: Option<NodeId>,
+        /// What is thrown away, and what is kept of it.
+        giving: Giving,
+    },
     /// Stop: flush, tell the peers, record a clean end. The answer comes when the daemon may exit.
     Stop,
 }
@@ -311,6 +319,20 @@ pub enum Event {
         run: FenceRun,
         /// How.
         end: FenceEnd,
+    },
+    /// A step of a rescue is done.
+    RescueDone {
+        /// The effect's.
+        step: RescueStep,
+        /// The file.
+        file: String,
+    },
+    /// A step of a rescue failed: the file is as good as not there.
+    RescueFailed {
+        /// The effect's.
+        step: RescueStep,
+        /// Why, with the file's name.
+        reason: String,
     },
     /// An operator asked for something.
     OperatorAsked {

@@ -3,3 +3,4 @@
 pub mod compare;
 pub mod lineage;
 pub mod rule;
+pub mod split_brain;

@@ -9,6 +9,7 @@ pub mod journal_batch;
 pub mod locator;
 mod page;
 pub mod record_table;
+pub mod rescue_image;
 pub mod superblock;
 pub mod zones;
 
@@ -60,5 +61,7 @@ pub const BYTE_TABLES: &[(&str, &[ByteField])] = &[
     ("BatchHeaderBytes", journal_batch::BatchHeaderBytes::BYTE_TABLE),
     ("RecordEntryBytes", record_table::RecordEntryBytes::BYTE_TABLE),
     ("PageHeaderBytes", page::PageHeaderBytes::BYTE_TABLE),
+    ("RescueImageBytes", rescue_image::RescueImageBytes::BYTE_TABLE),
+    ("RescueRangeBytes", rescue_image::RescueRangeBytes::BYTE_TABLE),
     ("TiebreakerBytes", crate::promotion::tiebreaker_file::TiebreakerBytes::BYTE_TABLE),
 ];

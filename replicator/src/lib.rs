@@ -17,6 +17,7 @@ pub mod promotion;
 pub mod read;
 pub mod record;
 pub mod replica;
+pub mod rescue;
 pub mod resync;
 pub mod state;
 pub mod status_report;

@@ -12,6 +12,8 @@ mod agreeing;
 mod candidacy;
 mod clients;
 mod cut;
+mod discard;
+mod discard_saving;
 mod disk;
 mod explanations;
 mod fencing;
@@ -55,6 +57,7 @@ use crate::write::Writes;
 use crate::write_back::WriteBack;
 
 use candidacy::Candidacy;
+use discard::Discard;
 use fencing::Fencing;
 use leaving::Parting;
 use links::Peer;
@@ -115,6 +118,10 @@ enum IoPurpose {
     CopyWrite,
     /// A flush of the data area that covers every copy up to this one.
     CopyFlush(u64),
+    /// Journal records that are about to be discarded, for a list.
+    DiscardList(u64),
+    /// Blocks that are about to be discarded: which discard, which piece.
+    RescueRead(u64, usize),
 }
 
 /// Numbers for I/Os, and when those that are under way were ordered.
@@ -205,6 +212,10 @@ pub struct Replica {
     reign: Option<Reign>,
     candidacy: Option<Candidacy>,
     demotion: Option<Demotion>,
+    /// What this node is about to throw away after a split brain.
+    discard: Option<Box<Discard>>,
+    /// Steps of rescues, and discards, that were numbered.
+    rescue_steps: u64,
     is_stopping: bool,
     waits: Vec<Wait>,
     after_durable: Vec<AfterDurable>,
@@ -271,6 +282,8 @@ impl Replica {
             reign: None,
             candidacy: None,
             demotion: None,
+            discard: None,
+            rescue_steps: 0,
             is_stopping: false,
             waits: Vec::new(),
             after_durable: Vec::new(),
@@ -308,6 +321,8 @@ impl Replica {
             | Event::PeerLost { .. }
             | Event::PeerUnreachable { .. }
             | Event::FenceCommandEnded { .. }
+            | Event::RescueDone { .. }
+            | Event::RescueFailed { .. }
             | Event::OperatorAsked { .. } => {}
         }
         match event {
@@ -326,6 +341,8 @@ impl Replica {
             }
             Event::PeerUnreachable { peer, reason } => self.on_peer_unreachable(peer, reason),
             Event::FenceCommandEnded { run, end } => self.on_fence_command_ended(run, &end, effects),
+            Event::RescueDone { step, file } => self.on_rescue_done(step, file, effects),
+            Event::RescueFailed { step, reason } => self.on_rescue_failed(step, &reason, effects),
             Event::OperatorAsked { order, what } => self.on_order(order, what, effects),
         }
     }
@@ -366,6 +383,7 @@ impl Replica {
             self.advance_outbound(effects);
             self.advance_resyncs(effects);
             self.advance_resync_target(effects);
+            self.advance_discard(effects);
             self.advance_marks();
             self.answer_clients(effects);
             self.advance_demotion(effects);

@@ -124,11 +124,33 @@ pub struct ConnectionReport {
     pub paths: Vec<PathReport>,
     /// The rule that decided at the last handshake.
     pub rule: Option<String>,
+    /// How far the two went on alone, if replication stands because of that.
+    pub split_brain: Option<SplitBrainReport>,
     /// Frames from the peer that were damaged or made no sense, since the daemon's start. Each ended the link.
     pub refused_frames: u64,
     /// The peer's volume; always one. DRBD writes this key with an underscore.
     #[serde(rename = "peer_devices")]
     pub peer_devices: Vec<PeerDeviceReport>,
+}
+
+/// A split brain, and what this node does about it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SplitBrainReport {
+    /// Last write that both have.
+    pub fork: Lsn,
+    /// Writes that this node has beyond it.
+    pub own_writes: u64,
+    /// Writes that the peer has beyond it.
+    pub peer_writes: u64,
+    /// What goes on if this node discards its own: `listing`, `saving` or `announced`.
+    pub discarding: Option<&'static str>,
+    /// KiB that are saved already.
+    pub saved: u64,
+    /// KiB that will be, as far as is known.
+    pub to_save: u64,
+    /// Why a policy that makes this node give way was not carried out.
+    pub policy_failed: Option<String>,
 }
 
 /// A way between two nodes. DRBD writes these keys with an underscore.

@@ -5,6 +5,7 @@ use replicator::config::{Address, Config, OnPeerLost, RESYNC_DEFAULT, ReplicaCon
 use replicator::effect::{Effect, Effects};
 use replicator::event::{Event, IoId, LinkId, Order, OrderId, Warrant};
 use replicator::generation::lineage::{Lineage, Position};
+use replicator::generation::split_brain::Discards;
 use replicator::journal::recovery::RecoveryScan;
 use replicator::layout::superblock::{DurableDisk, ResourceName, Superblock};
 use replicator::layout::zones::Zones;
@@ -53,6 +54,7 @@ fn config() -> Config {
         peer_timeout: Span::from_millis(3000),
         digest: 7,
         disk_timeout: Span::from_millis(30_000),
+        split_brain: Default::default(),
         resync: RESYNC_DEFAULT,
     }
 }
@@ -228,6 +230,7 @@ fn state(role: Role, end: u64) -> PeerState {
         base: (GenerationId::default(), Lsn::ZERO),
         has_dirty_bits: false,
         follows_another: false,
+        discards: Discards::Nothing,
         record: MembershipRecord::default(),
         incarnation: Incarnation(5),
         continues: None,

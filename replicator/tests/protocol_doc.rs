@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use replicator::generation::lineage::{Generation, Lineage, Position};
+use replicator::generation::split_brain::Discards;
 use replicator::peer::frame::{FRAME_HEADER_BYTES, FRAME_HEADER_FIELDS, FrameStamp};
 use replicator::peer::handshake::{
     HANDSHAKE_BYTES_MAX, HANDSHAKE_HEADER_BYTES, HANDSHAKE_KINDS, Handshake, KnownPeer, LocalIdentity,
@@ -154,6 +155,7 @@ fn the_bodies_of_the_stream_are_as_documented() {
         base: (GenerationId(0x6006), Lsn(0x6005)),
         has_dirty_bits: true,
         follows_another: true,
+        discards: Discards::Everything,
         record: record(),
         incarnation: Incarnation(0x6004),
         continues: Some(Incarnation(0x6003)),
@@ -178,6 +180,7 @@ fn the_bodies_of_the_stream_are_as_documented() {
         ("configuration_digest", u64s(&[0x6002])),
         ("resync_from", vec![3]),
         ("node", vec![4]),
+        ("discards", vec![2]),
         ("record", record_bytes()),
         ("lineage", lineage_bytes()),
     ];

@@ -7,6 +7,7 @@ pub mod checker;
 pub mod node;
 pub mod random;
 pub mod random_run;
+pub mod rescue;
 pub mod sim_clock;
 pub mod sim_disk;
 pub mod sim_network;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use replicator::config::{Address, Config, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
 use replicator::event::{IoId, LinkId};
 use replicator::generation::lineage::Lineage;
+use replicator::generation::split_brain::Policies;
 use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
 use replicator::layout::bitmap_page::BitmapPage;
 use replicator::layout::superblock::{DurableDisk, ResourceName, Superblock, choose_newest};
@@ -16,6 +17,7 @@ use replicator::replica::{ContinuityMark, Replica, Restored};
 use replicator::units::{BLOCK_BYTES, BlockRange, Incarnation, NodeId, Span, VOTERS_MAX, VoterId};
 
 use crate::random::Random;
+use crate::rescue::Rescues;
 use crate::sim_clock::SimClock;
 use crate::sim_disk::SimDisk;
 
@@ -103,6 +105,8 @@ pub struct SimNode {
     pub metadata: SimDisk,
     /// Its data area.
     pub data: SimDisk,
+    /// What it keeps of what it discards.
+    pub rescues: Rescues,
     /// What its disk does.
     pub health: DiskHealth,
     /// Until when its daemon stands still (SIGSTOP, or a machine that is frozen).
@@ -143,6 +147,8 @@ pub struct NodeOptions {
     pub protocol: ReplicationProtocol,
     /// Length of the ring.
     pub ring_bytes: u64,
+    /// What is done about a split brain without asking.
+    pub split_brain: Policies,
     /// When a journal write counts as failed.
     pub disk_timeout: Span,
 }
@@ -153,6 +159,7 @@ impl Default for NodeOptions {
             on_peer_lost: OnPeerLost::Quorum,
             protocol: ReplicationProtocol::C,
             ring_bytes: JOURNAL_BYTES,
+            split_brain: Policies::default(),
             disk_timeout: Span::from_millis(30_000),
         }
     }
@@ -175,6 +182,7 @@ fn config(node: NodeId, options: &NodeOptions) -> Config {
         peer_timeout: Span::from_millis(3000),
         digest: 7,
         disk_timeout: options.disk_timeout,
+        split_brain: options.split_brain,
         resync: RESYNC_DEFAULT,
     }
 }
@@ -206,6 +214,7 @@ impl SimNode {
             voter,
             metadata,
             data: SimDisk::default(),
+            rescues: Rescues::default(),
             health: DiskHealth::Good,
             stands_still_until: 0,
             replica: None,
@@ -279,6 +288,7 @@ impl SimNode {
         self.replica = None;
         self.is_serving = false;
         self.links.clear();
+        self.rescues.kill();
         for (_, work) in std::mem::take(&mut self.in_flight) {
             match work {
                 IoWork::Journal(offset, pieces) => {

@@ -81,13 +81,15 @@ pub enum Command {
     PauseResync(ResourceArgs),
     /// Go on copying after `pause-resync`
     ResumeResync(ResourceArgs),
+    /// After a split brain: throw away what this node wrote on its own, and follow the other one
+    ResolveSplitBrain(ResolveArgs),
     /// Wait until every peer is connected
     WaitConnect(WaitConnectArgs),
     /// Wait until every disk is UpToDate
     WaitSync(WaitSyncArgs),
     /// Show what happens, line by line
     Events(EventsArgs),
-    /// Show the metadata of a resource that is stopped; changes nothing
+    /// Show the metadata of a resource that is stopped, or what a rescue image holds; changes nothing
     Inspect(InspectArgs),
     /// Run the tiebreaker of a resource in the foreground
     Tiebreaker(TiebreakerArgs),
@@ -130,6 +132,7 @@ impl Command {
             | Self::Disconnect(_)
             | Self::PauseResync(_)
             | Self::ResumeResync(_)
+            | Self::ResolveSplitBrain(_)
             | Self::WaitConnect(_)
             | Self::WaitSync(_)
             | Self::Tiebreaker(_)
@@ -149,6 +152,7 @@ impl Command {
             Self::Demote(args) => Some(&args.resource),
             Self::Connect(args) | Self::Disconnect(args) => Some(&args.resource),
             Self::Outdate(args) | Self::PauseResync(args) | Self::ResumeResync(args) => Some(&args.resource),
+            Self::ResolveSplitBrain(args) => Some(&args.resource),
             Self::WaitConnect(args) => Some(&args.resource),
             Self::WaitSync(args) => Some(&args.resource),
             Self::Tiebreaker(args) => Some(&args.resource),
@@ -255,6 +259,31 @@ pub struct PeerArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ResolveArgs {
+    /// Name of the resource
+    #[arg(value_name = "RES", value_parser = resource)]
+    pub resource: String,
+    /// Discard what this node wrote on its own; there is no other way to resolve a split brain
+    #[arg(long, required = true)]
+    pub discard_mine: bool,
+    /// In favour of this peer, if there is a split brain with several
+    #[arg(long, value_name = "NAME")]
+    pub peer: Option<String>,
+    /// Say what would be discarded and where it would be saved; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Copy every block anew, where it is not known for certain which ones differ
+    #[arg(long)]
+    pub full_resync: bool,
+    /// Save what is discarded in this new file, instead of one in the folder that the configuration names
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Save nothing: what is discarded is lost
+    #[arg(long, conflicts_with = "save")]
+    pub no_save: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct WaitConnectArgs {
     /// Name of the resource
     #[arg(value_name = "RES", value_parser = resource)]
@@ -289,7 +318,7 @@ pub struct EventsArgs {
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// Name of the resource, or a path (with a slash) to a metadata file or device
+    /// Name of the resource, or a path (with a slash) to a metadata file or device, or to a rescue image
     #[arg(value_name = "RES|PATH")]
     pub subject: String,
     /// As JSON

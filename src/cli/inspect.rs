@@ -1,8 +1,9 @@
-//! `twinblk inspect`: the metadata of a resource that is stopped, as it lies on disk.
+//! `twinblk inspect`: the metadata of a resource that is stopped, as it lies on disk; or a rescue image.
 //!
 //! Rule: opens read-only and changes nothing. While a daemon uses the disk its word counts, not ours: then
 //! inspection is refused, because a journal that moves cannot be summed up.
 
+mod rescue;
 pub mod show;
 
 use std::convert::Infallible;
@@ -43,11 +44,26 @@ pub struct Found {
 /// `twinblk inspect`
 pub fn run(places: &Places, args: &InspectArgs) -> anyhow::Result<()> {
     let (path, place) = subject(places, &args.subject)?;
+    if place == Place::Either && shows_rescue(&path, args.json)? {
+        return Ok(());
+    }
     let found = read(&path, place)?;
     if args.json {
         return super::status::print_json(&show::json(&found));
     }
     Ok(std::io::stdout().write_all(show::text(&found).as_bytes())?)
+}
+
+/// Shows the rescue image at a path, if there is one.
+fn shows_rescue(path: &Path, as_json: bool) -> anyhow::Result<bool> {
+    let name = path.display();
+    let mut file = File::open(path).with_context(|| format!("cannot open {name}"))?;
+    let end = file.seek(SeekFrom::End(0)).with_context(|| format!("cannot find the size of {name}"))?;
+    match rescue::recognise(&file, end) {
+        None => Ok(false),
+        Some(Ok(image)) => rescue::show(path, &file, end, &image, as_json).map(|()| true),
+        Some(Err(reason)) => Err(Ended::with(Status::Failed, format!("{name}: {reason}"))),
+    }
 }
 
 /// Where on a file or device the metadata is.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use replicator::units::Span;
 
-use super::args::{DemoteArgs, PeerArgs, Places, PromoteArgs, ResourceArgs, WaitConnectArgs, WaitSyncArgs};
+use super::args::{
+    DemoteArgs, PeerArgs, Places, PromoteArgs, ResolveArgs, ResourceArgs, WaitConnectArgs, WaitSyncArgs,
+};
 use super::client::{ANSWER_TIMEOUT, Client};
 use super::exit::Answer;
 use crate::control_protocol::{Command, ReplyBody};
@@ -63,6 +65,21 @@ pub fn pause_resync(places: &Places, args: &ResourceArgs) -> anyhow::Result<Answ
 /// `twinblk resume-resync`
 pub fn resume_resync(places: &Places, args: &ResourceArgs) -> anyhow::Result<Answer> {
     order(places, &args.resource, Command::ResumeResync, Some(ANSWER_TIMEOUT))
+}
+
+/// `twinblk resolve-split-brain`
+pub fn resolve_split_brain(places: &Places, args: &ResolveArgs) -> anyhow::Result<Answer> {
+    // The daemon has another working directory.
+    let save = args.save.as_ref().map(std::path::absolute).transpose()?;
+    let command = Command::ResolveSplitBrain {
+        peer: args.peer.clone(),
+        full_resync: args.full_resync,
+        dry_run: args.dry_run,
+        save,
+        no_save: args.no_save,
+    };
+    // Saving takes as long as it takes; the daemon goes on with it if this command is interrupted.
+    order(places, &args.resource, command, None)
 }
 
 /// `twinblk wait-connect`

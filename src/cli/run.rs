@@ -14,6 +14,7 @@ use super::{host, logging, start_refusal};
 use crate::config_file::{ResourceConfig, SecretUse};
 use crate::control_plane::plane_link::PlaneLink;
 use crate::control_plane::{self, DataPlane, RunError};
+use crate::data_plane::rescue_writer::RescueSettings;
 use crate::data_plane::spawn::{self, Settings};
 
 /// `twinblk run`
@@ -39,10 +40,16 @@ fn start(config: &ResourceConfig, local: NodeId, run_dir: &Path) -> Result<DataP
         disks: disk_paths(config.node(local)),
         busy_poll: config.busy_poll,
         continuity_page: run_dir.join(format!("{}.run", config.resource)),
+        rescue: rescue_settings(config, local),
     };
     let (to_control, heard) = mpsc::unbounded_channel();
     let plane = spawn::DataPlane::spawn(settings, to_control)?;
     let teller = plane.teller();
     let link = PlaneLink::new(move |what| teller.tell(what));
     Ok(DataPlane { link, heard, voter: plane.voter() })
+}
+
+fn rescue_settings(config: &ResourceConfig, local: NodeId) -> RescueSettings {
+    let stem = format!("{}-{}", config.resource, config.node(local).name);
+    RescueSettings { folder: config.rescue.folder.clone(), stem, bytes_max: config.rescue.bytes_max }
 }

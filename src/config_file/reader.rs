@@ -1,6 +1,7 @@
 //! From the text of a configuration file to a [`ResourceConfig`] and all of its mistakes.
 
 mod checks;
+mod split_brain;
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ use super::{
     FenceConfig, LinkConfig, MetadataPlace, NbdConfig, NodeConfig, ResourceConfig, TiebreakerConfig,
 };
 
-const ROOT_KEYS: [&str; 14] = [
+const ROOT_KEYS: [&str; 16] = [
     "resource",
     "size",
     "on-peer-lost",
@@ -28,6 +29,8 @@ const ROOT_KEYS: [&str; 14] = [
     "disk-timeout",
     "busy-poll",
     "resync",
+    "split-brain",
+    "rescue",
     "nbd",
     "node",
     "link",
@@ -97,6 +100,8 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: Problems) -> Rea
     let disk_timeout = read_timeout(&root, "disk-timeout", DISK_TIMEOUT);
     let busy_poll = read_busy_poll(&root);
     let resync = read_resync(&root);
+    let split_brain = split_brain::read_policies(&root);
+    let rescue = split_brain::read_rescue(&root);
     let default_nbd = read_nbd(&root, resource.as_deref());
     let nodes = read_nodes(&root, default_nbd.as_ref(), size_bytes);
     let links = read_links(&root, &nodes);
@@ -123,6 +128,8 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: Problems) -> Rea
             peer_timeout: peer_timeout?,
             disk_timeout: disk_timeout?,
             busy_poll: busy_poll?,
+            split_brain: split_brain?,
+            rescue: rescue?,
             resync: resync?,
             nodes: nodes.into_iter().map(|node| node.config).collect(),
             links: links.into_iter().map(|link| link.value).collect(),

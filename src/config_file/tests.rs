@@ -329,3 +329,38 @@ fn a_secret_of_another_user_is_refused_however_closed_it_is() {
     let refused = config.load_secret().expect_err("another's").to_string();
     assert!(refused.contains("belongs to user 65534") && refused.contains("chown 0"), "{refused}");
 }
+
+#[test]
+fn policies_for_a_split_brain_are_read_where_they_make_sense_and_must_be_alike_on_all_nodes() {
+    use replicator::generation::split_brain::Policy;
+    let with =
+        |policies: &str| MAIL.replacen("\"5s\"", &format!("\"5s\"\nsplit-brain = {{ {policies} }}"), 1);
+    let plain = parse(MAIL).expect("legal");
+    assert_eq!(plain.split_brain, Policies::default());
+    assert_eq!(plain.rescue.folder, Path::new("/var/lib/twinblk"));
+    let config = parse(&with("no-primary = \"discard-least-changes\", one-primary = \"discard-secondary\""));
+    let config = config.expect("legal");
+    assert_eq!(config.split_brain.no_primary, Policy::DiscardLeastChanges);
+    assert_eq!(config.split_brain.one_primary, Policy::DiscardSecondary);
+    assert_eq!(config.split_brain.two_primaries, Policy::Disconnect);
+    assert_ne!(config.digest(), plain.digest(), "both ends have to choose alike");
+    for (case, policy, part) in [
+        ("no-primary", "discard-secondary", "without a Primary there is no Secondary"),
+        ("two-primaries", "discard-secondary", "where both are Primary there is no Secondary"),
+        ("one-primary", "discard-mine", "`discard-mine` is no policy"),
+    ] {
+        let error = parse(&with(&format!("{case} = \"{policy}\""))).expect_err("a mistake");
+        let text = &error.problems[0].text;
+        assert!(text.contains(part) && text.contains("write one of \"disconnect\", "), "{text}");
+    }
+}
+
+#[test]
+fn where_rescues_go_may_differ_between_nodes() {
+    let rescue = "\"5s\"\nrescue = { folder = \"/srv/rescue\", size-max = \"1GiB\" }";
+    let config = parse(&MAIL.replacen("\"5s\"", rescue, 1)).expect("legal");
+    assert_eq!(config.rescue, RescueConfig { folder: "/srv/rescue".into(), bytes_max: Some(1 << 30) });
+    assert_eq!(config.digest(), parse(MAIL).expect("legal").digest());
+    let relative = one_mistake("\"5s\"", "\"5s\"\nrescue = { folder = \"rescue\" }");
+    assert!(relative.contains("folder"), "{relative}");
+}

@@ -30,6 +30,7 @@ use crate::data_plane::core::Core;
 use crate::data_plane::memory_budget::MemoryBudget;
 use crate::data_plane::nbd_connection::NbdConnection;
 use crate::data_plane::peer_connection::PeerConnection;
+use crate::data_plane::rescue_writer::RescueWriter;
 use crate::data_plane::ring::{Completion, Look, Operation, Outcome};
 use crate::data_plane::round::{ClientId, Round, Tag};
 
@@ -68,6 +69,8 @@ pub struct Parts<C> {
     pub from_control: Receiver<ToDataPlane>,
     /// Added to after each command.
     pub counter: Arc<OwnedFd>,
+    /// Writes what is discarded into files.
+    pub rescue: RescueWriter,
     /// What the control plane hears.
     pub to_control: mpsc::UnboundedSender<FromDataPlane>,
 }
@@ -273,6 +276,7 @@ impl<C: Core> EventLoop<C> {
                 }
                 let counter = self.parts.counter.clone();
                 self.round.ring.submit(Tag::Wake, Operation::WaitForWake { counter });
+                self.round.events.extend(self.parts.rescue.outcomes());
                 self.take_commands(now)?;
             }
         }

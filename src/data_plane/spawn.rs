@@ -19,6 +19,7 @@ use crate::data_plane::backing_device::device::DeviceError;
 use crate::data_plane::backing_device::start::{DiskPaths, OpenDisks, StartError};
 use crate::data_plane::continuity::{Continuity, ContinuityError};
 use crate::data_plane::event_loop::{EventLoop, LoopError, Parts};
+use crate::data_plane::rescue_writer::{RescueSettings, RescueWriter};
 
 /// What a data plane is told before it starts.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct Settings {
     pub busy_poll: Span,
     /// The page that outlives the daemon, but not the boot: `/run/twinblk/RES.run`.
     pub continuity_page: PathBuf,
+    /// Where what is discarded after a split brain is kept.
+    pub rescue: RescueSettings,
 }
 
 /// Why a data plane does not start.
@@ -107,6 +110,7 @@ impl DataPlane {
             continuity,
             from_control,
             counter: counter.clone(),
+            rescue: RescueWriter::new(settings.rescue.clone(), counter.clone()),
             to_control: to_control.clone(),
         };
         let parts = parts(Replica::restore(settings.config.clone(), restored));

@@ -9,6 +9,7 @@ use replicator::layout::bitmap_page::{BITMAP_PAGE_BLOCKS, BitmapPage, PageHeader
 use replicator::layout::checksum_page::ChecksumPage;
 use replicator::layout::journal_batch::{BatchHeader, encode_descriptor, parse_descriptor};
 use replicator::layout::locator::Locator;
+use replicator::layout::rescue_image::{RangeTotals, RescueHead, RescueImage, RescuedRange};
 use replicator::layout::superblock::{
     DurableDisk, JournalAnchor, PeerSlot, ResourceName, ResyncPosition, Superblock, SuperblockFlags,
 };
@@ -105,6 +106,35 @@ fn tiebreaker() -> TiebreakerState {
     state
 }
 
+/// Two ranges and the last block.
+fn rescue_image() -> Vec<u8> {
+    let mut totals = RangeTotals::default();
+    let ranges = totals.encode(&[
+        RescuedRange { blocks: BlockRange::new(3, 2), lsn: Some(Lsn(5001)) },
+        RescuedRange { blocks: BlockRange::new(900, 1), lsn: None },
+    ]);
+    let superblock = superblock();
+    let head = RescueHead {
+        resource: superblock.resource,
+        volume_bytes: superblock.volume_bytes,
+        node: (NodeId(1), "beta".to_owned()),
+        peer: (NodeId(0), "alpha.example.org".to_owned()),
+        common: GenerationId(0x1111),
+        fork: Lsn(4999),
+        end: Lsn(5003),
+        is_damaged: false,
+        lineage: superblock.lineage,
+    };
+    [ranges, RescueImage { head, begun: 1_763_671_515, totals }.encode()].concat()
+}
+
+fn accepts_rescue_image(bytes: &[u8]) -> bool {
+    let (ranges, block) = bytes.split_at(bytes.len() - BLOCK_SIZE);
+    let Ok(image) = RescueImage::parse(block) else { return false };
+    let mut read = RangeTotals::default();
+    read.parse(image.head.volume_bytes, ranges).is_ok() && image.check_ranges(&read).is_ok()
+}
+
 fn images() -> Vec<Image> {
     let mut bitmap = BitmapPage::clean(1, 5);
     bitmap.header.sequence = 3;
@@ -141,6 +171,7 @@ fn images() -> Vec<Image> {
             bytes: tiebreaker().encode().to_vec(),
             accepts: |bytes| TiebreakerState::parse(bytes) == Ok(tiebreaker()),
         },
+        Image { name: "rescue_image", bytes: rescue_image(), accepts: accepts_rescue_image },
     ]
 }
 

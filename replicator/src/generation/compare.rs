@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::generation::lineage::{Generation, Lineage};
 pub use crate::generation::rule::SyncRule;
+use crate::generation::split_brain::Discards;
 use crate::peer::message::PeerState;
 use crate::state::{DiskState, Role};
 use crate::units::{GenerationId, Lsn};
@@ -62,6 +63,10 @@ pub enum StopReason {
     DamagedBranch,
     /// Both sides wrote on their own.
     SplitBrain,
+    /// Both sides have orders to throw away what they wrote on their own.
+    BothDiscard,
+    /// One side has orders to throw away what it changed, and which blocks that are is not known for certain.
+    BlocksUnknown,
 }
 
 /// The verdict.
@@ -99,6 +104,28 @@ pub fn compare(ours: &PeerState, theirs: &PeerState) -> Verdict {
     let pair = Pair::new(ours, theirs);
     let rule = pair.rule();
     Verdict { rule, action: pair.action(rule) }
+}
+
+/// Where two histories part, and how far each went on alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// The newest generation that both have.
+    pub common: GenerationId,
+    /// The last write before the first generation after it, on either side.
+    pub fork: Lsn,
+    /// Writes that this node has beyond the fork.
+    pub our_writes: u64,
+    /// Writes that the peer has beyond it.
+    pub their_writes: u64,
+}
+
+/// Where the two part; nothing if they have no common generation.
+#[must_use]
+pub fn divergence(ours: &PeerState, theirs: &PeerState) -> Option<Divergence> {
+    let pair = Pair::new(ours, theirs);
+    let fork = pair.fork().min(ours.end).min(theirs.end);
+    let beyond = |state: &PeerState| state.end.since(fork);
+    Some(Divergence { common: pair.common?, fork, our_writes: beyond(ours), their_writes: beyond(theirs) })
 }
 
 /// Whether the volume was made and never written. A Primary is about to write, and whoever has marked blocks as dirty
@@ -206,11 +233,15 @@ impl<'a> Pair<'a> {
             SyncRule::BothNew => Some(StopReason::NothingDecided),
             SyncRule::BothDamaged => Some(StopReason::NoUsableDisk),
             SyncRule::Unrelated => Some(StopReason::Unrelated),
-            SyncRule::BothPrimary | SyncRule::SplitBrain => Some(StopReason::SplitBrain),
+            SyncRule::BothPrimary | SyncRule::SplitBrain => {
+                return self.by_order(StopReason::SplitBrain, |_| true);
+            }
             SyncRule::Damaged => {
                 let branch = if is_damaged(self.ours) { self.our_branch } else { self.their_branch };
-                (!branch.is_empty() && !self.damaged_side_is_superseded())
-                    .then_some(StopReason::DamagedBranch)
+                if !branch.is_empty() && !self.damaged_side_is_superseded() {
+                    return self.by_order(StopReason::DamagedBranch, is_damaged);
+                }
+                None
             }
             SyncRule::SameGeneration if self.is_equal() => return SyncAction::NoSync,
             SyncRule::SameGeneration
@@ -228,6 +259,50 @@ impl<'a> Pair<'a> {
             None => {
                 SyncAction::Target(self.course(self.theirs, self.ours, self.their_branch, self.our_branch))
             }
+        }
+    }
+
+    /// What an order to discard makes of a stop: the one Secondary that has it gives way. Whatever it wrote alone has to
+    /// be known, or every block is copied, in so many words.
+    fn by_order(&self, unless: StopReason, may_give_way: fn(&PeerState) -> bool) -> SyncAction {
+        let gives_way = |state: &PeerState| {
+            state.discards != Discards::Nothing && state.role != Role::Primary && may_give_way(state)
+        };
+        let (we_give_way, course) = match (gives_way(self.ours), gives_way(self.theirs)) {
+            (false, false) => return SyncAction::Stop(unless),
+            (true, true) => return SyncAction::Stop(StopReason::BothDiscard),
+            (true, false) => {
+                (true, self.discarding_course(self.theirs, self.ours, self.their_branch, self.our_branch))
+            }
+            (false, true) => {
+                (false, self.discarding_course(self.ours, self.theirs, self.our_branch, self.their_branch))
+            }
+        };
+        match course {
+            None => SyncAction::Stop(StopReason::BlocksUnknown),
+            Some(course) if we_give_way => SyncAction::Target(course),
+            Some(course) => SyncAction::Source(course),
+        }
+    }
+
+    fn discarding_course(
+        &self,
+        source: &PeerState,
+        target: &PeerState,
+        source_branch: &[Generation],
+        target_branch: &[Generation],
+    ) -> Option<Course> {
+        let course = self.course(source, target, source_branch, target_branch);
+        // A damaged journal may have lost the records of blocks that are in the data area already.
+        let are_blocks_known = course.method != SyncMethod::FullResyncWentBack && !is_damaged(target);
+        match target.discards {
+            Discards::Everything => {
+                Some(Course { method: course.method.max(SyncMethod::FullResync), ..course })
+            }
+            Discards::Changes if are_blocks_known => {
+                Some(Course { method: SyncMethod::BitmapResync, ..course })
+            }
+            Discards::Changes | Discards::Nothing => None,
         }
     }
 

@@ -9,6 +9,7 @@ mod tests;
 use bytes::Bytes;
 
 use crate::checksum::Crc32c;
+use crate::generation::split_brain::Discards;
 use crate::layout::record_table::{RecordHead, RecordTableError, encode_record_table, parse_record_table};
 use crate::peer::check::{check, check_batch};
 use crate::peer::fields::{FieldError, FieldReader, FieldWriter, code_of, value_of};
@@ -263,7 +264,8 @@ fn write_state(state: &PeerState, writer: &mut FieldWriter<'_>) {
     writer.u64(state.configuration_digest);
     writer.replica(state.resync_from);
     writer.replica(Some(state.node));
-    writer.reserved(6);
+    writer.u8(code_of(&Discards::ALL, state.discards));
+    writer.reserved(5);
     writer.record(&state.record);
     writer.lineage(&state.lineage);
 }
@@ -289,16 +291,17 @@ fn read_state(reader: &mut FieldReader<'_>) -> Result<PeerState, FieldError> {
         continues: reader.continues()?,
         configuration_digest: reader.u64("configuration_digest")?,
         resync_from: reader.replica("resync_from")?,
-        node: read_node(reader)?,
+        node: reader.replica("node")?.ok_or(FieldError::Value { field: "node", value: u64::MAX })?,
+        discards: read_discards(reader)?,
         record: reader.record()?,
         lineage: reader.lineage()?,
     })
 }
 
-fn read_node(reader: &mut FieldReader<'_>) -> Result<NodeId, FieldError> {
-    let node = reader.replica("node")?.ok_or(FieldError::Value { field: "node", value: u64::MAX })?;
-    reader.reserved(6)?;
-    Ok(node)
+fn read_discards(reader: &mut FieldReader<'_>) -> Result<Discards, FieldError> {
+    let discards = reader.coded("discards", |code| value_of(&Discards::ALL, code))?;
+    reader.reserved(5)?;
+    Ok(discards)
 }
 
 fn write_runs(runs: &[BlockRange], is_last: bool, writer: &mut FieldWriter<'_>) {

@@ -2,6 +2,7 @@
 //! Knows no bytes: those are `codec`'s business.
 
 use crate::generation::lineage::{Generation, Lineage, Position};
+use crate::generation::split_brain::Discards;
 use crate::promotion::membership::MembershipRecord;
 use crate::record::Record;
 use crate::state::{DiskState, Role};
@@ -41,6 +42,8 @@ pub struct PeerState {
     /// Whether the sender takes records from a third node now: what it says of its end does not hold for long, so
     /// that nothing follows from it.
     pub follows_another: bool,
+    /// What the sender has orders to throw away of what it changed alone, towards the receiver.
+    pub discards: Discards,
     /// The voters' record that the sender has stored.
     pub record: MembershipRecord,
     /// This run of the sender's daemon.

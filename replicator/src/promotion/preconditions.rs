@@ -12,6 +12,8 @@ pub struct Preconditions {
     pub primary: Option<String>,
     /// Whether a promotion is in progress.
     pub is_promoting: bool,
+    /// Whether this node is about to discard what it wrote.
+    pub is_discarding: bool,
     /// Whether the daemon stops.
     pub is_stopping: bool,
     /// The node that brings this one up to date.
@@ -47,6 +49,14 @@ pub fn check(on: &Preconditions) -> Result<(), Refused> {
             "promoting",
             "a promotion is in progress".to_owned(),
             "wait for it",
+        );
+    }
+    if on.is_discarding {
+        return row(
+            RefusalCode::StateChange,
+            "discarding",
+            "this node is discarding what it wrote, after a split brain".to_owned(),
+            "wait until the other node has brought it up to date",
         );
     }
     match on.disk {
@@ -101,6 +111,7 @@ mod tests {
             disk: DiskState::UpToDate,
             primary: None,
             is_promoting: false,
+            is_discarding: false,
             is_stopping: false,
             catches_up_from: None,
             can_be_in_sync: true,
@@ -113,6 +124,7 @@ mod tests {
         let name = |on: Preconditions| check(&on).expect_err("a row forbids it").name;
         assert_eq!(name(Preconditions { is_stopping: true, ..fine() }), "stopping");
         assert_eq!(name(Preconditions { is_promoting: true, ..fine() }), "promoting");
+        assert_eq!(name(Preconditions { is_discarding: true, ..fine() }), "discarding");
         assert_eq!(name(Preconditions { disk: DiskState::Failed, ..fine() }), "disk-failed");
         assert_eq!(name(Preconditions { disk: DiskState::Inconsistent, ..fine() }), "disk-inconsistent");
         assert_eq!(name(Preconditions { disk: DiskState::Outdated, ..fine() }), "disk-outdated");

@@ -139,6 +139,7 @@ impl Replica {
             disk: if self.disk_fault.is_some() { DiskState::Failed } else { self.disk },
             primary: primary.map(|peer| self.name_of(peer.node).to_owned()),
             is_promoting: self.candidacy.is_some(),
+            is_discarding: self.discard.as_ref().is_some_and(|discard| discard.is_in_earnest()),
             is_stopping: self.is_stopping,
             catches_up_from: self
                 .inbound

@@ -48,6 +48,8 @@ impl Replica {
                 | IoPurpose::Tail
                 | IoPurpose::ResyncMarks(..)
                 | IoPurpose::OwnMarks
+                | IoPurpose::DiscardList(_)
+                | IoPurpose::RescueRead(..)
                 | IoPurpose::CopyRead(..)),
             ) => panic!("{other:?} is a read"),
         }
@@ -69,6 +71,8 @@ impl Replica {
             Some(IoPurpose::Tail) => self.on_tail_read(bytes, effects),
             Some(IoPurpose::ResyncMarks(node, link)) => self.on_marks_read(node, link, bytes, effects),
             Some(IoPurpose::OwnMarks) => self.on_own_marks_read(bytes, effects),
+            Some(IoPurpose::DiscardList(number)) => self.on_discard_list_read(number, bytes, effects),
+            Some(IoPurpose::RescueRead(number, at)) => self.on_rescue_read(number, at, bytes, effects),
             Some(IoPurpose::CopyRead(node, link)) => self.on_copy_read(node, link, io, bytes, effects),
             Some(other @ (IoPurpose::DataFlush(_) | IoPurpose::CopyWrite | IoPurpose::CopyFlush(_))) => {
                 panic!("{other:?} is no read")

@@ -3,8 +3,9 @@
 //! Rule: a reason begins with its name where it has one, and an action is something that this version can do.
 
 use crate::event::NoLink;
-use crate::generation::compare::StopReason;
+use crate::generation::compare::{Divergence, StopReason};
 use crate::peer::message::FarewellReason;
+use crate::state::Role;
 use crate::units::VoterId;
 
 /// What to do where only a copy of the volume would help, which this version cannot make.
@@ -55,7 +56,10 @@ pub(super) fn other_configuration() -> NoLink {
 }
 
 /// Why a verdict is to do nothing.
-pub(super) fn stopped(reason: StopReason, resource: &str) -> NoLink {
+pub(super) fn stopped(reason: StopReason, resource: &str, role: Role, parted: Option<Divergence>) -> NoLink {
+    let writes = parted.map_or(String::new(), |Divergence { fork, our_writes, their_writes, .. }| {
+        format!(": {our_writes} writes here and {their_writes} there after write {fork}")
+    });
     match reason {
         StopReason::NothingDecided => explained(
             "both volumes are new and nobody has said which content counts",
@@ -73,10 +77,39 @@ pub(super) fn stopped(reason: StopReason, resource: &str) -> NoLink {
         ),
         StopReason::DamagedBranch => explained(
             "the damaged disk wrote on its own after the two parted; its writes would be lost",
-            START_OVER,
+            format!(
+                "Repair it; or on the node with that disk `twinblk resolve-split-brain {resource} --discard-mine --full-resync \
+                 --dry-run`, which says what would be lost."
+            ),
         ),
-        StopReason::SplitBrain => explained("split brain: both sides wrote on their own", START_OVER),
+        StopReason::SplitBrain => explained(
+            format!("split brain: both sides wrote on their own{writes}"),
+            split_brain_action(resource, role),
+        ),
+        StopReason::BothDiscard => explained(
+            "split brain: both nodes have orders to discard their own writes",
+            format!("`twinblk connect {resource}` on one of the two takes its order back."),
+        ),
+        StopReason::BlocksUnknown => explained(
+            "split brain: which blocks the discarding node changed alone is not known for certain",
+            format!(
+                "`twinblk resolve-split-brain {resource} --discard-mine --full-resync` there copies every block."
+            ),
+        ),
     }
+}
+
+/// An order to discard is given on the node whose writes are to go.
+fn split_brain_action(resource: &str, role: Role) -> String {
+    let order = format!("`twinblk resolve-split-brain {resource} --discard-mine`");
+    let to_give_way = match role {
+        Role::Primary => format!("`twinblk demote {resource}`, then {order}"),
+        Role::Secondary | Role::Unknown => order,
+    };
+    format!(
+        "Decide whose writes count. To give up those of this node: {to_give_way}, with --dry-run first; to keep them, \
+         the same on the other node."
+    )
 }
 
 /// The peer has no disk that could be brought up to date.

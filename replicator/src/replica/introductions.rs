@@ -3,8 +3,9 @@
 
 use crate::effect::{Effect, Effects};
 use crate::event::NoLink;
-use crate::generation::compare::{Course, SyncAction, SyncMethod, SyncRule, compare};
+use crate::generation::compare::{Course, StopReason, SyncAction, SyncMethod, SyncRule, compare, divergence};
 use crate::generation::lineage::Lineage;
+use crate::generation::split_brain::Discards;
 use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
 use crate::peer::message::{Message, PeerState};
@@ -133,6 +134,7 @@ impl Replica {
             has_dirty_bits: peer.has_dirty_bits,
             resync_from: content.resync.map(|resync| resync.source),
             follows_another: self.follows_another(node),
+            discards: peer.link.as_ref().map_or(Discards::Nothing, |link| link.discards),
             record: content.membership,
             incarnation: self.incarnation,
             continues: self.continues,
@@ -205,17 +207,21 @@ impl Replica {
             return self.put_off_verdict(node);
         }
         let verdict = compare(ours, theirs);
+        let parted = divergence(ours, theirs);
         let peer_is_primary = theirs.role == Role::Primary;
         let is_resumed = theirs.resync_from == Some(self.config.local);
         let broken = [target_is_broken(ours), target_is_broken(theirs)];
         let text = format!("{}: rule {verdict}, {}", self.name_of(node), action_text(&verdict.action));
         effects.push(Effect::Notify(Notice::info("verdict", text)));
-        self.peer_mut(node).rule = Some(verdict);
+        let peer = self.peer_mut(node);
+        (peer.rule, peer.trouble) = (Some(verdict), None);
         match verdict.action {
             SyncAction::NoSync => self.start_idle(node, effects),
             SyncAction::Stop(reason) => {
-                let why = explanations::stopped(reason, &self.config.resource);
+                let why = explanations::stopped(reason, &self.config.resource, self.role, parted);
+                self.note_split_brain(node, reason, &why, effects);
                 self.stop_replication(node, Some(verdict.rule), why, effects);
+                self.apply_split_brain_policy(node, effects);
             }
             SyncAction::Source(_) if broken[1] => {
                 self.stop_replication(node, Some(verdict.rule), explanations::peers_disk_failed(), effects);
@@ -304,6 +310,14 @@ impl Replica {
             return;
         }
         self.start_target(node, course, effects);
+    }
+
+    /// What users of DRBD look for in the log.
+    fn note_split_brain(&self, node: NodeId, reason: StopReason, why: &NoLink, effects: &mut Effects) {
+        if reason == StopReason::SplitBrain {
+            let text = format!("split brain with {} detected: {}", self.name_of(node), why.reason);
+            effects.push(Effect::Notify(Notice::error("split-brain", text)));
+        }
     }
 
     fn stop_replication(&mut self, node: NodeId, rule: Option<SyncRule>, why: NoLink, effects: &mut Effects) {

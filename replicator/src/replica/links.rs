@@ -4,6 +4,7 @@ use crate::config::{Config, ReplicationProtocol};
 use crate::effect::{Effect, Effects};
 use crate::event::{LinkId, NoLink};
 use crate::generation::compare::Verdict;
+use crate::generation::split_brain::Discards;
 use crate::layout::superblock::Superblock;
 use crate::notice::Notice;
 use crate::peer::frame::{FrameStamp, ReceivedFrame};
@@ -65,6 +66,10 @@ pub(super) struct Link {
     /// The record that the voter there has last shown to have stored.
     pub(super) record_shown: Option<MembershipRecord>,
     pub(super) introduction: Introduction,
+    /// What this node has orders to throw away towards the peer. It ends with the link, or when it is carried out.
+    pub(super) discards: Discards,
+    /// Why a policy that told this node to give way was not carried out.
+    pub(super) policy_failed: Option<String>,
     pub(super) replication: Replication,
 }
 
@@ -229,6 +234,8 @@ impl Replica {
             role_told: None,
             record_shown: None,
             introduction: Introduction { number: 1, sent: None, received: None },
+            discards: Discards::Nothing,
+            policy_failed: None,
             replication,
         });
         let text = format!("linked to {}", self.name_of(node));

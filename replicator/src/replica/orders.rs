@@ -82,6 +82,9 @@ impl Replica {
             Order::WaitConnect { wait } => self.wait_for(order, wait, Condition::Connected),
             Order::WaitSync { wait } => self.wait_for(order, wait, Condition::InSync),
             Order::PauseResync { is_paused } => self.on_pause_resync(order, is_paused, effects),
+            Order::ResolveSplitBrain { peer, giving } => {
+                self.on_resolve_split_brain(order, peer, giving, effects);
+            }
             Order::Stop => self.on_stop(order, effects),
         }
     }
@@ -129,7 +132,7 @@ impl Replica {
         matches!(stage, Some(DemotionStage::Recording(_)))
     }
 
-    fn begin_demotion(&mut self, order: Option<OrderId>, is_forced: bool, effects: &mut Effects) {
+    pub(super) fn begin_demotion(&mut self, order: Option<OrderId>, is_forced: bool, effects: &mut Effects) {
         let dropped_clients = if is_forced { self.clients } else { 0 };
         if is_forced {
             effects.push(Effect::DropClients);

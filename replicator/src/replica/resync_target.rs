@@ -131,6 +131,9 @@ impl Replica {
             Stage::Recording(revision) if self.superblock.is_durable(*revision) => {
                 self.set_disk(DiskState::Inconsistent, effects);
                 self.tell_marks(course, effects);
+                if let Some(from) = self.inbound.as_ref().map(|inbound| inbound.from) {
+                    self.note_discarded(from, effects);
+                }
             }
             Stage::Receiving { .. } => self.take_in_copies(effects),
             Stage::Finishing(revision) if self.superblock.is_durable(*revision) => {

@@ -1,6 +1,7 @@
 //! The snapshot that `twinblk status` prints, and the advice that goes with it.
 
 use crate::config::OnPeerLost;
+use crate::generation::compare::divergence;
 use crate::peer::message::PeerState;
 use crate::promotion::ballot;
 use crate::promotion::membership::{Member, MembershipRecord};
@@ -8,11 +9,12 @@ use crate::promotion::preconditions;
 use crate::state::{ConnectionState, DiskState, ReplicationState, Role};
 use crate::status_report::{
     Advice, CanPromote, ConnectionReport, DeviceReport, FrozenReport, InSyncReport, JournalReport, LsnReport,
-    PathReport, PeerDeviceReport, StatusReport, TiebreakerReport,
+    PathReport, PeerDeviceReport, SplitBrainReport, StatusReport, TiebreakerReport,
 };
 use crate::units::{BLOCK_BYTES, Lsn, NodeId, Tick, bytes_u64};
 
 use super::Replica;
+use super::discard::Discard;
 use super::links::{Peer, Replication};
 
 const SEE_FAILOVER: &str = "docs/operating/failover.md";
@@ -154,6 +156,7 @@ impl Replica {
                 established: peer.link.is_some(),
             }],
             rule: peer.rule.map(|verdict| verdict.to_string()),
+            split_brain: self.split_brain_report(peer),
             refused_frames: peer.refused_frames,
             peer_devices: vec![PeerDeviceReport {
                 volume: 0,
@@ -175,6 +178,22 @@ impl Replica {
                 has_dirty_bits: peer.has_dirty_bits,
             }],
         }
+    }
+
+    fn split_brain_report(&self, peer: &Peer) -> Option<SplitBrainReport> {
+        let discard = self.discard.as_deref().filter(|discard| discard.peer == peer.node);
+        let stopped = || self.split_states(peer.node).and_then(|(ours, theirs)| divergence(ours, theirs));
+        let found = discard.and_then(|discard| discard.divergence).or_else(stopped)?;
+        let kib = |blocks: u64| blocks * (BLOCK_BYTES >> 10);
+        Some(SplitBrainReport {
+            fork: found.fork,
+            own_writes: found.our_writes,
+            peer_writes: found.their_writes,
+            discarding: discard.map(Discard::stage_name),
+            saved: kib(discard.map_or(0, |discard| discard.saved_blocks)),
+            to_save: kib(discard.map_or(0, |discard| discard.changed.count())),
+            policy_failed: peer.link.as_ref().and_then(|link| link.policy_failed.clone()),
+        })
     }
 
     /// What is marked dirty for a peer, or left to be copied to it, KiB.
@@ -401,7 +420,12 @@ impl Replica {
         match connection_state(peer) {
             ConnectionState::StandAlone => Some(Advice {
                 state: "stand-alone",
-                status: format!("No replication with {name}: {reason}."),
+                status: match peer.link.as_ref().and_then(|link| link.policy_failed.as_ref()) {
+                    Some(failed) => format!(
+                        "No replication with {name}: {reason}. The policy could not be carried out: {failed}."
+                    ),
+                    None => format!("No replication with {name}: {reason}."),
+                },
                 action: known.unwrap_or_else(|| {
                     format!("Remove the cause, then `twinblk connect {}`.", self.config.resource)
                 }),

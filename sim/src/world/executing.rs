@@ -70,6 +70,12 @@ impl World {
             Effect::RunFenceCommand { run, peer, disk: _, role: _ } => {
                 self.run_fence_command(node, peer, run)
             }
+            Effect::Rescue { step, work } => {
+                let later = self.now + self.delay(self.delays.io);
+                if let Some(event) = self.nodes[node.index()].rescues.carry_out(step, work) {
+                    self.tell_at(later, node, event);
+                }
+            }
             Effect::CompleteRequest { id, outcome } => self.complete(node, id, outcome),
             Effect::SetExport { export } => {
                 let is_serving = export == ExportState::Serving;

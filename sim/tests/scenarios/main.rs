@@ -11,6 +11,7 @@ mod promote;
 mod protocol_abc;
 mod quorum;
 mod resync;
+mod split_brain;
 mod votes;
 
 use replicator::config::ReplicationProtocol;

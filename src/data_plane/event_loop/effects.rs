@@ -35,6 +35,9 @@ impl<C: Core> EventLoop<C> {
                     connection.end(round, LinkLoss::Dropped);
                 }
             }
+            Effect::Rescue { step, work } => {
+                self.round.events.extend(self.parts.rescue.order(step, work));
+            }
             Effect::SetDialing { peer, wanted } => self.tell(FromDataPlane::Dialing { peer, wanted }),
             Effect::RunFenceCommand { run, peer, disk, role } => {
                 self.tell(FromDataPlane::Fence { run, peer, disk, role });
@@ -97,6 +100,7 @@ impl<C: Core> EventLoop<C> {
             | Effect::DropPeer { .. }
             | Effect::SetDialing { .. }
             | Effect::RunFenceCommand { .. }
+            | Effect::Rescue { .. }
             | Effect::CompleteRequest { .. }
             | Effect::SetExport { .. }
             | Effect::DropClients

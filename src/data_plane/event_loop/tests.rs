@@ -20,6 +20,7 @@ use super::*;
 use crate::control_plane::fake_plane;
 use crate::data_plane::backing_device::device::Device;
 use crate::data_plane::backing_device::start::{DiskPaths, MetadataPlace, OpenDisks};
+use crate::data_plane::rescue_writer::RescueSettings;
 
 const VOLUME_BYTES: u64 = 4 << 20;
 const WRITE: u16 = 1;
@@ -144,6 +145,8 @@ impl Plane {
         let (to_control, heard) = mpsc::unbounded_channel();
         let core = WriteThrough::default();
         let rounds = core.rounds.clone();
+        let rescue =
+            RescueSettings { folder: folder.path().to_owned(), stem: "mail-a".into(), bytes_max: None };
         let parts = Parts {
             resource: "mail".into(),
             busy_poll: Span(100),
@@ -152,6 +155,7 @@ impl Plane {
             continuity: Continuity::open(&folder.path().join("page")).unwrap().0,
             from_control,
             counter: counter.clone(),
+            rescue: RescueWriter::new(rescue, counter.clone()),
             to_control,
         };
         let thread = std::thread::spawn(move || EventLoop::new(parts)?.run());

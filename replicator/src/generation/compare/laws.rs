@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::tests::{generation, state, zeroed};
 use super::*;
-use crate::units::{NodeId, Term};
+use crate::units::{NodeId, Term, bytes_usize};
 
 fn mirrored(verdict: Verdict) -> Verdict {
     let action = match verdict.action {
@@ -70,6 +70,23 @@ fn obey(ours: &PeerState, theirs: &PeerState) {
         SyncAction::Target(course) => obey_course(theirs, ours, verdict, course, &context),
         SyncAction::Stop(_) => {}
     }
+    obey_orders(ours, theirs, verdict, &context);
+}
+
+/// An order to discard changes no verdict but a stop for which it was given, and that only in the peer's favour.
+fn obey_orders(ours: &PeerState, theirs: &PeerState, verdict: Verdict, context: &dyn Fn() -> String) {
+    let plain = |state: &PeerState| PeerState { discards: Discards::Nothing, ..state.clone() };
+    let without = compare(&plain(ours), &plain(theirs));
+    assert_eq!(verdict.rule, without.rule, "{}", context());
+    let leads_out = [StopReason::SplitBrain, StopReason::DamagedBranch].map(SyncAction::Stop);
+    assert!(verdict.action == without.action || leads_out.contains(&without.action), "{}", context());
+    if let SyncAction::Target(_) = verdict.action {
+        assert!(verdict == without || gives_way(ours), "{}", context());
+    }
+}
+
+fn gives_way(one: &PeerState) -> bool {
+    one.discards != Discards::Nothing && one.role != Role::Primary
 }
 
 fn obey_equality(ours: &PeerState, theirs: &PeerState, context: &dyn Fn() -> String) {
@@ -100,8 +117,9 @@ fn obey_course(
         assert!(is_superseded && wins, "a Primary gives way to a granted higher term only: {}", context());
     }
     let ungranted = |branch: &[Generation]| branch.iter().any(|entry| !entry.granted);
-    assert!(!(ungranted(&after) && ungranted(&before)), "I8: {}", context());
-    let may_drop = just_created(target) || (is_superseded && wins);
+    let by_order = gives_way(target) && !(gives_way(source) && verdict.rule == SyncRule::SplitBrain);
+    assert!(!(ungranted(&after) && ungranted(&before)) || by_order, "I8: {}", context());
+    let may_drop = just_created(target) || (is_superseded && wins) || by_order;
     assert!(before.is_empty() || may_drop, "I8, no history is dropped unasked: {}", context());
     // Where it begins.
     let keeps = course.target_keeps;
@@ -172,6 +190,8 @@ fn small_world() -> Vec<PeerState> {
                     one.oldest_kept = Lsn(oldest_kept.min(end + 1));
                     one.base.1 = Lsn(base.min(end));
                     one.stable = Lsn(stable);
+                    // Not with everything else, but each choice with each lineage, end and disk.
+                    one.discards = Discards::ALL[(world.len() / 3 + bytes_usize(oldest_kept)) % 3].0;
                     world.push(one);
                 }
             }
@@ -220,9 +240,9 @@ fn any_state(own_ids: u64) -> impl Strategy<Value = (usize, PeerState)> {
         DiskState::Consistent,
         DiskState::UpToDate,
     ]);
-    let marks = (0..40_u64, 0..40_u64, 0..40_u64, 0..40_u64);
+    let marks = (0..40_u64, 0..40_u64, 0..40_u64, 0..40_u64, 0..3_usize);
     (0..50_usize, own, disk, any::<[bool; 2]>(), marks).prop_map(
-        move |(common, own, disk, [is_primary, has_dirty_bits], (beyond, kept, base, stable))| {
+        move |(common, own, disk, [is_primary, has_dirty_bits], (beyond, kept, base, stable, order))| {
             let generations = branch(common, own, own_ids);
             let end = generations.last().map_or(0, |newest| newest.first_lsn.0 - 1) + beyond / 4;
             let one = PeerState {
@@ -232,6 +252,7 @@ fn any_state(own_ids: u64) -> impl Strategy<Value = (usize, PeerState)> {
                 oldest_kept: Lsn((end + 1).saturating_sub(kept).max(1)),
                 base: (GenerationId::default(), Lsn(end.saturating_sub(base))),
                 stable: Lsn(end.saturating_sub(stable)),
+                discards: Discards::ALL[order].0,
                 ..state(&generations, end)
             };
             (common, one)

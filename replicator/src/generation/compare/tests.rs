@@ -23,6 +23,7 @@ pub(super) fn state(generations: &[Generation], end: u64) -> PeerState {
         base: (GenerationId::default(), Lsn(0)),
         has_dirty_bits: false,
         follows_another: false,
+        discards: Discards::Nothing,
         record: MembershipRecord::default(),
         incarnation: Incarnation(1),
         continues: None,
@@ -234,4 +235,65 @@ fn a_damaged_disk_is_no_source_for_a_new_one() {
         assert_eq!(verdict.rule, SyncRule::BothDamaged);
         assert_eq!(verdict.action, SyncAction::Stop(StopReason::NoUsableDisk));
     }
+}
+
+fn discarding(state: PeerState, discards: Discards) -> PeerState {
+    PeerState { discards, ..state }
+}
+
+fn split_brain() -> (PeerState, PeerState) {
+    let common = generation(1, 1, true, 1);
+    let ours = state(&[zeroed(), common, generation(2, 2, false, 101)], 110);
+    (ours, state(&[zeroed(), common, generation(3, 2, false, 99)], 120))
+}
+
+#[test]
+fn the_one_secondary_that_has_orders_to_discard_gives_way_by_bitmap_from_the_fork() {
+    let (ours, theirs) = split_brain();
+    let winner = PeerState { role: Role::Primary, ..theirs };
+    let verdict = compare(&discarding(ours, Discards::Changes), &winner);
+    let course = Course { common: GenerationId(1), target_keeps: Lsn(98), method: SyncMethod::BitmapResync };
+    assert_eq!(verdict, Verdict { rule: SyncRule::SplitBrain, action: SyncAction::Target(course) });
+}
+
+#[test]
+fn where_both_discard_or_a_primary_does_nothing_is_resolved() {
+    let (ours, theirs) = split_brain();
+    let both =
+        compare(&discarding(ours.clone(), Discards::Changes), &discarding(theirs.clone(), Discards::Changes));
+    assert_eq!(both.action, SyncAction::Stop(StopReason::BothDiscard));
+    let primary = PeerState { role: Role::Primary, ..discarding(ours, Discards::Everything) };
+    assert_eq!(compare(&primary, &theirs).action, SyncAction::Stop(StopReason::SplitBrain));
+}
+
+#[test]
+fn a_full_resync_after_a_split_brain_is_asked_for_in_words() {
+    let (mut ours, theirs) = split_brain();
+    // The peer had flushed beyond the fork, as far as this node knows: what was changed since is not all known.
+    ours.base = (GenerationId(1), Lsn(99));
+    let unknown = compare(&discarding(ours.clone(), Discards::Changes), &theirs);
+    assert_eq!(unknown.action, SyncAction::Stop(StopReason::BlocksUnknown));
+    let verdict = compare(&discarding(ours, Discards::Everything), &theirs);
+    assert!(
+        matches!(verdict.action, SyncAction::Target(course) if course.method >= SyncMethod::FullResync),
+        "{verdict:?}"
+    );
+}
+
+#[test]
+fn a_damaged_disk_that_wrote_alone_gives_way_only_to_a_full_resync_and_only_by_its_own_order() {
+    let common = generation(1, 1, true, 1);
+    let mut damaged = state(&[zeroed(), common, generation(2, 2, false, 101)], 200);
+    damaged.disk = DiskState::Inconsistent;
+    let whole = state(&[zeroed(), common], 100);
+    let action = |damaged: &PeerState, whole: &PeerState| compare(whole, damaged).action;
+    let stop = SyncAction::Stop(StopReason::DamagedBranch);
+    assert_eq!(action(&damaged, &discarding(whole.clone(), Discards::Everything)), stop);
+    let changes = discarding(damaged.clone(), Discards::Changes);
+    assert_eq!(action(&changes, &whole), SyncAction::Stop(StopReason::BlocksUnknown));
+    let everything = action(&discarding(damaged, Discards::Everything), &whole);
+    assert!(
+        matches!(everything, SyncAction::Source(course) if course.method == SyncMethod::FullResync),
+        "{everything:?}"
+    );
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::checksum::BlockSums;
 use crate::generation::lineage::{Generation, Lineage, Position};
+use crate::generation::split_brain::Discards;
 use crate::promotion::membership::{InSyncSet, MembershipRecord, VoterList};
 use crate::record::RecordKind;
 use crate::state::{DiskState, Role};
@@ -113,6 +114,7 @@ fn state() -> impl Strategy<Value = Message> {
                 base: (GenerationId(base.0), base.1),
                 has_dirty_bits: flags[0],
                 follows_another: flags[1] && role == Role::Secondary,
+                discards: if flags[1] { Discards::Changes } else { Discards::Everything },
                 record,
                 incarnation: run.0,
                 continues: run.1,

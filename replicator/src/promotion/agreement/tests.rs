@@ -27,6 +27,7 @@ fn config(on_peer_lost: OnPeerLost) -> Config {
         peer_timeout: Span::from_millis(3000),
         digest: 0,
         disk_timeout: Span::from_millis(30_000),
+        split_brain: Default::default(),
         resync: RESYNC_DEFAULT,
     }
 }

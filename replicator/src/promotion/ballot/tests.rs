@@ -78,6 +78,7 @@ impl Round {
             peer_timeout: Span::from_millis(3000),
             digest: 1,
             disk_timeout: Span::from_millis(30_000),
+            split_brain: Default::default(),
             resync: crate::config::RESYNC_DEFAULT,
         };
         let mut voters = VoterList::default();

@@ -261,6 +261,7 @@ fn only_another_run_of_the_primarys_daemon_ends_its_lease_by_saying_secondary() 
             base: Default::default(),
             has_dirty_bits: false,
             follows_another: false,
+            discards: crate::generation::split_brain::Discards::Nothing,
             record: record(5, 1, A, both()),
             incarnation: run,
             continues: None,

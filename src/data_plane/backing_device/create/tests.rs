@@ -44,6 +44,7 @@ fn config() -> Config {
         heartbeat: Span::from_millis(1000),
         peer_timeout: Span::from_millis(3000),
         disk_timeout: Span::from_millis(30_000),
+        split_brain: Default::default(),
         resync: RESYNC_DEFAULT,
         digest: Default::default(),
     }
