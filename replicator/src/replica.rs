@@ -461,7 +461,8 @@ impl Replica {
         let stuck = self.oldest_io().map(|since| since.plus(self.config.disk_timeout));
         if !self.is_started() || self.is_cutting() {
             // Only the disk can move anything on.
-            return [self.order_deadline(), stuck].into_iter().flatten().min();
+            let due = [self.order_deadline(), stuck].into_iter().flatten().min();
+            return due.map(|due| due.max(self.now.plus(OVERDUE_PAUSE)));
         }
         let heartbeat = self.peers.iter().filter_map(|peer| peer.heartbeat_due(self.config.heartbeat)).min();
         let is_writing = self.disk_fault.is_none();
@@ -559,6 +560,9 @@ impl Replica {
             "what is flushed in the data area is written there"
         );
         assert!(self.write_back.newest() == self.assigned(), "journal and write-back hold the same records");
+        let content = self.superblock.content();
+        let is_resynced = content.resync.is_some();
+        assert!(!is_resynced || content.disk == DurableDisk::Inconsistent, "I6: a resync of a usable disk");
         if self.role == Role::Primary {
             assert!(self.complete <= journaled, "I1: complete {} > journaled {journaled}", self.complete);
             // While its last record is on its way to disk, it names nobody.

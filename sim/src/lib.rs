@@ -4,6 +4,10 @@
 #![forbid(unsafe_code)]
 
 pub mod checker;
+pub mod coverage;
+pub mod fault_budget;
+pub mod faults;
+pub mod liveness;
 pub mod node;
 pub mod random;
 pub mod random_run;
@@ -11,6 +15,7 @@ pub mod rescue;
 pub mod sim_clock;
 pub mod sim_disk;
 pub mod sim_network;
+pub mod swarm;
 pub mod tiebreaker;
 pub mod workload;
 pub mod world;

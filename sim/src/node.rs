@@ -11,7 +11,7 @@ use replicator::generation::split_brain::Policies;
 use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
 use replicator::layout::bitmap_page::BitmapPage;
 use replicator::layout::superblock::{DurableDisk, ResourceName, Superblock, choose_newest};
-use replicator::layout::zones::Zones;
+use replicator::layout::zones::{SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET, Zones};
 use replicator::promotion::membership::VoterList;
 use replicator::replica::{ContinuityMark, Replica, Restored};
 use replicator::units::{BLOCK_BYTES, BlockRange, Incarnation, NodeId, Span, VOTERS_MAX, VoterId};
@@ -21,9 +21,11 @@ use crate::rescue::Rescues;
 use crate::sim_clock::SimClock;
 use crate::sim_disk::SimDisk;
 
-/// Size of every volume.
+/// Size of a volume, unless something else is asked for.
 pub const VOLUME_BYTES: u64 = 4 << 20;
 const JOURNAL_BYTES: u64 = 16 << 20;
+/// Where the superblock copies lie.
+const SUPERBLOCKS: [u64; 2] = [SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET];
 
 /// An I/O that was ordered.
 #[derive(Debug)]
@@ -60,6 +62,42 @@ pub enum DiskHealth {
     Stuck,
     /// No I/O of the data area is ever reported.
     DataStuck,
+}
+
+/// What fails next on a disk, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextFailure {
+    /// A write of any kind: parts of it may have reached the disk.
+    Write,
+    /// A flush: what it should have covered may be gone.
+    Flush,
+}
+
+impl NextFailure {
+    /// Whether an I/O is the one that fails.
+    #[must_use]
+    pub fn is_of(self, work: &IoWork) -> bool {
+        match work {
+            IoWork::Journal(..) | IoWork::WriteThrough(_) | IoWork::Data(..) | IoWork::Zero(_) => {
+                self == Self::Write
+            }
+            IoWork::FlushJournal(_) | IoWork::FlushData(_) => self == Self::Flush,
+            IoWork::ReadJournal(..) | IoWork::ReadData(_) | IoWork::FindAllocated(_) => false,
+        }
+    }
+}
+
+/// What becomes of blocks of the metadata area while nobody looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rot {
+    /// A bit of a written block of the journal flips.
+    JournalBit,
+    /// A block of the journal turns up in the place of another.
+    JournalAstray,
+    /// A bit of the older superblock copy flips.
+    OlderSuperblock,
+    /// A bit of a page of a dirty bitmap flips.
+    BitmapPage,
 }
 
 impl DiskHealth {
@@ -109,6 +147,8 @@ pub struct SimNode {
     pub rescues: Rescues,
     /// What its disk does.
     pub health: DiskHealth,
+    /// What fails next, once.
+    pub next_failure: Option<NextFailure>,
     /// Until when its daemon stands still (SIGSTOP, or a machine that is frozen).
     pub stands_still_until: u64,
     /// Its replica, while the daemon runs.
@@ -123,6 +163,8 @@ pub struct SimNode {
     pub clock: SimClock,
     /// I/Os that are not reported yet.
     pub in_flight: BTreeMap<IoId, IoWork>,
+    /// Rounds of its daemon.
+    pub rounds: u64,
     /// Whether the end of a round is on its way.
     pub round_ends: bool,
     /// The next time that its daemon wakes up by itself.
@@ -133,6 +175,8 @@ pub struct SimNode {
     pub fence_command: FenceCommand,
     /// Peers that it does not want links to.
     pub unwanted: Vec<NodeId>,
+    /// Whether an operator has paused resyncs from it.
+    pub is_resync_paused: bool,
     /// Links that its replica knows of.
     pub links: Vec<LinkId>,
     ring_bytes: u64,
@@ -143,40 +187,83 @@ pub struct SimNode {
 pub struct NodeOptions {
     /// What a Primary does that loses its peer.
     pub on_peer_lost: OnPeerLost,
-    /// Protocol between the two replicas.
+    /// How many replicas there are. Two have a tiebreaker; three need none.
+    pub replicas: u8,
+    /// Protocol between the first two replicas.
     pub protocol: ReplicationProtocol,
+    /// Protocol between a third replica and the others.
+    pub third: ReplicationProtocol,
+    /// Size of the volume.
+    pub volume_bytes: u64,
     /// Length of the ring.
     pub ring_bytes: u64,
     /// What is done about a split brain without asking.
     pub split_brain: Policies,
     /// When a journal write counts as failed.
     pub disk_timeout: Span,
+    /// How fast or slow a clock may run, microseconds in a million.
+    pub drift: u64,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
         Self {
             on_peer_lost: OnPeerLost::Quorum,
+            replicas: 2,
             protocol: ReplicationProtocol::C,
+            third: ReplicationProtocol::C,
+            volume_bytes: VOLUME_BYTES,
             ring_bytes: JOURNAL_BYTES,
             split_brain: Policies::default(),
             disk_timeout: Span::from_millis(30_000),
+            drift: 0,
         }
     }
 }
 
+/// Names of the replicas.
+pub const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
+
+impl NodeOptions {
+    /// The replicas.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.replicas).map(NodeId)
+    }
+
+    /// The protocol between two replicas.
+    #[must_use]
+    pub fn protocol_between(&self, one: NodeId, other: NodeId) -> ReplicationProtocol {
+        if one.index().max(other.index()) < 2 { self.protocol } else { self.third }
+    }
+
+    /// Whether there is a tiebreaker: two replicas have no majority without one.
+    #[must_use]
+    pub fn has_tiebreaker(&self) -> bool {
+        self.replicas == 2 && self.on_peer_lost.asks_a_majority()
+    }
+
+    fn rate(&self, random: &mut Random) -> u64 {
+        let most = 2 * self.drift;
+        1_000_000 - self.drift + if most == 0 { 0 } else { random.below(most) }
+    }
+
+    fn zones(&self) -> Zones {
+        Zones::for_volume(self.volume_bytes, JOURNAL_BYTES, self.replicas - 1).expect("legal sizes")
+    }
+}
+
 fn config(node: NodeId, options: &NodeOptions) -> Config {
-    let replica = |name: &str| ReplicaConfig {
-        name: name.to_owned(),
-        protocol: options.protocol,
+    let replica = |other: NodeId| ReplicaConfig {
+        name: NAMES[other.index()].to_owned(),
+        protocol: options.protocol_between(node, other),
         address: Address::default(),
     };
     Config {
         resource: "sim".to_owned(),
-        volume_bytes: VOLUME_BYTES,
+        volume_bytes: options.volume_bytes,
         local: node,
-        replicas: vec![replica("alpha"), replica("beta")],
-        has_tiebreaker: options.on_peer_lost.asks_a_majority(),
+        replicas: options.nodes().map(replica).collect(),
+        has_tiebreaker: options.has_tiebreaker(),
         on_peer_lost: options.on_peer_lost,
         heartbeat: Span::from_millis(1000),
         peer_timeout: Span::from_millis(3000),
@@ -187,7 +274,7 @@ fn config(node: NodeId, options: &NodeOptions) -> Config {
     }
 }
 
-fn first_superblock(node: NodeId, voter: VoterId, disk: DurableDisk) -> Superblock {
+fn first_superblock(node: NodeId, voter: VoterId, disk: DurableDisk, options: &NodeOptions) -> Superblock {
     let lineage = match disk {
         DurableDisk::UpToDate | DurableDisk::Outdated => Lineage::zeroed(),
         DurableDisk::Inconsistent => Lineage::default(),
@@ -195,8 +282,8 @@ fn first_superblock(node: NodeId, voter: VoterId, disk: DurableDisk) -> Superblo
     let mut pins = VoterList { ids: [VoterId::default(); VOTERS_MAX] };
     pins.ids[node.index()] = voter;
     let resource = ResourceName::parse("sim").expect("a legal name");
-    let zones = Zones::for_volume(VOLUME_BYTES, JOURNAL_BYTES, 1).expect("legal sizes");
-    let created = Superblock::created(resource, node, voter, VOLUME_BYTES, zones, disk, lineage);
+    let (zones, volume_bytes) = (options.zones(), options.volume_bytes);
+    let created = Superblock::created(resource, node, voter, volume_bytes, zones, disk, lineage);
     Superblock { pins, ..created }
 }
 
@@ -205,7 +292,7 @@ impl SimNode {
     #[must_use]
     pub fn create(node: NodeId, disk: DurableDisk, options: &NodeOptions, random: &mut Random) -> Self {
         let voter = VoterId(random.draw() | 1);
-        let superblock = first_superblock(node, voter, disk);
+        let superblock = first_superblock(node, voter, disk, options);
         let mut metadata = SimDisk::default();
         let offset = superblock.zones.superblocks()[superblock.copy_index()].offset;
         metadata.write_through(offset, &superblock.encode()[..]);
@@ -216,18 +303,21 @@ impl SimNode {
             data: SimDisk::default(),
             rescues: Rescues::default(),
             health: DiskHealth::Good,
+            next_failure: None,
             stands_still_until: 0,
             replica: None,
             run: 0,
             mark: None,
             broken: BTreeSet::new(),
-            clock: SimClock::boot(0, random.below(1 << 30)),
+            clock: SimClock::boot(0, random.below(1 << 30)).at_rate(options.rate(random)),
             in_flight: BTreeMap::new(),
+            rounds: 0,
             round_ends: false,
             wakes: None,
             is_serving: false,
             fence_command: FenceCommand::IsMissing,
             unwanted: Vec::new(),
+            is_resync_paused: false,
             links: Vec::new(),
             ring_bytes: options.ring_bytes,
         }
@@ -236,8 +326,7 @@ impl SimNode {
     /// The newest superblock on its disk.
     #[must_use]
     pub fn superblock(&self) -> Superblock {
-        let zones = Zones::for_volume(VOLUME_BYTES, JOURNAL_BYTES, 1).expect("legal sizes").superblocks();
-        let copy = |at: usize| self.metadata.read(zones[at].offset, BLOCK_BYTES);
+        let copy = |at: usize| self.metadata.read(SUPERBLOCKS[at], BLOCK_BYTES);
         choose_newest(&copy(0), &copy(1)).expect("one copy is always whole").0
     }
 
@@ -258,7 +347,7 @@ impl SimNode {
             for page in 0..zone.length / BLOCK_BYTES {
                 let block = self.metadata.read(zone.offset + page * BLOCK_BYTES, BLOCK_BYTES);
                 if block.iter().any(|byte| *byte != 0) {
-                    pages.push(BitmapPage::parse(&block, slot.bitmap_slot, page).expect("a whole page"));
+                    pages.push(BitmapPage::recover(&block, slot.bitmap_slot, page).expect("a page"));
                 }
             }
         }
@@ -280,6 +369,8 @@ impl SimNode {
         self.round_ends = false;
         self.wakes = None;
         self.unwanted.clear();
+        self.is_resync_paused = false;
+        self.next_failure = None;
         verdict
     }
 
@@ -290,29 +381,45 @@ impl SimNode {
         self.links.clear();
         self.rescues.kill();
         for (_, work) in std::mem::take(&mut self.in_flight) {
-            match work {
-                IoWork::Journal(offset, pieces) => {
-                    self.metadata.write_partly(offset, pieces.iter().map(|piece| &piece[..]), random);
-                }
-                IoWork::WriteThrough(blocks) => {
-                    for (offset, bytes) in blocks {
-                        self.metadata.write_partly(offset, [&bytes[..]], random);
-                    }
-                }
-                IoWork::Data(offset, pieces) => {
-                    self.data.write_partly(offset, pieces.iter().map(|piece| &piece[..]), random);
-                }
-                IoWork::Zero(range) => {
-                    if random.chance(50) {
-                        self.data.zero(range);
-                    }
-                }
-                IoWork::ReadJournal(..)
-                | IoWork::ReadData(_)
-                | IoWork::FlushJournal(_)
-                | IoWork::FlushData(_)
-                | IoWork::FindAllocated(_) => {}
+            self.finish_partly(work, random);
+        }
+    }
+
+    /// Parts of an I/O reach the disk.
+    pub fn finish_partly(&mut self, work: IoWork, random: &mut Random) {
+        match work {
+            IoWork::Journal(offset, pieces) => {
+                self.metadata.write_partly(offset, &pieces, random);
             }
+            IoWork::WriteThrough(blocks) => {
+                for (offset, bytes) in blocks {
+                    self.metadata.write_partly(offset, [&bytes], random);
+                }
+            }
+            IoWork::Data(offset, pieces) => {
+                self.data.write_partly(offset, &pieces, random);
+            }
+            IoWork::Zero(range) => {
+                if random.chance(50) {
+                    self.data.zero(range);
+                }
+            }
+            IoWork::ReadJournal(..)
+            | IoWork::ReadData(_)
+            | IoWork::FlushJournal(_)
+            | IoWork::FlushData(_)
+            | IoWork::FindAllocated(_) => {}
+        }
+    }
+
+    /// What a flush should have covered may be gone, and with it the proof that nothing was lost.
+    pub fn fail_flush(&mut self, work: &IoWork, random: &mut Random) {
+        self.broken.insert(self.superblock().incarnation_recorded);
+        self.broken.extend(self.mark.map(|mark| mark.incarnation));
+        if matches!(work, IoWork::FlushData(_)) {
+            self.data.fail_flush(random);
+        } else {
+            self.metadata.fail_flush(random);
         }
     }
 
@@ -324,6 +431,23 @@ impl SimNode {
         self.metadata.cut_power(random);
         self.data.cut_power(random);
         self.mark = None;
-        self.clock = SimClock::boot(now, random.below(1 << 30));
+        self.clock = self.clock.reboot(now, random.below(1 << 30));
+    }
+
+    /// Blocks of its metadata area go bad while its daemon is down.
+    pub fn rot(&mut self, rot: Rot, random: &mut Random) {
+        let superblock = self.superblock();
+        let (journal, zones) = (superblock.zones.journal(), &superblock.zones);
+        let bitmaps = zones.bitmap(0).map_or(0..0, |zone| zone.offset..zone.end());
+        let journal = journal.offset..journal.offset + self.ring_bytes;
+        match rot {
+            Rot::JournalBit => self.metadata.flip_a_bit(journal, random),
+            Rot::JournalAstray => self.metadata.misplace_a_block(journal, random),
+            Rot::BitmapPage => self.metadata.flip_a_bit(bitmaps, random),
+            Rot::OlderSuperblock => {
+                let offset = SUPERBLOCKS[1 - superblock.copy_index()];
+                self.metadata.flip_a_bit(offset..offset + BLOCK_BYTES, random);
+            }
+        }
     }
 }

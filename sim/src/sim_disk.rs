@@ -3,7 +3,6 @@
 //! what it had in flight.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use bytes::Bytes;
 use replicator::units::{BLOCK_BYTES, BLOCK_SIZE, BlockRange, bytes_usize};
@@ -13,7 +12,7 @@ use crate::random::Random;
 /// Smallest piece that a disk writes as a whole.
 const SECTOR: usize = 512;
 
-type Block = Rc<[u8; BLOCK_SIZE]>;
+type Block = Bytes;
 
 /// One area of a disk: blocks of zeroes until something is written.
 #[derive(Debug, Default)]
@@ -25,20 +24,25 @@ pub struct SimDisk {
     next: u64,
 }
 
-fn block_of(bytes: &[u8]) -> Option<Block> {
-    let block: [u8; BLOCK_SIZE] = bytes.try_into().expect("whole blocks");
-    (block != [0; BLOCK_SIZE]).then(|| Rc::new(block))
+static ZEROES: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
+
+fn block_of(bytes: Bytes) -> Option<Block> {
+    assert_eq!(bytes.len(), BLOCK_SIZE, "whole blocks");
+    (bytes[..] != ZEROES).then_some(bytes)
+}
+
+/// The blocks of pieces that follow one another, each sharing its piece's memory.
+fn blocks_of<'a>(pieces: impl IntoIterator<Item = &'a Bytes>) -> impl Iterator<Item = Option<Block>> {
+    pieces.into_iter().flat_map(|piece| {
+        (0..piece.len()).step_by(BLOCK_SIZE).map(|at| block_of(piece.slice(at..at + BLOCK_SIZE)))
+    })
 }
 
 impl SimDisk {
     /// Writes pieces that follow one another from byte `offset` on.
-    pub fn write<'a>(&mut self, offset: u64, pieces: impl IntoIterator<Item = &'a [u8]>) {
-        let mut block = offset / BLOCK_BYTES;
-        for piece in pieces {
-            for content in piece.chunks(BLOCK_SIZE) {
-                self.put(block, block_of(content));
-                block += 1;
-            }
+    pub fn write<'a>(&mut self, offset: u64, pieces: impl IntoIterator<Item = &'a Bytes>) {
+        for (block, content) in (offset / BLOCK_BYTES..).zip(blocks_of(pieces)) {
+            self.put(block, content);
         }
     }
 
@@ -58,11 +62,14 @@ impl SimDisk {
     /// `length` bytes from `offset` on, as a running process sees them.
     #[must_use]
     pub fn read(&self, offset: u64, length: u64) -> Bytes {
+        let (first, end) = (offset / BLOCK_BYTES, (offset + length) / BLOCK_BYTES);
+        if end - first == 1 {
+            return self.live.get(&first).cloned().unwrap_or(Bytes::from_static(&ZEROES));
+        }
         let mut bytes = vec![0; bytes_usize(length)];
-        for (block, place) in (offset / BLOCK_BYTES..).zip(bytes.chunks_mut(BLOCK_SIZE)) {
-            if let Some(content) = self.live.get(&block) {
-                place.copy_from_slice(&content[..place.len()]);
-            }
+        for (block, content) in self.live.range(first..end) {
+            let at = bytes_usize((block - first) * BLOCK_BYTES);
+            bytes[at..at + BLOCK_SIZE].copy_from_slice(content);
         }
         bytes.into()
     }
@@ -89,9 +96,10 @@ impl SimDisk {
 
     /// A write that is safe when it is reported, alone.
     pub fn write_through(&mut self, offset: u64, bytes: &[u8]) {
+        let bytes = &Bytes::copy_from_slice(bytes);
         self.write(offset, [bytes]);
         let block = offset / BLOCK_BYTES;
-        for (block, content) in (block..).zip(bytes.chunks(BLOCK_SIZE).map(block_of)) {
+        for (block, content) in (block..).zip(blocks_of([bytes])) {
             self.unflushed.retain(|(_, other, _)| *other != block);
             set(&mut self.durable, block, content);
         }
@@ -101,18 +109,14 @@ impl SimDisk {
     pub fn write_partly<'a>(
         &mut self,
         offset: u64,
-        pieces: impl IntoIterator<Item = &'a [u8]>,
+        pieces: impl IntoIterator<Item = &'a Bytes>,
         random: &mut Random,
     ) {
         let keeps = random.below(4);
-        let mut block = offset / BLOCK_BYTES;
-        for piece in pieces {
-            for content in piece.chunks(BLOCK_SIZE) {
-                let old = self.live.get(&block).cloned();
-                if let Some(mixed) = mix(old.as_ref(), block_of(content).as_ref(), keeps, random) {
-                    self.put(block, mixed);
-                }
-                block += 1;
+        for (block, content) in (offset / BLOCK_BYTES..).zip(blocks_of(pieces)) {
+            let old = self.live.get(&block).cloned();
+            if let Some(mixed) = mix(old.as_ref(), content.as_ref(), keeps, random) {
+                self.put(block, mixed);
             }
         }
     }
@@ -127,6 +131,40 @@ impl SimDisk {
             }
         }
         self.live = self.durable.clone();
+    }
+
+    /// A flush fails: of what it should have covered, any part is gone, for those who read too.
+    pub fn fail_flush(&mut self, random: &mut Random) {
+        self.cut_power(random);
+    }
+
+    /// Flips a bit in one of the blocks between two offsets that hold anything.
+    pub fn flip_a_bit(&mut self, bytes: std::ops::Range<u64>, random: &mut Random) {
+        let Some(block) = self.any_block(bytes, random) else { return };
+        let mut content = self.durable.get(&block).map_or(ZEROES.to_vec(), |content| content.to_vec());
+        content[random.index(BLOCK_SIZE)] ^= 1 << random.below(8);
+        self.replace(block, block_of(content.into()));
+    }
+
+    /// One of the blocks between two offsets that hold anything turns up in the place of another, too.
+    pub fn misplace_a_block(&mut self, bytes: std::ops::Range<u64>, random: &mut Random) {
+        let (Some(from), Some(to)) = (self.any_block(bytes.clone(), random), self.any_block(bytes, random))
+        else {
+            return;
+        };
+        let content = self.durable.get(&from).cloned();
+        self.replace(to, content);
+    }
+
+    fn any_block(&self, bytes: std::ops::Range<u64>, random: &mut Random) -> Option<u64> {
+        let blocks = self.durable.range(bytes.start / BLOCK_BYTES..bytes.end / BLOCK_BYTES);
+        let blocks: Vec<u64> = blocks.map(|(block, _)| *block).collect();
+        (!blocks.is_empty()).then(|| blocks[random.index(blocks.len())])
+    }
+
+    fn replace(&mut self, block: u64, content: Option<Block>) {
+        set(&mut self.durable, block, content.clone());
+        set(&mut self.live, block, content);
     }
 
     /// First block in which the two differ.
@@ -152,14 +190,14 @@ fn mix(old: Option<&Block>, new: Option<&Block>, keeps: u64, random: &mut Random
         1 => Some(new.cloned()),
         2 => random.chance(50).then(|| new.cloned()),
         _ => {
-            let mut mixed = old.map_or([0; BLOCK_SIZE], |block| **block);
-            let new = new.map_or([0; BLOCK_SIZE], |block| **block);
+            let mut mixed = old.map_or(ZEROES.to_vec(), |block| block.to_vec());
+            let new = new.map_or(&ZEROES[..], |block| &block[..]);
             for (place, sector) in mixed.chunks_mut(SECTOR).zip(new.chunks(SECTOR)) {
                 if random.chance(50) {
                     place.copy_from_slice(sector);
                 }
             }
-            Some(block_of(&mixed))
+            Some(block_of(mixed.into()))
         }
     }
 }
@@ -173,9 +211,9 @@ mod tests {
         let mut kept = 0;
         for seed in 0..20 {
             let (mut disk, mut random) = (SimDisk::default(), Random::new(seed));
-            disk.write(0, [&[1; BLOCK_SIZE][..]]);
+            disk.write(0, [&Bytes::from(vec![1; BLOCK_SIZE])]);
             let mark = disk.flush_mark();
-            disk.write(4096, [&[2; BLOCK_SIZE][..]]);
+            disk.write(4096, [&Bytes::from(vec![2; BLOCK_SIZE])]);
             disk.flush(mark);
             disk.cut_power(&mut random);
             assert_eq!(disk.read(0, 4096)[..], [1; BLOCK_SIZE]);

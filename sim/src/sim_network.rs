@@ -108,14 +108,13 @@ impl SimNetwork {
 /// A frame as the other end takes it off the wire.
 #[must_use]
 pub fn over_the_wire(frame: &OutboundFrame) -> ReceivedFrame {
-    let mut wire = frame.head.clone();
-    for payload in &frame.payloads {
-        wire.extend_from_slice(payload);
-    }
-    let wire = Bytes::from(wire);
-    let head: &[u8; FRAME_HEADER_BYTES] = wire[..FRAME_HEADER_BYTES].try_into().expect("64 bytes");
-    let header = FrameHeader::parse(head).expect("what a replica sends is a frame");
-    let body_end = FRAME_HEADER_BYTES + header.body_bytes();
-    let body = wire.slice(FRAME_HEADER_BYTES..body_end);
-    ReceivedFrame::assemble(header, body, wire.slice(body_end..)).expect("nothing was damaged")
+    let head = Bytes::copy_from_slice(&frame.head);
+    let payload = match &frame.payloads[..] {
+        [only] => only.clone(),
+        several => several.concat().into(),
+    };
+    let first: &[u8; FRAME_HEADER_BYTES] = head[..FRAME_HEADER_BYTES].try_into().expect("64 bytes");
+    let header = FrameHeader::parse(first).expect("what a replica sends is a frame");
+    assert_eq!(head.len(), FRAME_HEADER_BYTES + header.body_bytes(), "the payload is apart");
+    ReceivedFrame::assemble(header, head.slice(FRAME_HEADER_BYTES..), payload).expect("nothing was damaged")
 }

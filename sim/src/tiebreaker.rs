@@ -1,6 +1,7 @@
 //! The tiebreaker of the world: the real one, with a file that is stored a little later than asked.
 
 use replicator::layout::superblock::ResourceName;
+use replicator::promotion::membership::MembershipRecord;
 use replicator::promotion::tiebreaker::{Tiebreaker, TiebreakerConfig};
 use replicator::promotion::tiebreaker_file::{TiebreakerState, choose_newest};
 use replicator::units::{BLOCK_SIZE, NodeId, VoterId};
@@ -36,6 +37,15 @@ impl SimTiebreaker {
         let state = choose_newest(&self.copies[0][..], &self.copies[1][..]).expect("one copy is whole");
         self.running = Some(Tiebreaker::new(self.config, state));
         self.run += 1;
+    }
+
+    /// The record in its file.
+    ///
+    /// # Panics
+    /// No copy is whole, which nothing in this world does.
+    #[must_use]
+    pub fn stored(&self) -> MembershipRecord {
+        choose_newest(&self.copies[0][..], &self.copies[1][..]).expect("one copy is whole").record
     }
 
     /// Both copies are stored.

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use replicator::event::{Allocation, Durability, Request};
 use replicator::units::{BLOCK_BYTES, ByteRange, NodeId, bytes_usize};
 
-use crate::node::VOLUME_BYTES;
 use crate::random::Random;
+use crate::swarm::ClientMix;
 
 /// Smallest piece that a client writes, bytes: an eighth of a block, so that ragged writes are common.
 pub const UNIT_BYTES: u64 = 512;
@@ -126,24 +126,26 @@ pub fn writer_of(bytes: &[u8], unit: u64) -> Option<u64> {
 
 /// A request that a client may have.
 #[must_use]
-pub fn any_ask(random: &mut Random, largest_units: u64) -> Ask {
-    let volume_units = VOLUME_BYTES / UNIT_BYTES;
+pub fn any_ask(random: &mut Random, volume_bytes: u64, clients: &ClientMix) -> Ask {
+    let volume_units = volume_bytes / UNIT_BYTES;
     let block_units = BLOCK_BYTES / UNIT_BYTES;
-    // Half of the requests meet in a small part of the volume.
-    let hot_units = if random.chance(50) { 64 * block_units } else { volume_units };
-    let (mut first, mut count) = (random.below(hot_units), random.between(1, largest_units));
+    let is_hot = random.chance(clients.hot);
+    let hot_units = if is_hot { 64 * block_units } else { volume_units };
+    let (mut first, mut count) = (random.below(hot_units), random.between(1, clients.largest_units));
     if random.chance(60) {
         first -= first % block_units;
         count = count.next_multiple_of(block_units);
     }
     let count = count.min(volume_units - first);
     let range = ByteRange::new(first * UNIT_BYTES, count * UNIT_BYTES);
-    let durability = if random.chance(10) { Durability::Flushed } else { Durability::Complete };
+    let is_flushed = random.chance(clients.flushed_writes);
+    let durability = if is_flushed { Durability::Flushed } else { Durability::Complete };
+    let (reads, flushes) = (clients.reads, clients.reads + clients.flushes);
     match random.below(100) {
-        0..55 => Ask::Write(range, durability),
-        55..85 => Ask::Read(range),
-        85..92 => Ask::Flush,
-        92..96 => Ask::Trim(range, durability),
-        _ => Ask::Zeroes(range, durability),
+        at if at < reads => Ask::Read(range),
+        at if at < flushes => Ask::Flush,
+        at if at < flushes + clients.zeroes / 2 => Ask::Trim(range, durability),
+        at if at < flushes + clients.zeroes => Ask::Zeroes(range, durability),
+        _ => Ask::Write(range, durability),
     }
 }

@@ -1,4 +1,4 @@
-//! The world: two replicas and a tiebreaker, and everything that happens to them, in the order of one queue.
+//! The world: two replicas and a tiebreaker, or three replicas, and everything that happens to them, in the order of one queue.
 //! `run` carries the world on; the children carry out effects, links, and what scripts and clients want.
 
 mod deeds;
@@ -19,6 +19,7 @@ use replicator::units::{NodeId, Span, VoterId};
 use crate::checker::durability::Durability;
 use crate::checker::marks::Marks;
 use crate::checker::single_primary::SinglePrimary;
+use crate::coverage::Coverage;
 use crate::node::{NodeOptions, SimNode};
 use crate::random::Random;
 use crate::sim_network::SimNetwork;
@@ -29,13 +30,17 @@ use crate::workload::Operation;
 pub const ALPHA: NodeId = NodeId(0);
 /// The second replica.
 pub const BETA: NodeId = NodeId(1);
-/// The tiebreaker.
+/// The third replica, where there are three.
+pub const GAMMA: NodeId = NodeId(2);
+/// The tiebreaker, where there are two replicas.
 pub const TIE: NodeId = NodeId(2);
 
 /// Microseconds of a millisecond.
 pub const MS: u64 = 1000;
 /// Most wake-ups in a row that are due at once before a node counts as spinning.
 const SPINS_MAX: u64 = 20_000;
+/// Of so many rounds of a node one is looked at.
+const ROUNDS_BETWEEN_LOOKS: u64 = 8;
 
 /// Something that happens at a moment.
 #[derive(Debug)]
@@ -56,6 +61,24 @@ pub(crate) enum Happening {
     Stored { run: u64 },
     /// The tiebreaker wanted to wake up.
     TiebreakerWakes { run: u64 },
+}
+
+/// How a daemon ends that does not end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// SIGKILL.
+    Kill,
+    /// Its machine loses power.
+    PowerCut,
+}
+
+/// A node that dies in the middle of what it does.
+#[derive(Clone, Copy, Debug)]
+pub struct Doomed {
+    node: NodeId,
+    death: Death,
+    /// Effects that it still gets to.
+    effects_left: u64,
 }
 
 /// How slow things are, microseconds at most.
@@ -80,7 +103,7 @@ impl Default for Delays {
 pub struct WorldOptions {
     /// The nodes.
     pub node: NodeOptions,
-    /// The disks that they are made with.
+    /// The disks that the first two are made with; a third one's is UpToDate.
     pub disks: [DurableDisk; 2],
     /// How slow things are.
     pub delays: Delays,
@@ -107,8 +130,10 @@ pub struct World {
     /// Everything that is left to chance.
     pub random: Random,
     /// The replicas.
-    pub nodes: [SimNode; 2],
-    /// The tiebreaker.
+    pub nodes: Vec<SimNode>,
+    /// What they have in common.
+    pub options: NodeOptions,
+    /// The tiebreaker; it never runs where there are three replicas.
     pub tiebreaker: SimTiebreaker,
     /// The links.
     pub network: SimNetwork,
@@ -122,13 +147,21 @@ pub struct World {
     pub answers: BTreeMap<OrderId, Answer>,
     /// Names of the notices of each node.
     pub notices: Vec<(NodeId, &'static str, String)>,
+    /// What was reached.
+    pub coverage: Coverage,
+    /// Who dies next, and when.
+    pub doomed: Option<Doomed>,
+    /// Frames of links that were replaced or dropped reach their node now and then; by chance in a hundred.
+    pub late_frames: u64,
     queue: BTreeMap<(u64, u64), Happening>,
     sequence: u64,
     orders: u64,
+    /// Orders to stop; a daemon ends when one is carried out.
+    stops: Vec<(NodeId, OrderId)>,
     effects: Effects,
     primaries: SinglePrimary,
-    marks: [Marks; 2],
-    spins: [u64; 2],
+    marks: [Marks; 3],
+    spins: [u64; 3],
     trace: bool,
 }
 
@@ -137,8 +170,9 @@ impl World {
     #[must_use]
     pub fn new(seed: u64, options: WorldOptions) -> Self {
         let mut random = Random::new(seed);
-        let nodes = [ALPHA, BETA]
-            .map(|node| SimNode::create(node, options.disks[node.index()], &options.node, &mut random));
+        let disk = |node: NodeId| options.disks.get(node.index()).copied().unwrap_or(DurableDisk::UpToDate);
+        let create = |node: NodeId| SimNode::create(node, disk(node), &options.node, &mut random);
+        let nodes: Vec<SimNode> = options.node.nodes().map(create).collect();
         let config = &nodes[0].config;
         let (heartbeat, peer_timeout) = (config.heartbeat, config.peer_timeout);
         let voter = VoterId(random.draw() | 1);
@@ -148,6 +182,7 @@ impl World {
             now: 0,
             random,
             nodes,
+            options: options.node,
             tiebreaker,
             network: SimNetwork::default(),
             delays: options.delays,
@@ -155,28 +190,59 @@ impl World {
             durability: Durability::default(),
             answers: BTreeMap::new(),
             notices: Vec::new(),
+            coverage: Coverage::default(),
+            doomed: None,
+            late_frames: 0,
             queue: BTreeMap::new(),
             sequence: 0,
             orders: 0,
+            stops: Vec::new(),
             effects: Effects::default(),
             primaries: SinglePrimary::default(),
-            marks: [Marks::default(); 2],
-            spins: [0; 2],
+            marks: [Marks::default(); 3],
+            spins: [0; 3],
             trace: options.trace,
         };
         world.at(0, Happening::Dial);
         world
     }
 
+    /// The replicas.
+    pub fn replicas(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let count = u8::try_from(self.nodes.len()).expect("at most three");
+        (0..count).map(NodeId)
+    }
+
+    /// Everybody who votes: the replicas, and the tiebreaker if there is one.
+    pub fn voters(&self) -> impl Iterator<Item = NodeId> + use<> {
+        self.replicas().chain(self.options.has_tiebreaker().then_some(TIE))
+    }
+
+    /// Whether this number is the tiebreaker's.
+    #[must_use]
+    pub fn is_tiebreaker(&self, node: NodeId) -> bool {
+        node.index() == self.nodes.len()
+    }
+
+    /// Whether a node's daemon runs.
+    #[must_use]
+    pub fn is_up(&self, node: NodeId) -> bool {
+        match self.nodes.get(node.index()) {
+            Some(node) => node.replica.is_some(),
+            None => self.tiebreaker.running.is_some(),
+        }
+    }
+
     /// A world whose three voters run and are linked.
     #[must_use]
     pub fn started(seed: u64, options: WorldOptions) -> Self {
         let mut world = Self::new(seed, options);
-        if world.nodes[0].config.has_tiebreaker {
+        if world.options.has_tiebreaker() {
             world.start_tiebreaker();
         }
-        world.start(ALPHA);
-        world.start(BETA);
+        for node in world.replicas() {
+            world.start(node);
+        }
         world.run_for(Span::from_millis(1500));
         world
     }
@@ -322,8 +388,11 @@ impl World {
         }
     }
 
+    /// Looks at what a node says of itself; not every time, because that costs more than what it does.
     fn observe(&mut self, node: NodeId) {
-        if self.nodes[node.index()].replica.is_none() {
+        let machine = &mut self.nodes[node.index()];
+        machine.rounds += 1;
+        if machine.replica.is_none() || !machine.rounds.is_multiple_of(ROUNDS_BETWEEN_LOOKS) {
             return;
         }
         let status = self.status(node);

@@ -321,6 +321,15 @@ impl Replica {
             && request.round == reply.round
         {
             replies.insert(node, *reply);
+            // A majority without this node's own vote: an earlier candidacy of this run had ended before the votes came.
+            let of_its_term = replies.values().filter(|other| other.record.term == reply.record.term);
+            let records = of_its_term.map(|other| other.record);
+            let newest = records.clone().max_by_key(MembershipRecord::order);
+            if records.count() >= self.config.majority()
+                && let Some(granted) = newest
+            {
+                self.learn_record(&granted, effects);
+            }
         }
         self.note_granted(node, &reply.record);
     }

@@ -154,6 +154,8 @@ impl Replica {
         if let Some(resync) = content.resync {
             match resync.generation == GenerationId::default() {
                 true => lineage = Lineage::default(),
+                // A journal that begins anew further back knows no generation that is as new.
+                false if lineage.find(resync.generation).is_none() => {}
                 false => lineage.cut_after(resync.generation),
             }
         }
@@ -190,6 +192,13 @@ impl Replica {
             return;
         }
         let number = link.introduction.number;
+        let is_answered =
+            link.introduction.received.as_ref().is_some_and(|state| state.introduction == number);
+        let has_said_marks = link.introduction.sent.as_ref().is_some_and(|state| state.has_dirty_bits);
+        if is_answered && has_said_marks && self.forget_marks_by_introduction(node) {
+            return self.reintroduce_to(node);
+        }
+        let Some(link) = &self.peer(node).link else { return };
         let (Some(ours), Some(theirs)) = (&link.introduction.sent, &link.introduction.received) else {
             return;
         };

@@ -136,7 +136,8 @@ impl Replica {
     /// Outdated: consistent, but newer data exists.
     pub(super) fn judge_own_disk(&mut self, effects: &mut Effects) {
         let Some(inbound) = &self.inbound else { return };
-        if self.disk <= DiskState::Inconsistent {
+        // I6: what is being resynced is Inconsistent on disk before this node calls it so.
+        if self.disk <= DiskState::Inconsistent || self.superblock.content().resync.is_some() {
             return;
         }
         let record = self.record();

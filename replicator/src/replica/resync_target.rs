@@ -76,6 +76,18 @@ impl ResyncTarget {
         }
     }
 
+    /// Whether the journal is about to be forgotten: nothing of it may be on its way to disk then.
+    pub(super) fn forgets_journal(&self) -> bool {
+        match &self.stage {
+            Stage::Settling
+            | Stage::Marking { .. }
+            | Stage::Marked { .. }
+            | Stage::Recording(_)
+            | Stage::Waiting => true,
+            Stage::Receiving { .. } | Stage::Finishing(_) => false,
+        }
+    }
+
     /// Whether records may go to the data area, and up to which one.
     pub(super) fn write_back_limit(&self) -> Lsn {
         match &self.stage {

@@ -11,7 +11,7 @@ use crate::journal::reader::RingReader;
 use crate::journal::ring::SegmentStart;
 use crate::layout::journal_batch::BATCH_BYTES_MAX;
 use crate::notice::Notice;
-use crate::state::Role;
+use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
 use crate::units::{Lsn, NodeId};
 
@@ -52,7 +52,10 @@ impl Replica {
         self.note_marks_durable();
         let is_ready = self.is_started() && self.disk_fault.is_none() && !self.is_cutting();
         // Whoever takes in nothing needs no room: a node that has just started leaves nobody behind.
-        let takes_in = self.role == Role::Primary || self.inbound.is_some();
+        let is_kept = |inbound: &super::receiving::Inbound| {
+            inbound.resync.as_ref().is_none_or(|resync| !resync.forgets_journal())
+        };
+        let takes_in = self.role == Role::Primary || self.inbound.as_ref().is_some_and(is_kept);
         if self.tail_move.is_some() || !is_ready || !takes_in || !self.room_is_short() {
             return;
         }
@@ -229,26 +232,49 @@ impl Replica {
     /// What is marked for a peer that has flushed everything up to where the marks go is equal there: another node has
     /// brought it up to date.
     pub(super) fn forget_marks(&mut self) {
-        if self.superblock.content().resync.is_some() {
-            return; // Marks of a node that is being resynced say what it lacks itself, too.
-        }
-        let is_proved = |peer: &&Peer| {
-            let is_being_resynced = peer.outbound().is_some_and(|outbound| outbound.resync().is_some());
-            peer.has_dirty_bits
-                && peer.marked > Lsn::ZERO
-                && peer.flushed >= peer.marked
-                && !is_being_resynced
-        };
+        let is_proved = |peer: &&Peer| self.are_needless(peer, peer.flushed);
         let proved: Vec<NodeId> = self.peers.iter().filter(is_proved).map(|peer| peer.node).collect();
         if proved.is_empty() {
             return;
         }
         for node in proved {
-            let slot = self.bitmap_slot(node);
-            self.bitmap.clear_all(slot);
-            self.peer_mut(node).has_dirty_bits = false;
+            self.drop_marks(node);
         }
         self.remember_peers();
+    }
+
+    /// The same by the peer's own word: it stands in the newest generation of this node, whole, and has flushed what is
+    /// marked for it. Without a Primary nobody else would ever say so. Returns whether marks were dropped.
+    pub(super) fn forget_marks_by_introduction(&mut self, node: NodeId) -> bool {
+        let peer = self.peer(node);
+        let Some(said) = peer.introduced() else { return false };
+        let is_whole = said.disk > DiskState::Inconsistent && said.resync_from.is_none();
+        let is_same = said.lineage.newest_id() == self.superblock.content().lineage.newest_id();
+        // Older than it is known to be: it went back in time, and its word proves nothing.
+        let has_gone_back = said.flushed < peer.flushed;
+        if !is_whole || !is_same || has_gone_back || !self.are_needless(peer, said.flushed) {
+            return false;
+        }
+        self.drop_marks(node);
+        self.remember_peers();
+        true
+    }
+
+    /// Whether everything that is marked for a peer is there, if it has flushed that much.
+    fn are_needless(&self, peer: &Peer, flushed: Lsn) -> bool {
+        // Marks of a node that is being resynced say what it lacks itself, too; and a tail that is about to move has
+        // marked more than `marked` says.
+        if self.superblock.content().resync.is_some() || self.tail_move.is_some() {
+            return false;
+        }
+        let is_being_resynced = peer.outbound().is_some_and(|outbound| outbound.resync().is_some());
+        peer.has_dirty_bits && peer.marked > Lsn::ZERO && flushed >= peer.marked && !is_being_resynced
+    }
+
+    fn drop_marks(&mut self, node: NodeId) {
+        let slot = self.bitmap_slot(node);
+        self.bitmap.clear_all(slot);
+        self.peer_mut(node).has_dirty_bits = false;
     }
 
     /// Puts into the superblock what is known of the peers.

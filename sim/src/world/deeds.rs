@@ -3,15 +3,17 @@
 use replicator::effect::Answer;
 use replicator::event::{ConnectedClients, Durability, Event, Order, OrderId, Warrant};
 use replicator::journal::recovery_case::RecoveryCase;
+use replicator::promotion::membership::MembershipRecord;
 use replicator::promotion::refusal::Refused;
 use replicator::promotion::tiebreaker::TiebreakerEvent;
 use replicator::state::{DiskState, ReplicationState, Role};
 use replicator::status_report::StatusReport;
 use replicator::units::{ByteRange, NodeId, RequestId, Span};
 
-use super::{ALPHA, BETA, Happening, MS, TIE, World};
+use super::{ALPHA, BETA, Death, Doomed, Happening, MS, TIE, World};
 use crate::checker::convergence;
-use crate::node::DiskHealth;
+use crate::fault_budget;
+use crate::node::{DiskHealth, NextFailure};
 use crate::workload::{Ask, Operation};
 
 impl World {
@@ -26,7 +28,11 @@ impl World {
 
     /// Starts a node's daemon on a disk that was damaged, and says what recovery made of it.
     pub fn start_whatever_it_holds(&mut self, node: NodeId) -> RecoveryCase {
-        self.say(|| format!("-- {node} starts"));
+        self.say(|| {
+            let found = self.nodes[node.index()].superblock();
+            let (disk, resync, anchor) = (found.disk, found.resync, found.journal);
+            format!("-- {node} starts: was {disk:?}, resync {resync:?}, {anchor:?}")
+        });
         let seed = self.random.draw();
         let verdict = self.nodes[node.index()].start(self.now, seed);
         self.marks[node.index()].restart();
@@ -47,20 +53,43 @@ impl World {
     /// Kills a node's daemon (SIGKILL).
     pub fn kill(&mut self, node: NodeId) {
         self.say(|| format!("-- {node} is killed"));
+        self.coverage.count("kill");
         self.lose_clients(node);
         self.forget_links(node, true);
         self.nodes[node.index()].kill(&mut self.random);
+        self.stops.retain(|(other, _)| *other != node);
     }
 
     /// Cuts a node's power.
     pub fn cut_power(&mut self, node: NodeId) {
         self.say(|| format!("-- {node} loses power"));
-        if !self.holds_everything(other(node)) {
-            self.durability.forget_unflushed();
-        }
+        self.coverage.count("power cut");
+        self.lose_unflushed(node);
         self.lose_clients(node);
         self.forget_links(node, false);
         self.nodes[node.index()].cut_power(self.now, &mut self.random);
+        self.stops.retain(|(other, _)| *other != node);
+    }
+
+    /// Ends a node's daemon now.
+    pub fn die(&mut self, node: NodeId, death: Death) {
+        match death {
+            Death::Kill => self.kill(node),
+            Death::PowerCut => self.cut_power(node),
+        }
+    }
+
+    /// Ends a node's daemon after so many of the effects that it orders from now on: in the middle of a batch of them,
+    /// or between two.
+    pub fn doom(&mut self, node: NodeId, death: Death, effects_left: u64) {
+        self.say(|| format!("-- {node} has {effects_left} effects left"));
+        self.doomed = Some(Doomed { node, death, effects_left });
+    }
+
+    /// The next write or flush of a node's disk fails.
+    pub fn fail_next(&mut self, node: NodeId, failure: NextFailure) {
+        self.say(|| format!("-- the next {failure:?} of {node} fails"));
+        self.nodes[node.index()].next_failure = Some(failure);
     }
 
     /// Kills the tiebreaker's daemon.
@@ -71,16 +100,43 @@ impl World {
         self.tiebreaker.kill(reached);
     }
 
-    /// Whether a node is a member of the newest in-sync set in the run that is recorded there, or a later one
+    /// The record that every voter has stored, going by its disk.
+    #[must_use]
+    pub fn stored_records(&self) -> Vec<(NodeId, MembershipRecord)> {
+        let of = |voter: NodeId| match self.nodes.get(voter.index()) {
+            Some(node) => (voter, node.superblock().membership),
+            None => (voter, self.tiebreaker.stored()),
+        };
+        self.voters().map(of).collect()
+    }
+
+    /// The newest record that a majority of the voters has stored, or has replaced by a newer one: going by what is
+    /// on their disks, whoever runs.
+    #[must_use]
+    pub fn recorded(&self) -> MembershipRecord {
+        let mut stored: Vec<_> = self.stored_records().into_iter().map(|(_, record)| record).collect();
+        stored.sort_by_key(|record| std::cmp::Reverse(record.order()));
+        stored[stored.len() / 2]
+    }
+
+    /// What a node has not flushed is lost, or may be.
+    pub(super) fn lose_unflushed(&mut self, node: NodeId) {
+        if fault_budget::last_copy_goes(self, node) {
+            self.durability.forget_unflushed();
+        }
+    }
+
+    /// Whether a node is a member of the recorded in-sync set in the run that is named there, or a later one
     /// of the same boot: then every completed write is in its journal.
-    fn holds_everything(&self, node: NodeId) -> bool {
-        let on_disk = self.nodes.each_ref().map(|node| node.superblock().membership);
-        let tiebreaker = self.tiebreaker.running.as_ref().map(|tiebreaker| *tiebreaker.record());
-        let newest = on_disk
-            .into_iter()
-            .chain(tiebreaker)
-            .max_by_key(replicator::promotion::membership::MembershipRecord::order);
-        let recorded = newest.and_then(|record| record.in_sync.incarnation_of(node));
+    #[must_use]
+    pub fn holds_everything(&self, node: NodeId) -> bool {
+        self.lives_on(node, &self.recorded())
+    }
+
+    /// Whether a node lives on as the run that a record names as a member, or as one that can prove to continue it.
+    #[must_use]
+    pub fn lives_on(&self, node: NodeId, record: &MembershipRecord) -> bool {
+        let recorded = record.in_sync.incarnation_of(node);
         let superblock = self.nodes[node.index()].superblock();
         let mark = self.nodes[node.index()].mark;
         // A node that has just come back from a power cut still has the old run in its superblock.
@@ -114,8 +170,22 @@ impl World {
         self.orders += 1;
         let order = OrderId(self.orders);
         self.say(|| format!("-- order {} to {node}: {what:?}", order.0));
+        if let Order::PauseResync { is_paused } = &what {
+            self.nodes[node.index()].is_resync_paused = *is_paused;
+        }
+        if what == Order::Stop {
+            self.stops.push((node, order));
+        }
         self.tell(node, Event::OperatorAsked { order, what });
         order
+    }
+
+    /// Whether a daemon that runs was told to stop, and has not answered yet.
+    #[must_use]
+    pub fn has_stops_under_way(&self) -> bool {
+        let is_pending =
+            |(node, order): &(NodeId, OrderId)| self.is_up(*node) && !self.answers.contains_key(order);
+        self.stops.iter().any(is_pending)
     }
 
     /// Gives an order and waits for the answer.
@@ -249,31 +319,59 @@ impl World {
     /// The most telling parts of both statuses.
     #[must_use]
     pub fn summaries(&self) -> String {
-        let running = [ALPHA, BETA].into_iter().filter(|node| self.nodes[node.index()].replica.is_some());
+        let running = self.replicas().filter(|node| self.is_up(*node));
         running.map(|node| summary(&self.status(node))).collect::<Vec<_>>().join("\n")
     }
 
-    /// Whether both run, are Established and UpToDate.
+    /// Whether all run, everybody who can be in the in-sync set is UpToDate, and all are Established with the Primary,
+    /// or with each other where there is none.
     #[must_use]
     pub fn is_in_sync(&self) -> bool {
-        [ALPHA, BETA].into_iter().all(|node| {
-            self.nodes[node.index()].replica.is_some() && self.disk(node) == DiskState::UpToDate && {
-                let status = self.status(node);
-                status.connections[0].peer_devices[0].replication_state == ReplicationState::Established
-            }
+        self.is_in_sync_without(None)
+    }
+
+    /// The same of all nodes but one.
+    #[must_use]
+    pub fn is_in_sync_without(&self, left_out: Option<NodeId>) -> bool {
+        let core = || self.replicas().filter(|node| Some(*node) != left_out);
+        if !core().all(|node| self.is_up(node)) {
+            return false;
+        }
+        let primary = core().find(|node| self.role(*node) == Role::Primary);
+        core().all(|node| {
+            let status = self.status(node);
+            let is_there = self.disk(node) == DiskState::UpToDate || !self.can_be_in_sync(node);
+            let is_with = |peer: NodeId| {
+                Some(peer) != left_out && primary.is_none_or(|primary| primary == peer || primary == node)
+            };
+            is_there
+                && status.connections.iter().all(|connection| {
+                    !is_with(connection.peer_node_id)
+                        || connection.peer_devices[0].replication_state == ReplicationState::Established
+                })
         })
     }
 
-    /// Whether both are in sync, nothing is in flight, and everything is in both data areas.
+    /// Whether a node can be in the in-sync set: not behind a link of protocol A or B.
+    #[must_use]
+    pub fn can_be_in_sync(&self, node: NodeId) -> bool {
+        let primary = self.replicas().find(|other| self.role(*other) == Role::Primary);
+        let Some(primary) = primary.filter(|primary| *primary != node) else { return true };
+        self.options.protocol_between(node, primary).can_be_in_sync()
+    }
+
+    /// Whether all are in sync, nothing is in flight, and everything is in every data area.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let marks = |node| self.status(node).lsn;
         self.is_in_sync()
-            && marks(ALPHA).assigned == marks(BETA).assigned
-            && [ALPHA, BETA].into_iter().all(|node| marks(node).written_back == marks(node).assigned)
+            && self.replicas().all(|node| {
+                marks(node).assigned == marks(ALPHA).assigned
+                    && marks(node).written_back == marks(node).assigned
+            })
     }
 
-    /// Waits until both are in sync and idle, then holds them against each other.
+    /// Waits until all are in sync and idle, then holds them against each other.
     ///
     /// # Panics
     /// They do not come to that within a minute, or differ.
@@ -282,7 +380,9 @@ impl World {
         if !is_idle {
             panic!("violation: no agreement within a minute\n{}", self.summaries());
         }
-        convergence::assert_equal(&self.nodes[0], &self.nodes[1]);
+        for nodes in self.nodes.windows(2) {
+            convergence::assert_equal(&nodes[0], &nodes[1]);
+        }
     }
 
     /// Reads the whole volume from a Primary and holds it against what was acknowledged.
@@ -291,7 +391,7 @@ impl World {
     /// A part is not answered, or is not what it must be.
     pub fn read_everything(&mut self, node: NodeId) {
         let piece = 1 << 20;
-        for offset in (0..crate::node::VOLUME_BYTES).step_by(piece) {
+        for offset in (0..self.options.volume_bytes).step_by(piece) {
             let length = u64::try_from(piece).expect("64 bits");
             self.ask_now(node, Ask::Read(ByteRange::new(offset, length)));
         }
@@ -304,7 +404,7 @@ impl World {
     }
 }
 
-/// The other replica.
+/// The other one of two replicas.
 #[must_use]
 pub fn other(node: NodeId) -> NodeId {
     if node == ALPHA { BETA } else { ALPHA }

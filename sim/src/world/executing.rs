@@ -1,14 +1,15 @@
 //! Carries out effects: I/O with a delay, frames, answers. A batch is shuffled, except what goes to one link.
 
 use bytes::Bytes;
-use replicator::effect::{Completion, Effect, Effects, ExportState};
+use replicator::effect::{Answer, Completion, Effect, Effects, ExportState};
 use replicator::event::{AllocatedExtent, Durability, Event, FenceEnd, FenceRun, IoId, LinkId};
+use replicator::notice::Notice;
 use replicator::peer::frame::OutboundFrame;
 use replicator::promotion::tiebreaker::{TiebreakerEffect, TiebreakerEvent};
 use replicator::units::{BLOCK_BYTES, BlockRange, ByteRange, NodeId, RequestId, Span};
 
 use super::{Happening, MS, World};
-use crate::node::{DiskHealth, FenceCommand, IoWork};
+use crate::node::{DiskHealth, FenceCommand, IoWork, NextFailure};
 use crate::sim_network::{Item, over_the_wire};
 use crate::workload::Ask;
 
@@ -23,9 +24,30 @@ impl World {
         self.random.shuffle(&mut free);
         let links_first = self.random.chance(50);
         let (first, second) = if links_first { (ordered, free) } else { (free, ordered) };
+        let mut is_over = false;
         for effect in first.into_iter().chain(second) {
+            match &mut self.doomed {
+                Some(doomed) if doomed.node == node && doomed.effects_left == 0 => break,
+                Some(doomed) if doomed.node == node => doomed.effects_left -= 1,
+                Some(_) | None => {}
+            }
+            is_over |= self.is_last(&effect);
             self.carry_out(node, effect);
         }
+        if is_over {
+            self.kill(node);
+        }
+        if let Some(doomed) = self.doomed.take_if(|doomed| doomed.node == node && doomed.effects_left == 0)
+            && self.is_up(node)
+        {
+            self.die(node, doomed.death);
+        }
+    }
+
+    /// Whether the daemon ends after this: a stop was carried out.
+    fn is_last(&self, effect: &Effect) -> bool {
+        let Effect::AnswerOperator { order, answer: Answer::Done { .. } } = effect else { return false };
+        self.stops.iter().any(|(_, stop)| stop == order)
     }
 
     fn carry_out(&mut self, node: NodeId, effect: Effect) {
@@ -77,24 +99,35 @@ impl World {
                 }
             }
             Effect::CompleteRequest { id, outcome } => self.complete(node, id, outcome),
-            Effect::SetExport { export } => {
-                let is_serving = export == ExportState::Serving;
-                self.nodes[node.index()].is_serving = is_serving;
-                if !is_serving {
-                    // The clients of this world do not count as connected; whoever still waits is let go.
-                    self.lose_clients(node);
-                }
-            }
+            Effect::SetExport { export } => self.set_export(node, &export),
             Effect::DropClients => self.lose_clients(node),
             Effect::AnswerOperator { order, answer } => {
                 self.say(|| format!("{node} answers order {}: {answer:?}", order.0));
                 self.answers.insert(order, answer);
             }
-            Effect::Notify(notice) => {
-                self.say(|| format!("{node} {}: {}", notice.name, notice.text));
-                self.notices.push((node, notice.name, notice.text));
-            }
+            Effect::Notify(notice) => self.note(node, notice),
         }
+    }
+
+    fn set_export(&mut self, node: NodeId, export: &ExportState) {
+        let is_serving = *export == ExportState::Serving;
+        self.nodes[node.index()].is_serving = is_serving;
+        if !is_serving {
+            // The clients of this world do not count as connected; whoever still waits is let go.
+            self.lose_clients(node);
+        } else if self.options.on_peer_lost.asks_a_majority() {
+            self.note_promotion(node);
+        }
+    }
+
+    fn note(&mut self, node: NodeId, notice: Notice) {
+        self.say(|| format!("{node} {}: {}", notice.name, notice.text));
+        self.coverage.notice(&notice);
+        if notice.name == "disk-state-changed" && notice.text.contains("Inconsistent") {
+            // Its disk counts for nothing until it has been resynced, and begins anew then.
+            self.marks[node.index()].restart();
+        }
+        self.notices.push((node, notice.name, notice.text));
     }
 
     fn run_fence_command(&mut self, node: NodeId, peer: NodeId, run: FenceRun) {
@@ -153,11 +186,30 @@ impl World {
             return;
         }
         let work = entry.remove();
+        let fails = machine.next_failure.take_if(|failure| failure.is_of(&work));
+        if let Some(failure) = fails {
+            self.fail_io(node, failure, work);
+            self.tell(node, Event::IoFailed { io, errno: 5 });
+            return;
+        }
         let event = match health {
             DiskHealth::Failing => Event::IoFailed { io, errno: 5 },
             DiskHealth::Good | DiskHealth::Stuck | DiskHealth::DataStuck => machine.finish(io, work),
         };
         self.tell(node, event);
+    }
+
+    /// What an I/O that fails leaves behind.
+    fn fail_io(&mut self, node: NodeId, failure: NextFailure, work: IoWork) {
+        self.say(|| format!("-- a {failure:?} of {node} fails"));
+        match failure {
+            NextFailure::Write => self.nodes[node.index()].finish_partly(work, &mut self.random),
+            NextFailure::Flush => {
+                self.lose_unflushed(node);
+                let machine = &mut self.nodes[node.index()];
+                machine.fail_flush(&work, &mut self.random);
+            }
+        }
     }
 
     fn complete(&mut self, node: NodeId, id: RequestId, outcome: Completion) {
@@ -177,6 +229,11 @@ impl World {
             self.durability.lost(id.0, now);
             return;
         }
+        self.coverage.count(match ask {
+            Ask::Read(_) => "reads checked",
+            Ask::Flush => "flushes completed",
+            Ask::Write(..) | Ask::Trim(..) | Ask::Zeroes(..) => "writes completed",
+        });
         match (ask, outcome) {
             (Ask::Read(range), Completion::Bytes(bytes)) => {
                 self.durability.read(range, &bytes.concat(), asked_at, now);
@@ -229,14 +286,14 @@ impl crate::node::SimNode {
     fn finish(&mut self, io: IoId, work: IoWork) -> Event {
         match work {
             IoWork::Journal(offset, pieces) => {
-                self.metadata.write(offset, pieces.iter().map(|piece| &piece[..]));
+                self.metadata.write(offset, &pieces);
             }
             IoWork::WriteThrough(blocks) => {
                 for (offset, bytes) in blocks {
                     self.metadata.write_through(offset, &bytes);
                 }
             }
-            IoWork::Data(offset, pieces) => self.data.write(offset, pieces.iter().map(|piece| &piece[..])),
+            IoWork::Data(offset, pieces) => self.data.write(offset, &pieces),
             IoWork::Zero(range) => self.data.zero(range),
             IoWork::FlushJournal(mark) => self.metadata.flush(mark),
             IoWork::FlushData(mark) => self.data.flush(mark),

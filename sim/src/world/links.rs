@@ -4,19 +4,12 @@ use replicator::event::{Event, LinkId, LinkLoss};
 use replicator::promotion::tiebreaker::TiebreakerEvent;
 use replicator::units::{NodeId, VoterId};
 
-use super::{ALPHA, BETA, Happening, MS, TIE, World};
+use super::{Happening, MS, World};
 use crate::sim_network::Item;
 
 impl World {
     fn voter_of(&self, node: NodeId) -> VoterId {
         self.nodes.get(node.index()).map_or(self.tiebreaker.voter, |node| node.voter)
-    }
-
-    fn is_up(&self, node: NodeId) -> bool {
-        match self.nodes.get(node.index()) {
-            Some(node) => node.replica.is_some(),
-            None => self.tiebreaker.running.is_some(),
-        }
     }
 
     fn wants(&self, node: NodeId, peer: NodeId) -> bool {
@@ -25,7 +18,7 @@ impl World {
 
     /// Sets up links that one of two nodes misses, where both can hear each other.
     pub(super) fn dial(&mut self) {
-        for nodes in [[ALPHA, BETA], [ALPHA, TIE], [BETA, TIE]] {
+        for nodes in [[NodeId(0), NodeId(1)], [NodeId(0), NodeId(2)], [NodeId(1), NodeId(2)]] {
             let [low, high] = nodes;
             let is_missing =
                 self.network.open_link(low, high).is_none() || self.network.open_link(high, low).is_none();
@@ -53,19 +46,25 @@ impl World {
         let end = held.end_of(node);
         let peer = held.nodes[1 - end];
         if !held.ends[end].is_open {
-            return;
+            let is_late = matches!(item, Item::Frame(_)) && self.late_frames > 0 && self.is_up(node);
+            if !is_late || !self.random.chance(self.late_frames) {
+                return;
+            }
+            // Of a link that is gone: nobody may make anything of it.
+            self.coverage.count("frames of a dead link");
         }
+        let Some(held) = self.network.links.get_mut(&link) else { return };
         match item {
             Item::Up => {
                 let voter = self.voter_of(peer);
-                if node == TIE {
+                if self.is_tiebreaker(node) {
                     self.tell_tiebreaker(TiebreakerEvent::LinkUp { peer, link, voter });
                 } else {
                     self.tell(node, Event::PeerConnected { peer, link, voter });
                 }
             }
             Item::Frame(frame) => {
-                if node == TIE {
+                if self.is_tiebreaker(node) {
                     self.tell_tiebreaker(TiebreakerEvent::FrameReceived { peer, link, frame });
                 } else {
                     self.tell(node, Event::FrameReceived { peer, link, frame });
@@ -74,7 +73,7 @@ impl World {
             Item::Closed => {
                 held.ends[end].is_open = false;
                 let reason = LinkLoss::Closed;
-                if node == TIE {
+                if self.is_tiebreaker(node) {
                     self.tell_tiebreaker(TiebreakerEvent::LinkLost { peer, link });
                 } else {
                     self.tell(node, Event::PeerLost { peer, link, reason });

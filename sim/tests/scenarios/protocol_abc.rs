@@ -6,6 +6,7 @@ use replicator::event::{Durability, Order};
 use replicator::state::ReplicationState;
 use replicator::units::{ByteRange, Lsn, Span};
 use sim::node::{DiskHealth, VOLUME_BYTES};
+use sim::swarm::ClientMix;
 use sim::workload::Ask;
 use sim::world::{ALPHA, BETA, World};
 
@@ -137,7 +138,7 @@ fn ragged_writes_trims_and_zeroes_read_back_right_on_both_replicas() {
     for seed in 0..20 {
         let mut world = promoted(seed);
         for step in 0..200 {
-            let ask = sim::workload::any_ask(&mut world.random, 40);
+            let ask = sim::workload::any_ask(&mut world.random, VOLUME_BYTES, &ClientMix::MIXED);
             world.ask(ALPHA, ask);
             if step % 7 == 0 {
                 pass(&mut world, 3);

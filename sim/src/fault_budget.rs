@@ -1,0 +1,35 @@
+//! What may coincide, so that the oracle stays honest: no acknowledged write is lost that nobody could have kept.
+//!
+//! Three rules. Crashes, cuts and orders have no limit: the design promises to stand them all. When the last copy of
+//! what was not flushed goes with the power, only what was flushed must survive ([`last_copy_goes`]). Rot is allowed
+//! while every other copy is whole, and nothing else happens until it is mended ([`may_rot`]): a rotten end of a
+//! journal looks like a torn one, so only the other copy can tell. Blocks of the data area do not rot at all: they
+//! have no checksums on disk.
+
+use replicator::units::NodeId;
+
+use crate::node::{DiskHealth, SimNode};
+use crate::world::World;
+
+/// Whether a node whose memory, or whose unflushed writes, are about to be lost holds the last copy of what was completed
+/// and not flushed. Whoever is a member of the recorded in-sync set, as the run that it names or one that continues it,
+/// has it all in its journal.
+#[must_use]
+pub fn last_copy_goes(world: &World, node: NodeId) -> bool {
+    !world.replicas().any(|other| other != node && world.holds_everything(other))
+}
+
+/// Whether blocks of a node may rot: everybody is up and in sync, nothing is cut off, and another one holds it all.
+#[must_use]
+pub fn may_rot(world: &World, node: NodeId) -> bool {
+    let is_quiet = world.network.cuts.is_empty() && world.voters().all(|voter| world.is_up(voter));
+    let is_sound = |node: &SimNode| {
+        let works = node.health == DiskHealth::Good && node.next_failure.is_none();
+        works && node.unwanted.is_empty() && !node.is_resync_paused && node.stands_still_until <= world.now
+    };
+    is_quiet
+        && world.nodes.iter().all(is_sound)
+        && world.doomed.is_none()
+        && world.is_in_sync()
+        && !last_copy_goes(world, node)
+}

@@ -1,0 +1,280 @@
+//! What fate and operators do in the safety phase: one kind of fault for each row, done to a world at any moment. What
+//! may coincide, so that nothing is lost that nobody could have kept, is the fault budget's business.
+
+use replicator::event::{ConnectedClients, Order, Warrant};
+use replicator::journal::recovery_case::RecoveryCase;
+use replicator::state::{DiskState, Role};
+use replicator::units::{NodeId, Span};
+
+use crate::fault_budget;
+use crate::node::{DiskHealth, NextFailure, Rot};
+use crate::random::Random;
+use crate::world::{Death, MS, World};
+
+/// A kind of fault, or of its mending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A daemon is killed, now or in the middle of what it does next.
+    Kill,
+    /// A machine loses power, now or in the middle of what its daemon does next.
+    PowerCut,
+    /// All machines lose power at once.
+    PowerCutOfAll,
+    /// What is down is started; a daemon whose disk failed is started anew.
+    Start,
+    /// One direction between two voters, or both, are cut or healed.
+    LinkCut,
+    /// A link breaks.
+    LinkReset,
+    /// All cuts heal.
+    LinksHealed,
+    /// The tiebreaker's daemon is killed.
+    TiebreakerKilled,
+    /// An operator promotes any node.
+    Promote,
+    /// An operator demotes any node.
+    Demote,
+    /// The same by force.
+    DemoteByForce,
+    /// An operator disconnects a node from a peer, or from all.
+    Disconnect,
+    /// An operator connects a node to all.
+    Connect,
+    /// An operator pauses resyncs, or lets them go on.
+    PauseResync,
+    /// A daemon is stopped by order.
+    Stop,
+    /// A disk hangs.
+    DiskHangs,
+    /// The data area of a disk hangs.
+    DataHangs,
+    /// A write to a disk fails.
+    WriteFails,
+    /// A flush of a disk fails, and what it should have covered may be lost.
+    FlushFails,
+    /// Blocks rot, or went astray, while a daemon is down.
+    Rot,
+    /// A process stands still.
+    StandsStill,
+    /// Nothing, for long enough that timeouts and leases end.
+    TimePasses,
+}
+
+impl FaultKind {
+    /// Every kind with its weight.
+    pub const ALL: [(Self, u64); 22] = [
+        (Self::Kill, 12),
+        (Self::PowerCut, 10),
+        (Self::PowerCutOfAll, 4),
+        (Self::Start, 18),
+        (Self::LinkCut, 15),
+        (Self::LinkReset, 10),
+        (Self::LinksHealed, 7),
+        (Self::TiebreakerKilled, 4),
+        (Self::Promote, 12),
+        (Self::Demote, 4),
+        (Self::DemoteByForce, 2),
+        (Self::Disconnect, 4),
+        (Self::Connect, 4),
+        (Self::PauseResync, 3),
+        (Self::Stop, 4),
+        (Self::DiskHangs, 2),
+        (Self::DataHangs, 2),
+        (Self::WriteFails, 3),
+        (Self::FlushFails, 3),
+        (Self::Rot, 2),
+        (Self::StandsStill, 2),
+        (Self::TimePasses, 4),
+    ];
+
+    /// Whether it mends what others break, or breaks nothing.
+    #[must_use]
+    pub fn mends(self) -> bool {
+        matches!(self, Self::Start | Self::LinksHealed | Self::Connect | Self::TimePasses)
+    }
+}
+
+/// One fault of the kinds that are on.
+pub fn any(world: &mut World, random: &mut Random, kinds: &[(FaultKind, u64)]) {
+    let all: u64 = kinds.iter().map(|(_, weight)| weight).sum();
+    let mut at = random.below(all);
+    let chosen = kinds.iter().find(|(_, weight)| {
+        let is_it = at < *weight;
+        at = at.saturating_sub(*weight);
+        is_it
+    });
+    let (kind, _) = chosen.expect("it is below the sum");
+    happens(world, random, *kind);
+}
+
+fn any_node(world: &World, random: &mut Random) -> NodeId {
+    let nodes: Vec<NodeId> = world.replicas().collect();
+    nodes[random.index(nodes.len())]
+}
+
+fn any_two_voters(world: &World, random: &mut Random) -> [NodeId; 2] {
+    let mut voters: Vec<NodeId> = world.voters().collect();
+    random.shuffle(&mut voters);
+    [voters[0], voters[1]]
+}
+
+fn happens(world: &mut World, random: &mut Random, kind: FaultKind) {
+    let node = any_node(world, random);
+    let is_up = world.is_up(node);
+    match kind {
+        FaultKind::Kill if is_up => dies(world, random, node, Death::Kill),
+        FaultKind::PowerCut if is_up => dies(world, random, node, Death::PowerCut),
+        FaultKind::PowerCutOfAll => {
+            world.coverage.count("power cut of all");
+            world.replicas().filter(|node| world.is_up(*node)).collect::<Vec<_>>().into_iter().for_each(
+                |node| {
+                    world.cut_power(node);
+                },
+            );
+        }
+        FaultKind::Start => start_what_is_down(world, random),
+        FaultKind::LinkCut => cut_or_heal(world, random),
+        FaultKind::LinkReset => {
+            world.coverage.count("link reset");
+            world.reset(any_two_voters(world, random));
+        }
+        FaultKind::LinksHealed => heal_links(world),
+        FaultKind::TiebreakerKilled
+            if world.options.has_tiebreaker() && world.tiebreaker.running.is_some() =>
+        {
+            world.coverage.count("tiebreaker killed");
+            world.kill_tiebreaker();
+        }
+        FaultKind::Rot => rot(world, random),
+        FaultKind::TimePasses => world.run_for(Span(random.below(10_000 * MS))),
+        _ if !is_up => {}
+        FaultKind::Promote
+        | FaultKind::Demote
+        | FaultKind::DemoteByForce
+        | FaultKind::Disconnect
+        | FaultKind::Connect
+        | FaultKind::PauseResync
+        | FaultKind::Stop => orders(world, random, kind, node),
+        FaultKind::DiskHangs => hangs(world, random, node, DiskHealth::Stuck),
+        FaultKind::DataHangs => hangs(world, random, node, DiskHealth::DataStuck),
+        FaultKind::WriteFails => {
+            world.coverage.count("write fails");
+            world.fail_next(node, NextFailure::Write);
+        }
+        FaultKind::FlushFails => {
+            world.coverage.count("flush fails");
+            world.fail_next(node, NextFailure::Flush);
+        }
+        FaultKind::StandsStill => {
+            world.coverage.count("process stands still");
+            world.stand_still(node, random.below(8000));
+        }
+        FaultKind::Kill | FaultKind::PowerCut | FaultKind::TiebreakerKilled => {}
+    }
+}
+
+/// At once, or after any of the effects that its daemon orders next.
+fn dies(world: &mut World, random: &mut Random, node: NodeId, death: Death) {
+    if random.chance(50) {
+        world.doom(node, death, random.below(300));
+    } else {
+        world.die(node, death);
+    }
+}
+
+/// Starts whatever does not run; a daemon whose disk failed is started anew now and then.
+fn start_what_is_down(world: &mut World, random: &mut Random) {
+    for node in world.replicas() {
+        if world.is_up(node) && world.disk(node) == DiskState::Failed && random.chance(50) {
+            world.kill(node);
+        }
+        if !world.is_up(node) && random.chance(80) {
+            world.coverage.count("start");
+            world.start(node);
+        }
+    }
+    if world.options.has_tiebreaker() && world.tiebreaker.running.is_none() {
+        world.start_tiebreaker();
+    }
+}
+
+fn cut_or_heal(world: &mut World, random: &mut Random) {
+    world.coverage.count("link cut");
+    let [from, to] = any_two_voters(world, random);
+    let is_cut = !world.network.cuts.contains(&(from, to));
+    if random.chance(50) {
+        world.set_cut(from, to, is_cut);
+    } else {
+        world.set_cut_both([from, to], is_cut);
+    }
+}
+
+/// Heals every cut.
+pub fn heal_links(world: &mut World) {
+    world.coverage.count("links healed");
+    for (from, to) in world.network.cuts.clone() {
+        world.set_cut(from, to, false);
+    }
+}
+
+fn orders(world: &mut World, random: &mut Random, kind: FaultKind, node: NodeId) {
+    let peers: Vec<NodeId> = world.replicas().filter(|peer| *peer != node).collect();
+    let any_peer = random.chance(50).then(|| peers[random.index(peers.len())]);
+    let (name, order) = match kind {
+        FaultKind::Promote => {
+            let wait = Span::from_millis([0, 500, 10_000][random.index(3)]);
+            ("promote", Order::Promote { wait, warrant: Warrant::Known })
+        }
+        FaultKind::Demote => ("demote", Order::Demote { clients: ConnectedClients::Refuse }),
+        FaultKind::DemoteByForce => {
+            ("demote by force", Order::Demote { clients: ConnectedClients::Disconnect })
+        }
+        FaultKind::Disconnect => ("disconnect", Order::Disconnect { peer: any_peer }),
+        FaultKind::Connect => ("connect", Order::Connect { peer: None }),
+        FaultKind::PauseResync => ("pause-resync", Order::PauseResync { is_paused: random.chance(50) }),
+        _ => ("stop", Order::Stop),
+    };
+    world.coverage.count(name);
+    world.order(node, order);
+}
+
+/// Shorter or longer than peers wait for a sign of life, or than a disk may take.
+fn hangs(world: &mut World, random: &mut Random, node: NodeId, health: DiskHealth) {
+    world.coverage.count(if health == DiskHealth::Stuck { "disk hangs" } else { "data area hangs" });
+    world.set_health(node, health);
+    world.run_for(Span(random.below(8000 * MS)));
+    world.set_health(node, DiskHealth::Good);
+}
+
+/// A node goes down, blocks of its metadata rot or turn up in the wrong place, and it comes back. Nothing else happens
+/// until it is in sync again: two losses at once are more than two copies stand.
+fn rot(world: &mut World, random: &mut Random) {
+    let node = any_node(world, random);
+    if !fault_budget::may_rot(world, node) {
+        return;
+    }
+    world.coverage.count("rot");
+    world.die(node, if random.chance(50) { Death::Kill } else { Death::PowerCut });
+    let rot = [Rot::JournalBit, Rot::JournalAstray, Rot::OlderSuperblock, Rot::BitmapPage][random.index(4)];
+    world.say(|| format!("-- {node} rots: {rot:?}"));
+    world.nodes[node.index()].rot(rot, random);
+    if random.chance(50) {
+        world.run_for(Span(random.below(5000 * MS)));
+    }
+    if world.start_whatever_it_holds(node) == RecoveryCase::Corrupt {
+        world.coverage.count("journals found corrupt");
+    }
+    let is_mended = (0..6).any(|_| {
+        start_what_is_down(world, random);
+        if !world.replicas().any(|node| world.role(node) == Role::Primary) {
+            let peers = world.replicas().filter(|peer| *peer != node && world.is_up(*peer));
+            for peer in peers.collect::<Vec<_>>() {
+                world
+                    .order(peer, Order::Promote { wait: Span::from_millis(10_000), warrant: Warrant::Known });
+                world.run_for(Span::from_millis(100));
+            }
+        }
+        world.run_until(Span::from_millis(10_000), World::is_in_sync)
+    });
+    assert!(is_mended, "violation: what rotted is not mended within a minute\n{}", world.summaries());
+}
