@@ -79,6 +79,8 @@ pub enum FromDataPlane {
         peer: NodeId,
         /// State of the local disk.
         disk: DiskState,
+        /// Whether no copy can be newer than the local one.
+        knows_newest: bool,
         /// Role of this node.
         role: Role,
     },

@@ -33,7 +33,6 @@ use std::time::Duration;
 use replicator::effect::Answer;
 use replicator::event::{FenceEnd, FenceRun, Order};
 use replicator::peer::handshake::{KnownPeer, LocalIdentity, PROTOCOL_VERSIONS, Secret, VoterKind};
-use replicator::state::{DiskState, Role};
 use replicator::units::{NodeId, Span, VoterId};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,7 +41,7 @@ use tokio::task::JoinSet;
 
 use self::control_socket::Desk;
 use self::events::EventStream;
-use self::fence_command::FenceCommand;
+use self::fence_command::{FenceCommand, FenceFacts};
 use self::limit::ClientCount;
 use self::link_handshake::{HANDSHAKE_LIMIT, LinkSettings};
 use self::listen::{ListenError, TcpSocket, UnixSocket};
@@ -295,11 +294,11 @@ impl Parts {
 
     /// Runs the fence command beside everything else. It goes on when the daemon is asked to stop: until the replica
     /// has its answer, nothing else can decide.
-    fn run_fence_command(&self, run: FenceRun, peer: NodeId, disk: DiskState, role: Role) {
+    fn run_fence_command(&self, run: FenceRun, facts: FenceFacts) {
         let (plane, fence) = (self.plane.clone(), self.fence.clone());
         tokio::task::spawn_local(async move {
             let end = match fence {
-                Some(command) => command.run(peer, disk, role).await,
+                Some(command) => command.run(facts).await,
                 None => FenceEnd::NotRun("none is configured".to_owned()),
             };
             // A data plane that has ended needs no answer.
@@ -314,8 +313,8 @@ impl Parts {
                 FromDataPlane::Export(export) => self.volume.on_export(export),
                 FromDataPlane::Dialing { peer, wanted } => self.links.on_dialing(peer, wanted),
                 FromDataPlane::PeerLost { peer } => self.links.on_lost(peer),
-                FromDataPlane::Fence { run, peer, disk, role } => {
-                    self.run_fence_command(run, peer, disk, role)
+                FromDataPlane::Fence { run, peer, disk, knows_newest, role } => {
+                    self.run_fence_command(run, FenceFacts { peer, disk, knows_newest, role });
                 }
                 FromDataPlane::Notice(notice) => self.events.on_notice(&notice),
                 FromDataPlane::Ended { error: None } => return Ok(()),

@@ -203,6 +203,8 @@ pub enum Effect {
         peer: NodeId,
         /// State of the local disk, for the command.
         disk: DiskState,
+        /// Whether no copy can be newer than the local one: else shooting the peer does not help, and only 3 and 4 do.
+        knows_newest: bool,
         /// Role of this node, for the command.
         role: Role,
     },

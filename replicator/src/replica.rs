@@ -376,6 +376,7 @@ impl Replica {
             self.advance_partings(effects);
             self.advance_introductions(effects);
             self.advance_inbound(effects);
+            self.advance_equals();
             self.advance_candidacy(effects);
             self.advance_reign(effects);
             self.admit_requests(effects);

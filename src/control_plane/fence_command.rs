@@ -39,6 +39,19 @@ pub struct FenceCommand {
     local: NodeId,
 }
 
+/// What a command is told of this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct FenceFacts {
+    /// Whom it is run against.
+    pub peer: NodeId,
+    /// State of the local disk.
+    pub disk: DiskState,
+    /// Whether no copy can be newer than the local one: else shooting the peer does not help.
+    pub knows_newest: bool,
+    /// Role of this node.
+    pub role: Role,
+}
+
 impl FenceCommand {
     /// The command of node `local`, if one is configured.
     pub fn of(config: &ResourceConfig, local: NodeId) -> Option<Self> {
@@ -72,9 +85,9 @@ impl FenceCommand {
         Some(Self { fence, resource: config.resource.clone(), environment, nodes, local })
     }
 
-    /// Runs it against `peer` and waits for its end.
-    pub async fn run(&self, peer: NodeId, disk: DiskState, role: Role) -> FenceEnd {
-        let child = self.command(peer, disk, role).spawn();
+    /// Runs it and waits for its end.
+    pub async fn run(&self, facts: FenceFacts) -> FenceEnd {
+        let child = self.command(facts).spawn();
         let mut child = match child {
             Ok(child) => child,
             Err(error) => return FenceEnd::NotRun(format!("{}: {error}", self.fence.command[0])),
@@ -100,12 +113,13 @@ impl FenceCommand {
         }
     }
 
-    fn command(&self, peer: NodeId, disk: DiskState, role: Role) -> Command {
+    fn command(&self, facts: FenceFacts) -> Command {
+        let FenceFacts { peer, disk, knows_newest, role } = facts;
         let (name, address) = &self.nodes[peer.index()];
         let others = self.nodes.iter().enumerate().filter(|(at, _)| *at != self.local.index());
         let others: Vec<&str> = others.map(|(_, (name, _))| name.as_str()).collect();
         // DRBD's mask of the nodes that are known to hold the newest data, this one at most.
-        let newest = if disk == DiskState::UpToDate { 1_u64 << self.local.0 } else { 0 };
+        let newest = if knows_newest { 1_u64 << self.local.0 } else { 0 };
         let mut command = Command::new(&self.fence.command[0]);
         command
             .args(&self.fence.command[1..])
@@ -113,6 +127,7 @@ impl FenceCommand {
             .env("TWINBLK_PEER", name)
             .env("TWINBLK_PEER_ADDRESS", address)
             .env("TWINBLK_DISK", disk.name())
+            .env("TWINBLK_NEWEST", if knows_newest { "yes" } else { "no" })
             .env("TWINBLK_ROLE", role.name())
             .env("DRBD_PEER", name)
             .env("DRBD_PEERS", others.join(" "))

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use crate::effect::{Answer, Effect, Effects};
 use crate::event::OrderId;
+use crate::generation::compare::{SyncAction, compare};
 use crate::notice::Notice;
-use crate::peer::message::{Denial, VoteReply, VoteRequest};
+use crate::peer::message::{Denial, Message, VoteReply, VoteRequest};
 use crate::promotion::agreement::{self, Agreed, Agreement, Standing};
-use crate::promotion::membership::MembershipRecord;
+use crate::promotion::membership::{InSyncSet, MembershipRecord};
 use crate::promotion::preconditions::PEER_IS_PRIMARY;
 use crate::promotion::refusal::{RefusalCode, Refused};
-use crate::state::DiskState;
+use crate::state::{DiskState, Role};
 use crate::units::{NodeId, Span, Tick};
 
 use super::Replica;
@@ -130,6 +131,57 @@ impl Replica {
                 may_hold_more.join(", ")
             )),
         }
+    }
+
+    /// Two Secondaries that have found out that they hold the same become members of the record, as the runs that they
+    /// are: either may be promoted then when the other is gone. Whoever was last, and alone, must have forgotten that,
+    /// durably, before the other believes itself to be a member.
+    pub(super) fn advance_equals(&mut self) {
+        let record = *self.record();
+        let is_idle = self.role == Role::Secondary && self.candidacy.is_none() && self.is_started();
+        if self.config.on_peer_lost.asks_a_majority()
+            || record.is_empty()
+            || !is_idle
+            || self.disk_fault.is_some()
+        {
+            return;
+        }
+        let equals: Vec<NodeId> =
+            self.peers.iter().filter(|peer| self.holds_the_same(peer)).map(|peer| peer.node).collect();
+        let local = self.config.local;
+        let are_all_here = record.in_sync.iter().all(|(node, _)| node == local || equals.contains(&node));
+        if equals.is_empty() || !are_all_here || self.disk <= DiskState::Outdated {
+            return;
+        }
+        let runs = equals.iter().filter_map(|node| Some((*node, self.peer(*node).introduced()?.incarnation)));
+        let in_sync =
+            runs.fold(InSyncSet::of(local, self.incarnation), |set, (node, run)| set.with(node, run));
+        let shown = equals.iter().filter_map(|node| self.peer(*node).link.as_ref()?.record_shown);
+        // The one with the newer record makes the next one.
+        let is_newest = shown.map(|shown| shown.order()).max() <= Some(record.order());
+        if !is_newest || record.in_sync == in_sync {
+            return;
+        }
+        let record = MembershipRecord { version: record.version + 1, primary: None, in_sync, ..record };
+        self.store_record(record);
+        for node in equals {
+            if let Some(link) = self.peer(node).link.as_ref().map(|link| link.id) {
+                self.send_when_durable(node, link, Message::RecordPassedOn(Box::new(record)));
+            }
+        }
+    }
+
+    /// Whether a Secondary holds exactly what this one does, by the states that were exchanged.
+    fn holds_the_same(&self, peer: &Peer) -> bool {
+        let Some(link) = peer.link.as_ref().filter(|link| matches!(link.replication, Replication::Idle))
+        else {
+            return false;
+        };
+        let (Some(ours), Some(theirs)) = (&link.introduction.sent, &link.introduction.received) else {
+            return false;
+        };
+        let has_moved = ours.end != self.flushed_end() || theirs.role != Role::Secondary;
+        self.can_be_in_sync(peer) && !has_moved && compare(ours, theirs).action == SyncAction::NoSync
     }
 
     /// An operator has accepted the loss: only a Primary that is known to live stands against it.

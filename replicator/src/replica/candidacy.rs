@@ -270,7 +270,9 @@ impl Replica {
 
     /// The record that this node would begin its reign with, before it knows who is at its position.
     pub(super) fn proposed_record(&mut self, highest: u64) -> MembershipRecord {
-        let highest = highest.max(self.record().term.number);
+        // A generation that was adopted may be of a term whose record never came here.
+        let adopted = self.superblock.content().lineage.newest().map_or(0, |newest| newest.term.number);
+        let highest = highest.max(self.record().term.number).max(adopted);
         MembershipRecord {
             term: Term { number: highest + 1, taker: self.random.identity() },
             version: 1,

@@ -55,7 +55,9 @@ impl Replica {
         let text = format!("running the fence command against {}", self.name_of(node));
         effects.push(Effect::Notify(Notice::warning("fencing", text)));
         self.fencing.insert(node, Fencing::Running { run, since: self.now, is_void: false });
-        effects.push(Effect::RunFenceCommand { run, peer: node, disk: self.disk, role: self.role });
+        let knows_newest = self.role == Role::Primary || self.knows_newest(self.record()).is_ok();
+        let (disk, role) = (self.disk, self.role);
+        effects.push(Effect::RunFenceCommand { run, peer: node, disk, knows_newest, role });
     }
 
     pub(super) fn on_fence_command_ended(&mut self, run: FenceRun, end: &FenceEnd, effects: &mut Effects) {

@@ -104,7 +104,7 @@ impl Replica {
     }
 
     /// Sends a message that speaks of the superblock when the superblock is on disk.
-    fn send_when_durable(&mut self, peer: NodeId, link: LinkId, message: Message) {
+    pub(super) fn send_when_durable(&mut self, peer: NodeId, link: LinkId, message: Message) {
         // Nothing becomes durable any more on a disk that failed; and a link that is over asks for nothing.
         self.after_durable.retain(|waiting| waiting.peer != peer || waiting.link == link);
         if self.disk_fault.is_some() {

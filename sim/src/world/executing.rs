@@ -89,9 +89,7 @@ impl World {
                     machine.unwanted.push(peer);
                 }
             }
-            Effect::RunFenceCommand { run, peer, disk: _, role: _ } => {
-                self.run_fence_command(node, peer, run)
-            }
+            Effect::RunFenceCommand { run, peer, .. } => self.run_fence_command(node, peer, run),
             Effect::Rescue { step, work } => {
                 let later = self.now + self.delay(self.delays.io);
                 if let Some(event) = self.nodes[node.index()].rescues.carry_out(step, work) {

@@ -4,7 +4,7 @@
 use replicator::config::OnPeerLost;
 use replicator::event::{Order, Warrant};
 use replicator::state::{DiskState, Role};
-use replicator::units::{ByteRange, Span};
+use replicator::units::{ByteRange, NodeId, Span};
 use sim::node::{FenceCommand, NodeOptions};
 use sim::workload::Ask;
 use sim::world::{ALPHA, BETA, World, WorldOptions};
@@ -188,6 +188,64 @@ fn whoever_wrote_last_and_alone_is_promoted_without_the_other_once_that_is_fence
     pass(&mut world, 500);
     assert_eq!(world.disk(ALPHA), DiskState::UpToDate, "its superblock says that it was alone");
     world.promote(ALPHA, 5000).expect("beta is down");
+}
+
+#[test]
+fn one_of_two_equal_secondaries_is_promoted_when_the_other_is_shot() {
+    let mut world = promoted(1, &FenceCommand::Exits(7));
+    world.write_now(ALPHA, 0, 4096);
+    world.cut_power(ALPHA);
+    world.cut_power(BETA);
+    world.start(ALPHA);
+    world.start(BETA);
+    assert!(world.run_until(Span::from_millis(10_000), World::is_in_sync), "{}", world.summaries());
+    world.kill(BETA);
+    pass(&mut world, 1000);
+    world.promote(ALPHA, 5000).expect("they were equal, and beta is silent");
+}
+
+#[test]
+fn whoever_was_last_and_alone_forgets_it_before_the_other_counts_as_equal() {
+    for seed in 0..20 {
+        let mut world = promoted(seed, &FenceCommand::Shoots);
+        world.kill(BETA);
+        world.write_now(ALPHA, 0, 4096);
+        world.demote(ALPHA).expect("no clients");
+        world.start(BETA);
+        // In the middle of their finding out that they hold the same.
+        pass(&mut world, 5 * seed + 20);
+        assert!(world.run_until(Span::from_millis(5000), |world| world.disk(BETA) == DiskState::UpToDate));
+        pass(&mut world, seed % 4);
+        world.cut_power(ALPHA);
+        if world.promote(BETA, 10_000).is_err() {
+            continue; // alpha had not said that it has forgotten.
+        }
+        world.write_now(BETA, 8192, 4096);
+        world.cut_power(BETA);
+        world.start(ALPHA);
+        pass(&mut world, 1000);
+        let refused = world.promote(ALPHA, 5000).expect_err("beta went on alone");
+        assert_eq!(refused.name, "disk-consistent", "seed {seed}");
+        world.start(BETA);
+        assert!(world.run_until(Span::from_millis(10_000), World::is_in_sync), "{}", world.summaries());
+    }
+}
+
+#[test]
+fn nobody_believes_to_be_a_member_before_the_primary_can_forget_it_no_more() {
+    for seed in 0..50 {
+        let mut world = promoted(seed, &FenceCommand::Exits(7));
+        world.kill(BETA);
+        world.write_now(ALPHA, 0, 4096);
+        world.start(BETA);
+        let recorded = |world: &World, node: NodeId| world.nodes[node.index()].superblock().membership;
+        let before = recorded(&world, BETA).order();
+        let is_told = world.run_until(Span::from_millis(10_000), |world| {
+            recorded(world, BETA).order() > before && recorded(world, BETA).in_sync.has_node(BETA)
+        });
+        assert!(is_told, "{}", world.summaries());
+        assert_eq!(recorded(&world, ALPHA), recorded(&world, BETA), "seed {seed}");
+    }
 }
 
 #[test]

@@ -5,6 +5,9 @@ use std::time::Instant;
 
 use super::*;
 
+const FACTS: FenceFacts =
+    FenceFacts { peer: NodeId(1), disk: DiskState::UpToDate, knows_newest: true, role: Role::Primary };
+
 fn config(script: &str, timeout: &str) -> ResourceConfig {
     let text = format!(
         r#"
@@ -30,7 +33,7 @@ fn config(script: &str, timeout: &str) -> ResourceConfig {
 
 fn run(script: &str, timeout: &str) -> FenceEnd {
     let command = FenceCommand::of(&config(script, timeout), NodeId(0)).expect("one is configured");
-    tokio_uring::start(async move { command.run(NodeId(1), DiskState::UpToDate, Role::Primary).await })
+    tokio_uring::start(async move { command.run(FACTS).await })
 }
 
 #[test]
@@ -49,6 +52,7 @@ fn the_environment_says_who_is_to_be_fenced_and_by_whom() {
         "$TWINBLK_PEER = beta",
         "$TWINBLK_PEER_ADDRESS = 10.0.0.2",
         "$TWINBLK_DISK = UpToDate",
+        "$TWINBLK_NEWEST = yes",
         "$TWINBLK_ROLE = Primary",
         "$DRBD_RESOURCE = mail",
         "$DRBD_PEER = beta",
@@ -101,8 +105,7 @@ fn a_command_that_is_not_there_is_named() {
         timeout: replicator::units::Span::from_millis(1000),
     });
     let command = FenceCommand::of(&config, NodeId(0)).expect("one is configured");
-    let end =
-        tokio_uring::start(async move { command.run(NodeId(1), DiskState::UpToDate, Role::Primary).await });
+    let end = tokio_uring::start(async move { command.run(FACTS).await });
     assert!(matches!(&end, FenceEnd::NotRun(why) if why.contains("/no/such/program")), "{end}");
 }
 

@@ -39,8 +39,8 @@ impl<C: Core> EventLoop<C> {
                 self.round.events.extend(self.parts.rescue.order(step, work));
             }
             Effect::SetDialing { peer, wanted } => self.tell(FromDataPlane::Dialing { peer, wanted }),
-            Effect::RunFenceCommand { run, peer, disk, role } => {
-                self.tell(FromDataPlane::Fence { run, peer, disk, role });
+            Effect::RunFenceCommand { run, peer, disk, knows_newest, role } => {
+                self.tell(FromDataPlane::Fence { run, peer, disk, knows_newest, role });
             }
             Effect::CompleteRequest { id, outcome } => {
                 let client = NbdConnection::client_of(id);
