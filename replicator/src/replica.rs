@@ -21,6 +21,7 @@ mod freeze;
 mod introductions;
 mod leaving;
 mod links;
+mod mark_reader;
 mod orders;
 mod passing_on;
 mod receiving;

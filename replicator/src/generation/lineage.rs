@@ -143,6 +143,13 @@ impl Lineage {
         at.map_or(&self.generations[..], |at| &self.generations[at + 1..])
     }
 
+    /// The generations that begin at `lsn` or before: what a node knows that begins there, or is sent the write there.
+    #[must_use]
+    pub fn up_to(&self, lsn: Lsn) -> Self {
+        let known = self.generations.iter().take_while(|generation| generation.first_lsn <= lsn);
+        Self { generations: known.copied().collect() }
+    }
+
     /// Where a node with this lineage stands if it has flushed up to `lsn`.
     #[must_use]
     pub fn position(&self, lsn: Lsn) -> Position {

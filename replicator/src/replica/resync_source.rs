@@ -4,12 +4,9 @@
 use bytes::Bytes;
 
 use crate::bitmap::BitmapRevision;
-use crate::config::CATCH_UP_READ_BYTES;
 use crate::effect::{Effect, Effects};
 use crate::event::{IoId, LinkId};
 use crate::generation::compare::{Course, SyncMethod};
-use crate::generation::lineage::Lineage;
-use crate::journal::reader::RingReader;
 use crate::notice::Notice;
 use crate::peer::message::{Message, PeerState};
 use crate::record::{Record, RecordKind};
@@ -19,6 +16,7 @@ use crate::superblock_keeper::Revision;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockRange, Lsn, NodeId, Tick};
 use crate::write_back::extent_map::Piece;
 
+use super::mark_reader::{MarkRead, MarkReader};
 use super::sending::Outbound;
 use super::{IoPurpose, Replica};
 
@@ -38,7 +36,7 @@ enum Stage {
     /// The target says which blocks it has marked itself.
     Gathering,
     /// The blocks of records that the target lacks are being marked; they go up to this one.
-    Marking { reader: Option<Box<RingReader>>, start: Lsn },
+    Marking { reader: MarkReader, start: Lsn },
     /// The marks are on their way to disk.
     Marked { revision: BitmapRevision, start: Lsn },
     /// The superblock that says how far they go is.
@@ -149,12 +147,8 @@ impl Replica {
         // What is flushed keeps its number: what is lost with the power is written again as something else. And what is
         // stable gets into the data area, from where it is copied; the rest goes as records.
         let start = self.write_back_limit();
-        let first = lacks.max(self.journal.ring().oldest_kept());
-        let reader = if first > start || is_full {
-            None
-        } else {
-            self.journal.ring().reader(first, start, CATCH_UP_READ_BYTES).map(Box::new)
-        };
+        let lacks = if is_full { start.next() } else { lacks };
+        let reader = MarkReader::new(self.journal.ring(), lacks, start);
         self.set_stage(node, Stage::Marking { reader, start });
     }
 
@@ -219,14 +213,15 @@ impl Replica {
             return;
         };
         let start = *start;
-        if reader.as_ref().is_none_or(|reader| reader.next_lsn() > start) {
-            let revision = self.bitmap.newest();
-            self.set_stage(node, Stage::Marked { revision, start });
-        } else if let Some(read) = reader.as_mut().and_then(|reader| reader.next_read()) {
-            let io = self.numbers.next();
-            self.purposes.insert(io, IoPurpose::ResyncMarks(node, link));
-            let offset = self.journal.zone_offset() + read.ring_offset;
-            effects.push(Effect::ReadJournal { io, offset, length: read.length });
+        match reader.next() {
+            MarkRead::Order(offset, length) => {
+                self.read_journal(IoPurpose::ResyncMarks(node, link), offset, length, effects);
+            }
+            MarkRead::Wait => {}
+            MarkRead::Done => {
+                let revision = self.bitmap.newest();
+                self.set_stage(node, Stage::Marked { revision, start });
+            }
         }
     }
 
@@ -235,15 +230,13 @@ impl Replica {
             return;
         }
         let slot = self.bitmap_slot(node);
-        let Some(Stage::Marking { reader: Some(reader), .. }) =
-            self.resync_of(node).map(|resync| &mut resync.stage)
-        else {
+        let Some(Stage::Marking { reader, .. }) = self.resync_of(node).map(|resync| &mut resync.stage) else {
             return;
         };
         match reader.on_bytes(bytes) {
             Ok(records) => {
-                for (_, record) in records {
-                    self.bitmap.set(slot, record.range);
+                for (_, range) in records {
+                    self.bitmap.set(slot, range);
                 }
             }
             Err(error) if error.lsn < self.journal.ring().oldest_kept() => {
@@ -258,9 +251,7 @@ impl Replica {
         if !self.lineage_is_durable() {
             return;
         }
-        let generations = self.superblock.content().lineage.generations();
-        let known = generations.iter().take_while(|generation| generation.first_lsn <= start.next());
-        let lineage = Lineage::parse(known.copied().collect()).expect("a prefix of a lineage is one");
+        let lineage = self.superblock.content().lineage.up_to(start.next());
         let announced = lineage.newest_id();
         let slot = self.bitmap_slot(node);
         let left = (self.bitmap.count(slot) * BLOCK_BYTES) >> 20;

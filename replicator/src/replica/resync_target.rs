@@ -7,12 +7,10 @@ use bytes::Bytes;
 
 use crate::bitmap::BitmapRevision;
 use crate::block_set::BlockSet;
-use crate::config::CATCH_UP_READ_BYTES;
 use crate::effect::{Effect, Effects, ZeroMethod};
 use crate::event::IoId;
 use crate::generation::compare::{Course, SyncMethod};
 use crate::generation::lineage::Lineage;
-use crate::journal::reader::RingReader;
 use crate::layout::superblock::{DurableDisk, ResyncPosition};
 use crate::notice::Notice;
 use crate::peer::codec::RUNS_MAX;
@@ -24,6 +22,7 @@ use crate::superblock_keeper::Revision;
 use crate::units::{BLOCK_BYTES, BlockRange, Lsn, NodeId, index_range};
 use crate::write_back::WriteBack;
 
+use super::mark_reader::{MarkRead, MarkReader};
 use super::receiving::{Inbound, Stage as InboundStage};
 use super::{IoPurpose, Replica};
 
@@ -43,7 +42,7 @@ enum Stage {
     /// What is under way to the disks comes to an end.
     Settling,
     /// The blocks of records that are about to be forgotten are being marked.
-    Marking { reader: Option<Box<RingReader>>, end: Lsn, keeps: Lsn },
+    Marking { reader: MarkReader, keeps: Lsn },
     /// The marks are on their way to disk.
     Marked { revision: BitmapRevision, keeps: Lsn },
     /// The superblock that calls the disk Inconsistent is.
@@ -162,7 +161,11 @@ impl Replica {
     /// Nothing may be under way to the disks when what it belongs to is forgotten.
     fn settle_for_resync(&mut self, course: Course, effects: &mut Effects) {
         self.journal.want_flush(self.journal.accepted());
-        if self.write_back.is_writing() || self.data_flush_in_flight || self.tail_move.is_some() {
+        // Copies of an earlier attempt too: they are old by now, and their numbers mean nothing in this one.
+        let is_of_copies =
+            |purpose: &IoPurpose| matches!(purpose, IoPurpose::CopyWrite | IoPurpose::CopyFlush(_));
+        let is_writing = self.write_back.is_writing() || self.purposes.values().any(is_of_copies);
+        if is_writing || self.data_flush_in_flight || self.tail_move.is_some() {
             return;
         }
         if self.data_flushed < self.write_back.written_back() {
@@ -174,30 +177,26 @@ impl Replica {
         }
         // What is here only in the journal is forgotten with it: it is marked like what is to be taken back.
         let keeps = course.target_keeps;
-        let end = self.journal.accepted();
-        let first = keeps.min(self.data_flushed).next().max(self.journal.ring().oldest_kept());
-        let reader = match first <= end {
-            true => self.journal.ring().reader(first, end, CATCH_UP_READ_BYTES).map(Box::new),
-            false => None,
-        };
-        self.set_target_stage(Stage::Marking { reader, end, keeps });
+        let first = keeps.min(self.data_flushed).next();
+        let reader = MarkReader::new(self.journal.ring(), first, self.journal.accepted());
+        self.set_target_stage(Stage::Marking { reader, keeps });
     }
 
     fn mark_own_records(&mut self, effects: &mut Effects) {
-        let Some(Stage::Marking { reader, end, keeps }) =
-            self.resync_target().map(|resync| &mut resync.stage)
+        let Some(Stage::Marking { reader, keeps }) = self.resync_target().map(|resync| &mut resync.stage)
         else {
             return;
         };
         let keeps = *keeps;
-        if reader.as_ref().is_none_or(|reader| reader.next_lsn() > *end) {
-            let revision = self.bitmap.newest();
-            self.set_target_stage(Stage::Marked { revision, keeps });
-        } else if let Some(read) = reader.as_mut().and_then(|reader| reader.next_read()) {
-            let io = self.numbers.next();
-            self.purposes.insert(io, IoPurpose::OwnMarks);
-            let offset = self.journal.zone_offset() + read.ring_offset;
-            effects.push(Effect::ReadJournal { io, offset, length: read.length });
+        match reader.next() {
+            MarkRead::Order(offset, length) => {
+                self.read_journal(IoPurpose::OwnMarks, offset, length, effects);
+            }
+            MarkRead::Wait => {}
+            MarkRead::Done => {
+                let revision = self.bitmap.newest();
+                self.set_target_stage(Stage::Marked { revision, keeps });
+            }
         }
     }
 
@@ -206,16 +205,14 @@ impl Replica {
         let replicas: Vec<NodeId> =
             self.peers.iter().filter(|peer| peer.is_replica()).map(|peer| peer.node).collect();
         let slots: Vec<u8> = replicas.into_iter().map(|node| self.bitmap_slot(node)).collect();
-        let Some(Stage::Marking { reader: Some(reader), .. }) =
-            self.resync_target().map(|resync| &mut resync.stage)
-        else {
+        let Some(Stage::Marking { reader, .. }) = self.resync_target().map(|resync| &mut resync.stage) else {
             return;
         };
         match reader.on_bytes(bytes) {
             Ok(records) => {
-                for (_, record) in records {
+                for (_, range) in records {
                     for slot in &slots {
-                        self.bitmap.set(*slot, record.range);
+                        self.bitmap.set(*slot, range);
                     }
                 }
             }

@@ -4,10 +4,9 @@
 use std::collections::VecDeque;
 
 use crate::config::CATCH_UP_READ_BYTES;
-use crate::effect::{Effect, Effects};
+use crate::effect::Effects;
 use crate::event::{IoId, LinkId};
 use crate::generation::compare::Course;
-use crate::generation::lineage::Lineage;
 use crate::journal::reader::RingReader;
 use crate::layout::record_table::{BATCH_PAYLOAD_BLOCKS_MAX, BATCH_RECORDS_MAX};
 use crate::peer::message::{Message, Progress, RecordBatch};
@@ -264,12 +263,7 @@ impl Replica {
             && self.lineage_is_durable()
         {
             let generation = *generation;
-            let up_to = lineage
-                .generations()
-                .iter()
-                .take_while(|entry| entry.id != generation.id)
-                .chain([&generation]);
-            let lineage = Lineage::parse(up_to.copied().collect()).expect("a prefix of a lineage is one");
+            let lineage = lineage.up_to(next);
             self.send(node, &Message::NewGeneration { generation, lineage }, effects);
             if let Some(outbound) = self.peer_mut(node).outbound_mut() {
                 outbound.announced = generation.id;
@@ -339,7 +333,6 @@ impl Replica {
             return; // Nothing is read from a disk that failed; a reader that found it out is void.
         }
         let journaled = self.journal.journaled();
-        let zone_offset = self.journal.zone_offset();
         let start = self.journal.ring().reader(next, journaled, CATCH_UP_READ_BYTES);
         let peer = self.peer_mut(node);
         let Some(link) = peer.link.as_ref().map(|link| link.id) else { return };
@@ -357,17 +350,11 @@ impl Replica {
             return;
         }
         let Some(read) = catch_up.reader.next_read() else { return };
-        let io = self.numbers.next();
+        let io = self.read_journal(IoPurpose::CatchUp(node, link), read.ring_offset, read.length, effects);
         if let Some(catch_up) =
             self.peer_mut(node).outbound_mut().and_then(|outbound| outbound.reader.as_mut())
         {
             catch_up.in_flight = Some(io);
-            self.purposes.insert(io, IoPurpose::CatchUp(node, link));
-            effects.push(Effect::ReadJournal {
-                io,
-                offset: zone_offset + read.ring_offset,
-                length: read.length,
-            });
         }
     }
 

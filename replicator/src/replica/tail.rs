@@ -5,9 +5,7 @@
 use bytes::Bytes;
 
 use crate::bitmap::BitmapRevision;
-use crate::config::CATCH_UP_READ_BYTES;
 use crate::effect::{Effect, Effects};
-use crate::journal::reader::RingReader;
 use crate::journal::ring::SegmentStart;
 use crate::layout::journal_batch::BATCH_BYTES_MAX;
 use crate::notice::Notice;
@@ -16,6 +14,7 @@ use crate::superblock_keeper::Revision;
 use crate::units::{Lsn, NodeId};
 
 use super::links::{Peer, Replication};
+use super::mark_reader::{MarkRead, MarkReader};
 use super::{IoPurpose, Replica};
 
 /// A move of the tail in progress.
@@ -28,7 +27,7 @@ pub(super) struct TailMove {
 #[derive(Debug)]
 enum Stage {
     /// Records that some replica lacks are read, to mark their blocks.
-    Marking { reader: Box<RingReader>, behind: Vec<(NodeId, u8, Lsn)> },
+    Marking { reader: MarkReader, behind: Vec<(NodeId, u8, Lsn)> },
     /// The marks are on their way to disk.
     Marked { behind: Vec<NodeId>, revision: BitmapRevision },
     /// The superblock that names the new tail is on its way to disk.
@@ -70,13 +69,12 @@ impl Replica {
         let last = to.first_lsn.previous();
         let behind = self.replicas_behind(last);
         let oldest_missing = behind.iter().map(|(_, _, flushed)| flushed.next()).min();
-        let Some(first) = oldest_missing.map(|first| first.max(tail.first_lsn)) else {
+        let Some(first) = oldest_missing else {
             self.record_tail(to);
             return;
         };
-        let reader =
-            self.journal.ring().reader(first, last, CATCH_UP_READ_BYTES).expect("what is kept can be read");
-        self.tail_move = Some(TailMove { to, stage: Stage::Marking { reader: Box::new(reader), behind } });
+        let reader = MarkReader::new(self.journal.ring(), first, last);
+        self.tail_move = Some(TailMove { to, stage: Stage::Marking { reader, behind } });
         self.read_on(effects);
     }
 
@@ -129,19 +127,13 @@ impl Replica {
     }
 
     fn read_on(&mut self, effects: &mut Effects) {
-        let zone_offset = self.journal.zone_offset();
         let Some(TailMove { stage: Stage::Marking { reader, .. }, .. }) = &mut self.tail_move else { return };
-        match reader.next_read() {
-            Some(read) => {
-                let io = self.numbers.next();
-                self.purposes.insert(io, IoPurpose::Tail);
-                effects.push(Effect::ReadJournal {
-                    io,
-                    offset: zone_offset + read.ring_offset,
-                    length: read.length,
-                });
+        match reader.next() {
+            MarkRead::Order(offset, length) => {
+                self.read_journal(IoPurpose::Tail, offset, length, effects);
             }
-            None => self.note_all_marked(effects),
+            MarkRead::Wait => {}
+            MarkRead::Done => self.note_all_marked(effects),
         }
     }
 
@@ -155,12 +147,12 @@ impl Replica {
         match reader.on_bytes(bytes) {
             Ok(records) => {
                 let behind = behind.clone();
-                for (_, record) in &records {
-                    for (node, slot, _) in behind.iter().filter(|(_, _, flushed)| *flushed < record.lsn) {
-                        self.bitmap.set(*slot, record.range);
+                for (lsn, range) in records {
+                    for (node, slot, _) in behind.iter().filter(|(_, _, flushed)| *flushed < lsn) {
+                        self.bitmap.set(*slot, range);
                         let outbound = self.peer_mut(*node).outbound_mut();
                         if let Some(resync) = outbound.and_then(super::sending::Outbound::resync_mut) {
-                            resync.mark_anew(record.range);
+                            resync.mark_anew(range);
                         }
                     }
                 }

@@ -155,7 +155,9 @@ impl World {
         machine.health = health;
         let (run, late) = (machine.run, machine.in_flight.keys().copied().collect::<Vec<_>>());
         for io in late {
-            self.at(self.now, Happening::IoDone { node, run, io });
+            // Whatever hung comes to its end in any order.
+            let done = self.now + self.delay(self.delays.io);
+            self.at(done, Happening::IoDone { node, run, io });
         }
     }
 

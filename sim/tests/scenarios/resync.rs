@@ -3,6 +3,7 @@
 use replicator::event::Order;
 use replicator::state::{DiskState, Role};
 use replicator::units::Span;
+use sim::node::DiskHealth;
 use sim::world::{ALPHA, BETA, World};
 
 use crate::{pass, promoted};
@@ -144,4 +145,32 @@ fn an_operator_pauses_a_resync_and_lets_it_go_on() {
     world.ask_operator(ALPHA, Order::PauseResync { is_paused: false }).expect("any time");
     world.assert_converges();
     assert_eq!((report(&world).resync_suspended, report(&world).out_of_sync), ("no", 0));
+}
+
+#[test]
+fn copies_and_flushes_of_a_resync_that_broke_off_count_for_nothing_in_the_next_one() {
+    for seed in 0..40 {
+        let mut world = away_for_long(seed);
+        world.start(BETA);
+        let has_begun = |world: &World| world.disk(BETA) == DiskState::Inconsistent;
+        assert!(world.run_until(Span::from_millis(5000), has_begun), "{}", world.summaries());
+        world.run_for(Span(seed * 150));
+        world.set_health(BETA, DiskHealth::DataStuck);
+        pass(&mut world, 20);
+        world.set_cut_both([ALPHA, BETA], true);
+        for block in 0..8 {
+            world.write_now(ALPHA, block * 131_072, 131_072);
+        }
+        pass(&mut world, 5000);
+        world.set_cut_both([ALPHA, BETA], false);
+        pass(&mut world, 5000);
+        // What was under way on the old link comes to its end now.
+        world.set_health(BETA, DiskHealth::Good);
+        if seed % 2 == 0 {
+            world.run_for(Span(100 + seed * 50));
+            world.cut_power(BETA);
+            world.start(BETA);
+        }
+        world.assert_converges();
+    }
 }
