@@ -115,6 +115,10 @@ enum IoPurpose {
     OwnMarks,
     /// Blocks to be copied to a peer.
     CopyRead(NodeId, LinkId),
+    /// Which blocks that are to be copied to a peer are holes.
+    HoleSearch(NodeId, LinkId),
+    /// Blocks of this node that a peer has asked about.
+    CompareRead,
     /// Blocks that were copied to this node.
     CopyWrite,
     /// A flush of the data area that covers every copy up to this one.
@@ -332,7 +336,7 @@ impl Replica {
             Event::ClientsCounted { clients } => self.clients = clients,
             Event::IoCompleted { io } => self.on_io_completed(io, effects),
             Event::BytesRead { io, bytes } => self.on_bytes_read(io, bytes, effects),
-            Event::AllocationFound { io, extents } => self.on_allocation_found(io, &extents),
+            Event::AllocationFound { io, extents } => self.on_allocation_found(io, &extents, effects),
             Event::IoFailed { io, errno } => self.on_io_failed(io, errno, effects),
             Event::PeerConnected { peer, link, voter } => self.on_peer_connected(peer, link, voter, effects),
             Event::FrameReceived { peer, link, frame } => self.on_frame(peer, link, &frame, effects),

@@ -15,6 +15,9 @@ use replicator::peer::message::{
 use replicator::peer::message_type::MessageType;
 use replicator::promotion::membership::{InSyncSet, MembershipRecord, VoterList};
 use replicator::record::{Record, RecordKind};
+use replicator::resync::Differing;
+use replicator::resync::digest::{BlockDigest, Comparison};
+use replicator::resync::target::Compared;
 use replicator::state::{DiskState, Role};
 use replicator::units::{
     BlockRange, GenerationId, Incarnation, Lsn, NodeId, REPLICAS_MAX, Span, Term, Tick, VOTERS_MAX, VoterId,
@@ -228,6 +231,19 @@ fn the_bodies_of_a_resync_are_as_documented() {
     let table = [vec![3, 0, 0, 0, 0, 0, 0, 0], u64s(&[0x7009, 0x7010])].concat();
     let fields = [("first_piece", u64s(&[0x7008])), ("count", vec![1, 0, 0, 0]), ("table", table)];
     check("Copies", &body(&Message::Copies(vec![copy])), &fields);
+    let digests = vec![BlockDigest([0x71; 32]), BlockDigest([0x72; 32])];
+    let bytes = digests.iter().flat_map(|digest| digest.0).collect::<Vec<u8>>();
+    let range = BlockRange::new(0x7012, 2);
+    let question = Message::Compare(Comparison { number: 0x7011, range, digests });
+    let fields = [
+        ("number", u64s(&[0x7011])),
+        ("first_block", u64s(&[0x7012])),
+        ("count", vec![2, 0, 0, 0]),
+        ("digests", bytes),
+    ];
+    check("Compare", &body(&question), &fields);
+    let compared = Message::Compared(Compared { number: 0x7013, differing: Differing([0x73; 32]) });
+    check("Compared", &body(&compared), &[("number", u64s(&[0x7013])), ("differing", vec![0x73; 32])]);
 }
 
 #[test]

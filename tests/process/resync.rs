@@ -1,5 +1,7 @@
 //! What the journal cannot bring up to date: a replica that was away for long, and one that has nothing yet.
 
+use std::path::Path;
+
 use crate::harness::{Cluster, RESOURCE, Settings, Voter};
 use crate::volume::Volume;
 
@@ -43,16 +45,26 @@ fn a_replica_that_missed_more_than_the_journal_holds_gets_the_blocks_that_differ
     cluster.stop_and_compare(Voter::B);
 }
 
-#[test]
-fn a_file_system_that_is_adopted_on_one_node_is_copied_to_the_other_and_stays_sparse_there() {
-    let mut cluster = Cluster::make(&Settings::default());
-    let mut content = vec![0; 64 << 20];
-    content[3 << 20..5 << 20].fill(5);
+/// A file system of 2 MiB in a volume of 128 MiB, which replica A brings along.
+fn file_system() -> Vec<u8> {
+    let mut content = vec![0; 128 << 20];
+    // Not one block is like another.
+    for (at, block) in (0_u64..).zip(content[3 << 20..5 << 20].chunks_mut(4096)) {
+        block.fill(5);
+        block[..8].copy_from_slice(&at.to_le_bytes());
+    }
     content[40 << 20..(40 << 20) + 4096].fill(6);
-    write_sparse(&cluster.data(Voter::A), &content);
+    content
+}
+
+/// Starts a pair in which A adopts `content`, and B is made with `options` over what it holds; both are in sync.
+fn adopted(content: &[u8], held_by_b: &dyn Fn(&Path), options: &[&str]) -> Cluster {
+    let settings = Settings { size: "128MiB", journal_size: "32MiB", ..Settings::default() };
+    let mut cluster = Cluster::make(&settings);
+    write_sparse(&cluster.data(Voter::A), content);
     cluster.expect(Voter::A, &["create-metadata", RESOURCE, "--uptodate", "--force"]);
-    std::fs::write(cluster.data(Voter::B), vec![0xff; 64 << 20]).expect("something else was there");
-    cluster.expect(Voter::B, &["create-metadata", RESOURCE, "--force"]);
+    held_by_b(&cluster.data(Voter::B));
+    cluster.expect(Voter::B, &[&["create-metadata", RESOURCE, "--force"], options].concat());
     for voter in Voter::ALL {
         cluster.start_process(voter);
     }
@@ -62,14 +74,69 @@ fn a_file_system_that_is_adopted_on_one_node_is_copied_to_the_other_and_stays_sp
     cluster.wait_until_written_back(Voter::A);
     let copied = std::fs::read(cluster.data(Voter::B)).expect("readable");
     assert!(copied == content, "the copy is the file system that was adopted");
-    let metadata = std::fs::metadata(cluster.data(Voter::B)).expect("there");
-    let used = std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
-    assert!(used < 8 << 20, "{used} bytes are in use for 2 MiB of content");
+    cluster
+}
+
+/// KiB that A has sent to B.
+fn sent_kib(cluster: &Cluster) -> u64 {
+    let sent = cluster.value(Voter::A, "/connections/0/peer_devices/0/sent").expect("it says so");
+    sent.as_u64().expect("a number")
+}
+
+/// Bytes that a process has read from disks.
+fn read_bytes(cluster: &Cluster, voter: Voter) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/io", cluster.process_id(voter))).expect("readable");
+    let line = text.lines().find_map(|line| line.strip_prefix("read_bytes: ")).expect("it is counted");
+    line.parse().expect("a number")
+}
+
+fn used_bytes(path: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).expect("there")) * 512
+}
+
+#[test]
+fn holes_are_neither_read_nor_sent_and_what_was_there_is_given_back() {
+    let something_else = |path: &Path| std::fs::write(path, vec![0xff; 128 << 20]).expect("written");
+    let cluster = adopted(&file_system(), &something_else, &[]);
+    let (sent, read) = (sent_kib(&cluster), read_bytes(&cluster, Voter::A));
+    assert!((2048..4096).contains(&sent), "{sent} KiB were sent for 2 MiB of content");
+    // The journal of 32 MiB is read at the start.
+    assert!(read < 64 << 20, "{read} bytes were read for 2 MiB of content in 128 MiB");
+    let used = used_bytes(&cluster.data(Voter::B));
+    assert!(used < 4 << 20, "{used} bytes are in use for 2 MiB of content");
+    cluster.stop_and_compare(Voter::A);
+}
+
+#[test]
+fn a_copy_that_was_brought_by_other_means_is_compared_and_only_what_differs_is_sent() {
+    let mut content = file_system();
+    let mut nearly = content.clone();
+    nearly[4 << 20..(4 << 20) + 65_536].fill(9);
+    // And something where there is a hole on the other side.
+    nearly[90 << 20..91 << 20].fill(9);
+    let cluster = adopted(&content, &|path| write_sparse(path, &nearly), &[]);
+    let sent = sent_kib(&cluster);
+    assert!((64..512).contains(&sent), "{sent} KiB were sent for 64 KiB that differ");
+    cluster.stop_and_compare(Voter::A);
+
+    // Nearly nothing is equal: that is found out soon.
+    content[60 << 20..100 << 20].fill(4);
+    let cluster = adopted(&content, &|path| write_sparse(path, &nearly), &[]);
+    cluster.stop_and_compare(Voter::A);
+}
+
+#[test]
+fn a_replica_that_was_made_of_zeroes_is_sent_no_zeroes() {
+    let zeroes = |path: &Path| write_sparse(path, &vec![0; 128 << 20]);
+    let cluster = adopted(&file_system(), &zeroes, &["--uptodate-zeroed"]);
+    let (sent, used) = (sent_kib(&cluster), used_bytes(&cluster.data(Voter::B)));
+    assert!((2048..4096).contains(&sent), "{sent} KiB were sent for 2 MiB of content");
+    assert!(used < 4 << 20, "{used} bytes are in use for 2 MiB of content");
     cluster.stop_and_compare(Voter::A);
 }
 
 /// Holes where there are zeroes.
-fn write_sparse(path: &std::path::Path, content: &[u8]) {
+fn write_sparse(path: &Path, content: &[u8]) {
     use std::os::unix::fs::FileExt;
     let file =
         std::fs::OpenOptions::new().write(true).truncate(true).create(true).open(path).expect("opened");

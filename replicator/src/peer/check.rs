@@ -7,6 +7,7 @@ use crate::peer::message::{
     Basis, Denial, Message, PeerState, Progress, RecordBatch, VoteReply, VoteRequest,
 };
 use crate::promotion::membership::MembershipRecord;
+use crate::resync::COPY_BLOCKS_MAX;
 use crate::state::Role;
 use crate::units::{BLOCK_BYTES, Lsn, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, bytes_u64};
 
@@ -33,6 +34,12 @@ pub(super) fn check(message: &Message) -> Result<(), FieldError> {
             let first = pieces.first().map_or(Lsn::ZERO, |piece| piece.lsn);
             require(first != Lsn::ZERO, "first_piece", 0)
         }
+        Message::Compare(question) => {
+            require(question.number > 0, "number", 0)?;
+            let (blocks, digests) = (question.range.count, bytes_u64(question.digests.len()));
+            require(blocks == digests && blocks <= COPY_BLOCKS_MAX, "count", blocks)
+        }
+        Message::Compared(compared) => require(compared.number > 0, "number", 0),
         Message::Flush { up_to: _ }
         | Message::CatchUpFrom { end: _ }
         | Message::CopiesFlushed { up_to: _ }

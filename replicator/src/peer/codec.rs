@@ -3,6 +3,7 @@
 //!
 //! Rule: a parsed message was checked in every field, and the payload of its records block by block.
 
+mod resync;
 #[cfg(test)]
 mod tests;
 
@@ -20,10 +21,7 @@ use crate::peer::message::{
 };
 use crate::peer::message_type::MessageType;
 use crate::record::Record;
-use crate::units::{
-    BLOCK_BYTES, BLOCK_SIZE, BlockRange, GenerationId, Lsn, NodeId, REPLICAS_MAX, Span, Term,
-    VOLUME_BYTES_MAX, bytes_usize,
-};
+use crate::units::{BLOCK_SIZE, GenerationId, Lsn, NodeId, REPLICAS_MAX, Span, Term, bytes_usize};
 
 /// Why a frame holds no message. The link is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +86,8 @@ impl Message {
             Self::Copies(_) => MessageType::Copies,
             Self::CopiesFlushed { .. } => MessageType::CopiesFlushed,
             Self::ResyncEnd { .. } => MessageType::ResyncEnd,
+            Self::Compare(_) => MessageType::Compare,
+            Self::Compared(_) => MessageType::Compared,
             Self::VoteRequest(_) => MessageType::VoteRequest,
             Self::VoteReply(_) => MessageType::VoteReply,
             Self::RecordUpdate(_) => MessageType::RecordUpdate,
@@ -176,7 +176,7 @@ fn write_body(message: &Message, out: &mut Vec<u8>) {
         }
         Message::Flush { up_to } => writer.lsn(*up_to),
         Message::CatchUpFrom { end } => writer.lsn(*end),
-        Message::DirtyRuns { runs, is_last } => write_runs(runs, *is_last, &mut writer),
+        Message::DirtyRuns { runs, is_last } => resync::write_runs(runs, *is_last, &mut writer),
         Message::ResyncFrom { start, lineage } => {
             writer.lsn(*start);
             writer.lineage(lineage);
@@ -184,6 +184,8 @@ fn write_body(message: &Message, out: &mut Vec<u8>) {
         Message::Copies(pieces) => write_copies(pieces, out),
         Message::CopiesFlushed { up_to } => writer.u64(*up_to),
         Message::ResyncEnd { consistent_at } => writer.lsn(*consistent_at),
+        Message::Compare(question) => resync::write_comparison(question, &mut writer),
+        Message::Compared(compared) => resync::write_compared(compared, &mut writer),
         Message::VoteRequest(request) => write_request(request, &mut writer),
         Message::VoteReply(reply) => write_reply(reply, &mut writer),
         Message::RecordUpdate(record) | Message::RecordStored(record) | Message::RecordPassedOn(record) => {
@@ -227,12 +229,14 @@ fn read_body(message_type: MessageType, reader: &mut FieldReader<'_>) -> Result<
         }),
         MessageType::Flush => Message::Flush { up_to: reader.lsn("up_to")? },
         MessageType::CatchUpFrom => Message::CatchUpFrom { end: reader.lsn("end")? },
-        MessageType::DirtyRuns => read_runs(reader)?,
+        MessageType::DirtyRuns => resync::read_runs(reader)?,
         MessageType::ResyncFrom => {
             Message::ResyncFrom { start: reader.lsn("start")?, lineage: reader.lineage()? }
         }
         MessageType::CopiesFlushed => Message::CopiesFlushed { up_to: reader.u64("up_to")? },
         MessageType::ResyncEnd => Message::ResyncEnd { consistent_at: reader.lsn("consistent_at")? },
+        MessageType::Compare => Message::Compare(resync::read_comparison(reader)?),
+        MessageType::Compared => Message::Compared(resync::read_compared(reader)?),
         MessageType::VoteRequest => Message::VoteRequest(Box::new(read_request(reader)?)),
         MessageType::VoteReply => Message::VoteReply(Box::new(read_reply(reader)?)),
         MessageType::RecordUpdate => Message::RecordUpdate(Box::new(reader.record()?)),
@@ -302,37 +306,6 @@ fn read_discards(reader: &mut FieldReader<'_>) -> Result<Discards, FieldError> {
     let discards = reader.coded("discards", |code| value_of(&Discards::ALL, code))?;
     reader.reserved(5)?;
     Ok(discards)
-}
-
-fn write_runs(runs: &[BlockRange], is_last: bool, writer: &mut FieldWriter<'_>) {
-    writer.u8(u8::from(is_last));
-    writer.reserved(3);
-    writer.u32(u32::try_from(runs.len()).expect("the body is bounded"));
-    for run in runs {
-        writer.u64(run.first);
-        writer.u64(run.count);
-    }
-}
-
-fn read_runs(reader: &mut FieldReader<'_>) -> Result<Message, FieldError> {
-    let is_last = reader.flag("is_last")?;
-    reader.reserved(3)?;
-    let count = reader.u32("count")?;
-    // Nothing is allocated for a count that is not legal.
-    let length = usize::try_from(count).ok().filter(|length| *length <= RUNS_MAX);
-    let length = length.ok_or(FieldError::Value { field: "count", value: count.into() })?;
-    let mut runs = Vec::with_capacity(length);
-    for _ in 0..length {
-        let (first, count) = (reader.u64("first_block")?, reader.u64("block_count")?);
-        let blocks_max = VOLUME_BYTES_MAX / BLOCK_BYTES;
-        let is_legal = first < blocks_max && (1..=blocks_max - first).contains(&count);
-        runs.push(
-            is_legal
-                .then(|| BlockRange::new(first, count))
-                .ok_or(FieldError::Value { field: "block_count", value: count })?,
-        );
-    }
-    Ok(Message::DirtyRuns { runs, is_last })
 }
 
 fn write_copies(pieces: &[Record], out: &mut Vec<u8>) {

@@ -5,6 +5,8 @@ use crate::generation::lineage::{Generation, Lineage, Position};
 use crate::generation::split_brain::Discards;
 use crate::promotion::membership::MembershipRecord;
 use crate::record::Record;
+use crate::resync::digest::Comparison;
+use crate::resync::target::Compared;
 use crate::state::{DiskState, Role};
 use crate::units::{BlockRange, GenerationId, Incarnation, Lsn, NodeId, REPLICAS_MAX, Span, Term};
 
@@ -275,6 +277,11 @@ pub enum Message {
         /// Newest write that a copied block may have in it.
         consistent_at: Lsn,
     },
+    /// Digests of blocks of the source: which of them differ? Numbered like copies, and among them.
+    Compare(Comparison),
+    /// The target's answer. What it does not call different is equal, or was brought by a record, as soon as it
+    /// says that everything up to this number is flushed.
+    Compared(Compared),
     /// A candidate asks.
     VoteRequest(Box<VoteRequest>),
     /// A voter answers.
@@ -311,6 +318,8 @@ impl Message {
             | Self::Copies(_)
             | Self::CopiesFlushed { .. }
             | Self::ResyncEnd { .. }
+            | Self::Compare(_)
+            | Self::Compared(_)
             | Self::VoteRequest(_)
             | Self::RecordUpdate(_)
             | Self::RecordPassedOn(_)

@@ -40,11 +40,15 @@ pub enum MessageType {
     CopiesFlushed,
     /// [`crate::peer::message::Message::ResyncEnd`]
     ResyncEnd,
+    /// [`crate::peer::message::Message::Compare`]
+    Compare,
+    /// [`crate::peer::message::Message::Compared`]
+    Compared,
 }
 
 impl MessageType {
     /// Every message with its number and its name.
-    pub const ALL: [(Self, u16, &str); 18] = [
+    pub const ALL: [(Self, u16, &str); 20] = [
         (Self::State, 1, "State"),
         (Self::Heartbeat, 2, "Heartbeat"),
         (Self::Records, 3, "Records"),
@@ -63,6 +67,8 @@ impl MessageType {
         (Self::Copies, 16, "Copies"),
         (Self::CopiesFlushed, 17, "CopiesFlushed"),
         (Self::ResyncEnd, 18, "ResyncEnd"),
+        (Self::Compare, 19, "Compare"),
+        (Self::Compared, 20, "Compared"),
     ];
 
     /// The number on the wire.

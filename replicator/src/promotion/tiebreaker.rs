@@ -351,6 +351,8 @@ impl Tiebreaker {
             | Message::Copies(_)
             | Message::CopiesFlushed { .. }
             | Message::ResyncEnd { .. }
+            | Message::Compare(_)
+            | Message::Compared(_)
             | Message::VoteReply(_)
             | Message::RecordStored(_) => {
                 self.drop_link(peer, DropReason::NotForTiebreakers(message_type), effects);

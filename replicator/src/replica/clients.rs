@@ -192,7 +192,15 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_allocation_found(&mut self, io: IoId, extents: &[AllocatedExtent]) {
+    pub(super) fn on_allocation_found(
+        &mut self,
+        io: IoId,
+        extents: &[AllocatedExtent],
+        effects: &mut Effects,
+    ) {
+        if let Some(IoPurpose::HoleSearch(node, link)) = self.purposes.remove(&io) {
+            return self.on_holes_found(node, link, io, extents, effects);
+        }
         self.reads.on_allocation(io, extents, self.complete, &self.write_back);
     }
 }

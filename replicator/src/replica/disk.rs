@@ -50,7 +50,9 @@ impl Replica {
                 | IoPurpose::OwnMarks
                 | IoPurpose::DiscardList(_)
                 | IoPurpose::RescueRead(..)
-                | IoPurpose::CopyRead(..)),
+                | IoPurpose::CopyRead(..)
+                | IoPurpose::CompareRead
+                | IoPurpose::HoleSearch(..)),
             ) => panic!("{other:?} is a read"),
         }
     }
@@ -73,10 +75,14 @@ impl Replica {
             Some(IoPurpose::OwnMarks) => self.on_own_marks_read(bytes, effects),
             Some(IoPurpose::DiscardList(number)) => self.on_discard_list_read(number, bytes, effects),
             Some(IoPurpose::RescueRead(number, at)) => self.on_rescue_read(number, at, bytes, effects),
-            Some(IoPurpose::CopyRead(node, link)) => self.on_copy_read(node, link, io, bytes, effects),
-            Some(other @ (IoPurpose::DataFlush(_) | IoPurpose::CopyWrite | IoPurpose::CopyFlush(_))) => {
-                panic!("{other:?} is no read")
-            }
+            Some(IoPurpose::CopyRead(node, link)) => self.on_copy_read(node, link, io, &bytes, effects),
+            Some(IoPurpose::CompareRead) => self.on_compare_read(io, &bytes, effects),
+            Some(
+                other @ (IoPurpose::DataFlush(_)
+                | IoPurpose::CopyWrite
+                | IoPurpose::CopyFlush(_)
+                | IoPurpose::HoleSearch(..)),
+            ) => panic!("{other:?} is no read"),
             None => panic!("nobody asked for I/O {}", io.0),
         }
     }

@@ -9,6 +9,7 @@ use crate::generation::split_brain::Discards;
 use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
 use crate::peer::message::{Message, PeerState};
+use crate::resync::expectation::TargetBefore;
 use crate::state::{DiskState, Role};
 use crate::units::{GenerationId, Lsn, NodeId};
 
@@ -218,7 +219,7 @@ impl Replica {
         let verdict = compare(ours, theirs);
         let parted = divergence(ours, theirs);
         let peer_is_primary = theirs.role == Role::Primary;
-        let is_resumed = theirs.resync_from == Some(self.config.local);
+        let target_before = self.target_before(node, theirs);
         let broken = [target_is_broken(ours), target_is_broken(theirs)];
         let text = format!("{}: rule {verdict}, {}", self.name_of(node), action_text(&verdict.action));
         effects.push(Effect::Notify(Notice::info("verdict", text)));
@@ -238,7 +239,7 @@ impl Replica {
             SyncAction::Target(_) if broken[0] => {
                 self.stop_replication(node, Some(verdict.rule), explanations::own_disk_failed(), effects);
             }
-            SyncAction::Source(course) => self.start_source(node, course, is_resumed),
+            SyncAction::Source(course) => self.start_source(node, verdict.rule, course, target_before),
             SyncAction::Target(course) => {
                 self.start_target_unless_a_primary_comes_first(node, course, peer_is_primary, effects)
             }
@@ -287,15 +288,26 @@ impl Replica {
         }
     }
 
-    fn start_source(&mut self, node: NodeId, course: Course, is_resumed: bool) {
-        let resumes = is_resumed && self.peer(node).has_dirty_bits;
+    /// What a peer is that may become the target of a resync from here.
+    fn target_before(&self, node: NodeId, theirs: &PeerState) -> TargetBefore {
+        let is_resumed = theirs.resync_from == Some(self.config.local) && self.peer(node).has_dirty_bits;
+        let is_whole = theirs.resync_from.is_none() && theirs.disk > DiskState::Inconsistent;
+        let is_zeroed = theirs.lineage.newest_id() == GenerationId::ZEROED && theirs.end == Lsn::ZERO;
+        match () {
+            () if is_resumed => TargetBefore::Interrupted,
+            () if is_zeroed && is_whole => TargetBefore::Zeroed,
+            () => TargetBefore::Other,
+        }
+    }
+
+    fn start_source(&mut self, node: NodeId, rule: SyncRule, course: Course, target: TargetBefore) {
         // Beside a Primary two Secondaries need nothing from one another: the target may leave it at that.
         let deadline_from = (self.role == Role::Primary).then_some(self.now);
         if let Some(link) = &mut self.peer_mut(node).link {
             let outbound = match course.method {
                 SyncMethod::CatchUp => Outbound::new(course, deadline_from),
                 SyncMethod::BitmapResync | SyncMethod::FullResync | SyncMethod::FullResyncWentBack => {
-                    Outbound::with_resync(course, ResyncSource::new(course, resumes))
+                    Outbound::with_resync(course, ResyncSource::new(rule, course, target))
                 }
             };
             link.replication = Replication::Source(Box::new(outbound));

@@ -5,15 +5,19 @@ use bytes::Bytes;
 
 use crate::bitmap::BitmapRevision;
 use crate::effect::{Effect, Effects};
-use crate::event::{IoId, LinkId};
+use crate::event::{AllocatedExtent, IoId, LinkId};
 use crate::generation::compare::{Course, SyncMethod};
+use crate::generation::rule::SyncRule;
+use crate::layout::record_table::BATCH_RECORDS_MAX;
 use crate::notice::Notice;
 use crate::peer::message::{Message, PeerState};
-use crate::record::{Record, RecordKind};
-use crate::resync::source::Copying;
+use crate::record::Record;
+use crate::resync::expectation::{Expectation, TargetBefore};
+use crate::resync::source::{Copying, Outcome, Outgoing};
+use crate::resync::target::Compared;
 use crate::state::DiskState;
 use crate::superblock_keeper::Revision;
-use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockRange, Lsn, NodeId, Tick};
+use crate::units::{BLOCK_BYTES, BlockRange, Lsn, NodeId, Tick};
 use crate::write_back::extent_map::Piece;
 
 use super::mark_reader::{MarkRead, MarkReader};
@@ -26,6 +30,8 @@ pub(super) struct ResyncSource {
     stage: Stage,
     /// Every block is copied, not only those that are marked.
     is_full: bool,
+    /// What is known of the target's blocks.
+    expectation: Expectation,
     /// The newest write that the target keeps.
     target_keeps: Lsn,
 }
@@ -50,12 +56,13 @@ enum Stage {
 }
 
 impl ResyncSource {
-    pub(super) fn new(course: Course, resumes: bool) -> Self {
+    pub(super) fn new(rule: SyncRule, course: Course, target: TargetBefore) -> Self {
         let is_full = match course.method {
-            SyncMethod::FullResync | SyncMethod::FullResyncWentBack => !resumes,
+            SyncMethod::FullResync | SyncMethod::FullResyncWentBack => target != TargetBefore::Interrupted,
             SyncMethod::BitmapResync | SyncMethod::CatchUp => false,
         };
-        Self { stage: Stage::Gathering, is_full, target_keeps: course.target_keeps }
+        let expectation = Expectation::of(rule, course.method, target);
+        Self { stage: Stage::Gathering, is_full, expectation, target_keeps: course.target_keeps }
     }
 
     /// Up to where the target will ask for no record: everything before it is marked, or about to be.
@@ -124,7 +131,7 @@ impl Replica {
         // The peer's state may have arrived in this very round, so that the verdict is still due here.
         self.reach_verdict(node, effects);
         let volume = BlockRange::new(0, self.config.volume_bytes / BLOCK_BYTES);
-        let Some(ResyncSource { stage: Stage::Gathering, is_full, target_keeps }) = self.resync_of(node)
+        let Some(ResyncSource { stage: Stage::Gathering, is_full, target_keeps, .. }) = self.resync_of(node)
         else {
             return; // Of an earlier introduction.
         };
@@ -267,10 +274,18 @@ impl Replica {
     /// The target's journal begins anew where it was told.
     pub(super) fn begin_copying(&mut self, node: NodeId, end: Lsn) {
         let slot = self.bitmap_slot(node);
-        if let Some(ResyncSource { stage: Stage::Offered { start }, .. }) = self.resync_of(node)
+        let volume_blocks = self.config.volume_bytes / BLOCK_BYTES;
+        if let Some(ResyncSource { stage: Stage::Offered { start }, expectation, .. }) = self.resync_of(node)
             && *start == end
         {
-            let copying = Copying::new(self.bitmap.blocks(slot), end);
+            let expectation = *expectation;
+            let todo = self.bitmap.blocks(slot);
+            // Every block is marked where nothing is known of any.
+            let expectation = match expectation {
+                Expectation::Different if todo.count() == volume_blocks => Expectation::Equal,
+                other @ (Expectation::Different | Expectation::Equal | Expectation::Zero) => other,
+            };
+            let copying = Copying::new(todo, end, expectation);
             self.set_stage(node, Stage::Copying(Box::new(copying)));
         }
     }
@@ -279,18 +294,18 @@ impl Replica {
     /// is of its block unless a record, which goes to the target itself, is newer.
     fn copy_blocks(&mut self, node: NodeId, effects: &mut Effects) {
         let Some(link) = self.peer(node).link.as_ref().map(|link| link.id) else { return };
-        let mut is_new_pass = true;
-        while !self.is_resync_paused
-            && self.throttle.may_read(self.now)
-            && let Some(copying) = self.resync_of(node).and_then(ResyncSource::copying)
-            && let Some(run) = copying.next_run(is_new_pass)
-        {
-            is_new_pass = false;
+        if let Some(copying) = self.copying_to(node) {
+            copying.begin_pass();
+        }
+        while !self.is_resync_paused && self.throttle.may_read(self.now) {
+            self.search_holes(node, link, effects);
+            let Some(copying) = self.copying_to(node) else { return };
+            let Some(run) = copying.next_run() else { return };
             let start = copying.start();
             for piece in self.write_back.pieces(run) {
                 match piece {
                     Piece::Held(range, content) if content.lsn > start => {
-                        if let Some(copying) = self.resync_of(node).and_then(ResyncSource::copying) {
+                        if let Some(copying) = self.copying_to(node) {
                             copying.leave_to_records(range);
                         }
                     }
@@ -300,7 +315,7 @@ impl Replica {
                         self.purposes.insert(io, IoPurpose::CopyRead(node, link));
                         effects.push(Effect::ReadData { io, range });
                         self.throttle.on_read(range.bytes());
-                        if let Some(copying) = self.resync_of(node).and_then(ResyncSource::copying) {
+                        if let Some(copying) = self.copying_to(node) {
                             copying.on_read_ordered(io, range);
                         }
                     }
@@ -309,33 +324,96 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_copy_read(
+    fn copying_to(&mut self, node: NodeId) -> Option<&mut Copying> {
+        self.resync_of(node)?.copying()
+    }
+
+    /// Finds out which of the next blocks are holes. The data area knows nothing of what is only in memory yet.
+    fn search_holes(&mut self, node: NodeId, link: LinkId, effects: &mut Effects) {
+        let Some(range) = self.copying_to(node).and_then(Copying::next_search) else { return };
+        let gaps = self.write_back.pieces(range).into_iter().filter_map(|piece| match piece {
+            Piece::Gap(gap) => Some(gap),
+            Piece::Held(..) => None,
+        });
+        let gaps = gaps.collect();
+        let io = self.numbers.next();
+        self.purposes.insert(io, IoPurpose::HoleSearch(node, link));
+        effects.push(Effect::FindAllocated { io, range });
+        if let Some(copying) = self.copying_to(node) {
+            copying.on_search_ordered(io, range, gaps);
+        }
+    }
+
+    pub(super) fn on_holes_found(
         &mut self,
         node: NodeId,
         link: LinkId,
         io: IoId,
-        bytes: Bytes,
+        extents: &[AllocatedExtent],
         effects: &mut Effects,
     ) {
         if self.peer(node).link.as_ref().is_none_or(|current| current.id != link) {
             return;
         }
         let newest = self.assigned();
-        let read = self.resync_of(node).and_then(ResyncSource::copying);
-        let Some((number, range)) = read.and_then(|copying| copying.on_read(io, newest)) else { return };
-        let is_zero = bytes.chunks(BLOCK_SIZE).all(|block| block.iter().all(|byte| *byte == 0));
-        let copy = match is_zero {
-            true => Record::zero(number, RecordKind::Trim, range),
-            false => Record::write(number, range, bytes),
-        };
-        self.send(node, &Message::Copies(vec![copy]), effects);
+        let Some(copying) = self.copying_to(node) else { return };
+        let outcome = copying.on_found(io, extents, newest);
+        self.follow_up(node, outcome, effects);
     }
 
-    pub(super) fn on_copies_flushed(&mut self, node: NodeId, up_to: u64) {
+    pub(super) fn on_copy_read(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        io: IoId,
+        bytes: &Bytes,
+        effects: &mut Effects,
+    ) {
+        if self.peer(node).link.as_ref().is_none_or(|current| current.id != link) {
+            return;
+        }
+        let newest = self.assigned();
+        let Some(copying) = self.copying_to(node) else { return };
+        let outcome = copying.on_read(io, bytes, newest);
+        self.follow_up(node, outcome, effects);
+    }
+
+    fn follow_up(&mut self, node: NodeId, outcome: Outcome, effects: &mut Effects) {
+        self.clear_marks(node, &outcome.equal);
+        match outcome.outgoing {
+            Some(Outgoing::Copies(copies)) => self.send_copies(node, &copies, effects),
+            Some(Outgoing::Question(question)) => self.send(node, &Message::Compare(question), effects),
+            None => {}
+        }
+    }
+
+    fn send_copies(&mut self, node: NodeId, copies: &[Record], effects: &mut Effects) {
+        for part in copies.chunks(BATCH_RECORDS_MAX) {
+            self.send(node, &Message::Copies(part.to_vec()), effects);
+        }
+    }
+
+    fn clear_marks(&mut self, node: NodeId, equal: &[BlockRange]) {
         let slot = self.bitmap_slot(node);
-        let Some(copying) = self.resync_of(node).and_then(ResyncSource::copying) else { return };
-        for range in copying.on_flushed(up_to) {
-            self.bitmap.clear(slot, range);
+        for range in equal {
+            self.bitmap.clear(slot, *range);
+        }
+    }
+
+    /// The target has compared blocks: it is sent those that differ.
+    pub(super) fn on_compared(&mut self, node: NodeId, compared: &Compared, effects: &mut Effects) {
+        let Some(copying) = self.copying_to(node) else { return };
+        match copying.on_compared(compared.number, &compared.differing) {
+            Ok(copies) => self.send_copies(node, &copies, effects),
+            Err(refusal) => self.drop_link(node, &refusal.to_string(), effects),
+        }
+    }
+
+    pub(super) fn on_copies_flushed(&mut self, node: NodeId, up_to: u64, effects: &mut Effects) {
+        let Some(copying) = self.copying_to(node) else { return };
+        match copying.on_flushed(up_to) {
+            Ok(equal) => self.clear_marks(node, &equal),
+            Err(refusal) => self.drop_link(node, &refusal.to_string(), effects),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::notice::Notice;
 use crate::peer::codec::RUNS_MAX;
 use crate::peer::message::Message;
 use crate::record::{Record, RecordKind};
+use crate::resync::digest::Comparison;
 use crate::resync::target::Receiving;
 use crate::state::DiskState;
 use crate::superblock_keeper::Revision;
@@ -323,6 +324,49 @@ impl Replica {
                     return;
                 }
             }
+        }
+    }
+
+    /// The source asks which of some blocks it should copy.
+    pub(super) fn on_compare(&mut self, node: NodeId, question: Comparison, effects: &mut Effects) {
+        if self.inbound.as_ref().is_none_or(|inbound| inbound.from != node) {
+            return;
+        }
+        let is_within = question.range.end() <= self.config.volume_bytes / BLOCK_BYTES;
+        let Some(receiving) = self.resync_target().and_then(ResyncTarget::receiving) else { return };
+        let wanted = match receiving.on_comparison(question) {
+            _ if !is_within => Err("a comparison lies beyond the end of the volume".to_owned()),
+            Err(refusal) => Err(refusal.to_string()),
+            Ok(wanted) => Ok(wanted),
+        };
+        let wanted = match wanted {
+            Ok(wanted) => wanted,
+            Err(reason) => return self.drop_link(node, &reason, effects),
+        };
+        for range in wanted {
+            let io = self.numbers.next();
+            self.purposes.insert(io, IoPurpose::CompareRead);
+            effects.push(Effect::ReadData { io, range });
+            if let Some(receiving) = self.resync_target().and_then(ResyncTarget::receiving) {
+                receiving.on_read_ordered(io, range);
+            }
+        }
+        self.answer_comparisons(effects);
+    }
+
+    pub(super) fn on_compare_read(&mut self, io: IoId, bytes: &[u8], effects: &mut Effects) {
+        if let Some(receiving) = self.resync_target().and_then(ResyncTarget::receiving) {
+            receiving.on_read(io, bytes);
+        }
+        self.answer_comparisons(effects);
+    }
+
+    fn answer_comparisons(&mut self, effects: &mut Effects) {
+        let Some(from) = self.inbound.as_ref().map(|inbound| inbound.from) else { return };
+        while let Some(receiving) = self.resync_target().and_then(ResyncTarget::receiving)
+            && let Some(compared) = receiving.answer()
+        {
+            self.send(from, &Message::Compared(compared), effects);
         }
     }
 

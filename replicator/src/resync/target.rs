@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::block_set::BlockSet;
 use crate::event::IoId;
 use crate::record::Record;
-use crate::resync::{COPY_BLOCKS_MAX, IN_FLIGHT_BYTES_MAX};
-use crate::units::{BLOCK_BYTES, BlockRange, Lsn};
+use crate::resync::digest::{BlockDigest, Comparison};
+use crate::resync::{COPY_BLOCKS_MAX, Differing, IN_FLIGHT_BYTES_MAX, ZERO_BLOCKS_MAX, cost};
+use crate::units::{BLOCK_BYTES, BlockRange, Lsn, bytes_usize};
 
 /// A copy that is being written.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,31 @@ struct Held {
     copy: IoId,
 }
 
+/// A copy or a comparison that is not flushed.
+#[derive(Clone, Copy, Debug)]
+struct Unflushed {
+    number: u64,
+    cost: u64,
+}
+
+/// Blocks that are being compared.
+#[derive(Clone, Debug)]
+struct Comparing {
+    question: Comparison,
+    differing: Differing,
+    /// Reads that have not come back.
+    reads: usize,
+}
+
+/// The answer to a comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// Which one.
+    pub number: u64,
+    /// The blocks that the source should copy.
+    pub differing: Differing,
+}
+
 /// What arrives, and what counts for more.
 #[derive(Clone, Debug, Default)]
 pub struct Receiving {
@@ -29,10 +55,13 @@ pub struct Receiving {
     recorded: BlockSet,
     writing: BTreeMap<IoId, Writing>,
     held: Vec<Held>,
-    /// Newest copy received.
+    comparing: BTreeMap<u64, Comparing>,
+    /// Reads for comparisons: which one, which blocks.
+    reading: BTreeMap<IoId, (u64, BlockRange)>,
+    /// Newest copy or comparison received.
     received: u64,
-    /// Bytes of the copies that are not flushed: number and length of each, and all together.
-    unflushed: VecDeque<(u64, u64)>,
+    unflushed: VecDeque<Unflushed>,
+    /// What all of them cost.
     unflushed_bytes: u64,
     flushed: u64,
     /// Up to where the journal must reach for the disk to be consistent; known when every copy was sent.
@@ -53,6 +82,14 @@ pub enum CopyRefusal {
     /// The source sends more than may be on its way.
     #[error("copy {0} was sent without room for it")]
     Window(u64),
+    /// More zeroes than a disk can be sure to write in time.
+    #[error("copy {number} is of {blocks} blocks")]
+    Length {
+        /// The one that came.
+        number: u64,
+        /// How many blocks it has.
+        blocks: u64,
+    },
 }
 
 impl Receiving {
@@ -68,7 +105,29 @@ impl Receiving {
     /// # Errors
     /// It is not the next one, or there is no room for it.
     pub fn on_copy(&mut self, copy: &Record) -> Result<Vec<BlockRange>, CopyRefusal> {
-        let number = copy.lsn.0;
+        if copy.range.count > ZERO_BLOCKS_MAX {
+            return Err(CopyRefusal::Length { number: copy.lsn.0, blocks: copy.range.count });
+        }
+        self.receive(copy.lsn.0, cost(copy))?;
+        Ok(self.recorded.missing(copy.range))
+    }
+
+    /// The source asks which of some blocks differ. Returns the blocks to read; where there is none,
+    /// [`Self::answer`] has the answer at once.
+    ///
+    /// # Errors
+    /// It is not the next one, or there is no room for it.
+    pub fn on_comparison(&mut self, question: Comparison) -> Result<Vec<BlockRange>, CopyRefusal> {
+        let (number, range) = (question.number, question.range);
+        self.receive(number, range.bytes())?;
+        // Blocks that a record has brought are not wanted, whatever the source holds.
+        let wanted = self.recorded.missing(range);
+        let comparing = Comparing { question, differing: Differing::default(), reads: wanted.len() };
+        self.comparing.insert(number, comparing);
+        Ok(wanted)
+    }
+
+    fn receive(&mut self, number: u64, cost: u64) -> Result<(), CopyRefusal> {
         if number != self.received + 1 {
             return Err(CopyRefusal::Number { number, received: self.received });
         }
@@ -78,14 +137,54 @@ impl Receiving {
             return Err(CopyRefusal::Window(number));
         }
         self.received = number;
-        self.unflushed_bytes += copy.range.bytes();
-        self.unflushed.push_back((number, copy.range.bytes()));
-        Ok(self.recorded.missing(copy.range))
+        self.unflushed_bytes += cost;
+        self.unflushed.push_back(Unflushed { number, cost });
+        Ok(())
     }
 
     /// Blocks of the newest copy are being written.
     pub fn on_write_ordered(&mut self, io: IoId, range: BlockRange) {
         self.writing.insert(io, Writing { number: self.received, range });
+    }
+
+    /// Blocks of the newest comparison are being read.
+    pub fn on_read_ordered(&mut self, io: IoId, range: BlockRange) {
+        self.reading.insert(io, (self.received, range));
+    }
+
+    /// Blocks of a comparison were read.
+    pub fn on_read(&mut self, io: IoId, bytes: &[u8]) {
+        let Some((number, range)) = self.reading.remove(&io) else { return };
+        let comparing = self.comparing.get_mut(&number).expect("it ends with its last read");
+        comparing.reads -= 1;
+        let skip = range.first - comparing.question.range.first;
+        let digests = BlockDigest::of_blocks(bytes);
+        for (place, digest) in (skip..).zip(digests) {
+            if comparing.question.digests[bytes_usize(place)] != digest {
+                comparing.differing.insert(place);
+            }
+        }
+    }
+
+    /// The answer to a comparison that is over. What it calls equal is proved when it is flushed.
+    pub fn answer(&mut self) -> Option<Compared> {
+        let over = self.comparing.iter().find(|(_, comparing)| comparing.reads == 0);
+        let number = *over?.0;
+        let Comparing { question, mut differing, .. } = self.comparing.remove(&number)?;
+        // What a record has brought meanwhile need not be copied any more.
+        let (_, different) = differing.split(question.range);
+        let wanted: Vec<BlockRange> = different.iter().flat_map(|run| self.recorded.missing(*run)).collect();
+        differing = Differing::default();
+        for run in wanted {
+            let first = run.first - question.range.first;
+            (first..first + run.count).for_each(|place| differing.insert(place));
+        }
+        // The copies that follow cost what these blocks have cost until now.
+        let moved = differing.count() * BLOCK_BYTES;
+        let at = self.unflushed.binary_search_by_key(&number, |unflushed| unflushed.number);
+        self.unflushed[at.expect("it is not flushed before it is over")].cost -= moved;
+        self.unflushed_bytes -= moved;
+        Some(Compared { number, differing })
     }
 
     /// A write is done. Returns whether it was of a copy.
@@ -103,15 +202,18 @@ impl Receiving {
     /// Up to which copy a flush of the data area that begins now covers everything, if that is news.
     #[must_use]
     pub fn flush_wanted(&self) -> Option<u64> {
-        let written = self.writing.values().map(|writing| writing.number - 1).min().unwrap_or(self.received);
-        (written > self.flushed).then_some(written)
+        let writing = self.writing.values().map(|writing| writing.number);
+        // What was equal when it was read must be so after a power cut.
+        let oldest = writing.chain(self.comparing.keys().copied()).min();
+        let done = oldest.map_or(self.received, |number| number - 1);
+        (done > self.flushed).then_some(done)
     }
 
     /// Every copy up to this one is flushed.
     pub fn on_flushed(&mut self, up_to: u64) {
         self.flushed = self.flushed.max(up_to);
-        while let Some((_, bytes)) = self.unflushed.pop_front_if(|(number, _)| *number <= up_to) {
-            self.unflushed_bytes -= bytes;
+        while let Some(unflushed) = self.unflushed.pop_front_if(|unflushed| unflushed.number <= up_to) {
+            self.unflushed_bytes -= unflushed.cost;
         }
     }
 
@@ -128,57 +230,4 @@ impl Receiving {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::RecordKind;
-
-    fn zeroes(lsn: u64, first: u64, count: u64) -> Record {
-        Record::zero(Lsn(lsn), RecordKind::Trim, BlockRange::new(first, count))
-    }
-
-    #[test]
-    fn a_record_wins_over_a_copy_in_whatever_order_they_come() {
-        let mut receiving = Receiving::default();
-        receiving.on_record(&zeroes(101, 5, 1));
-        assert_eq!(
-            receiving.on_copy(&zeroes(1, 4, 3)),
-            Ok(vec![BlockRange::new(4, 1), BlockRange::new(6, 1)])
-        );
-        receiving.on_write_ordered(IoId(1), BlockRange::new(4, 1));
-        receiving.on_write_ordered(IoId(2), BlockRange::new(6, 1));
-        assert_eq!(receiving.oldest_held(), None);
-        receiving.on_record(&zeroes(102, 9, 1));
-        receiving.on_record(&zeroes(103, 6, 1));
-        assert_eq!(receiving.oldest_held(), Some(Lsn(103)), "the copy is under way");
-        assert!(receiving.on_written(IoId(2)));
-        assert_eq!(receiving.oldest_held(), None);
-    }
-
-    #[test]
-    fn a_copy_is_flushed_when_it_and_all_before_it_were_written_before_the_flush() {
-        let mut receiving = Receiving::default();
-        for number in 1..=2 {
-            receiving.on_copy(&zeroes(number, number, 1)).expect("in order");
-            receiving.on_write_ordered(IoId(number), BlockRange::new(number, 1));
-        }
-        receiving.on_end(Lsn(50));
-        assert!(receiving.on_written(IoId(2)));
-        assert_eq!(receiving.flush_wanted(), None, "the first one is missing");
-        assert!(receiving.on_written(IoId(1)));
-        assert_eq!(receiving.flush_wanted(), Some(2));
-        assert_eq!(receiving.finished(), None);
-        receiving.on_flushed(2);
-        assert_eq!((receiving.flush_wanted(), receiving.finished()), (None, Some(Lsn(50))));
-    }
-
-    #[test]
-    fn copies_come_in_order_and_no_more_than_may_be_under_way() {
-        let mut receiving = Receiving::default();
-        let missing = CopyRefusal::Number { number: 2, received: 0 };
-        assert_eq!(receiving.on_copy(&zeroes(2, 0, 1)), Err(missing));
-        for number in 1..=17 {
-            receiving.on_copy(&zeroes(number, number * 256, 256)).expect("there is room");
-        }
-        assert_eq!(receiving.on_copy(&zeroes(18, 0, 1)), Err(CopyRefusal::Window(18)));
-    }
-}
+mod tests;

@@ -9,8 +9,11 @@ use crate::generation::lineage::{Generation, Lineage, Position};
 use crate::generation::split_brain::Discards;
 use crate::promotion::membership::{InSyncSet, MembershipRecord, VoterList};
 use crate::record::RecordKind;
+use crate::resync::Differing;
+use crate::resync::digest::{BlockDigest, Comparison};
+use crate::resync::target::Compared;
 use crate::state::{DiskState, Role};
-use crate::units::{BlockRange, Incarnation, Tick, VOTERS_MAX, VoterId};
+use crate::units::{BlockRange, Incarnation, Tick, VOTERS_MAX, VoterId, bytes_u64};
 
 const STAMP: FrameStamp = FrameStamp { term: Term { number: 4, taker: 9 }, clock: Tick(17), echo: Tick(12) };
 
@@ -163,6 +166,11 @@ fn records() -> impl Strategy<Value = Message> {
     })
 }
 
+fn comparison((number, first, digests): (u64, u64, Vec<[u8; 32]>)) -> Message {
+    let range = BlockRange::new(first, bytes_u64(digests.len()));
+    Message::Compare(Comparison { number, range, digests: digests.into_iter().map(BlockDigest).collect() })
+}
+
 /// Messages of a resync.
 fn resync() -> impl Strategy<Value = Message> {
     let run = (0..1_000_000u64, 1..1000u64).prop_map(|(first, count)| BlockRange::new(first, count));
@@ -172,6 +180,10 @@ fn resync() -> impl Strategy<Value = Message> {
         numbered_records().prop_map(Message::Copies),
         any::<u64>().prop_map(|up_to| Message::CopiesFlushed { up_to }),
         lsn().prop_map(|consistent_at| Message::ResyncEnd { consistent_at }),
+        (1..=u64::MAX, 0..1_000_000u64, vec(any::<[u8; 32]>(), 1..20)).prop_map(comparison),
+        (1..=u64::MAX, any::<[u8; 32]>()).prop_map(|(number, differing)| {
+            Message::Compared(Compared { number, differing: Differing(differing) })
+        }),
     ]
 }
 
