@@ -7,6 +7,8 @@
 
 #[path = "harness/files.rs"]
 pub mod files;
+#[path = "harness/proxy.rs"]
+pub mod proxy;
 #[path = "harness/skips.rs"]
 pub mod skips;
 

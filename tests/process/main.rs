@@ -27,6 +27,7 @@ mod foreign;
 mod hosts;
 mod kills;
 mod orders;
+mod partition;
 mod protocols;
 mod refusals;
 mod resync;
