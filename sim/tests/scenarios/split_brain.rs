@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use replicator::config::OnPeerLost;
 use replicator::effect::Answer;
 use replicator::event::{Order, OrderId};
 use replicator::generation::lineage::Lineage;
@@ -413,4 +414,87 @@ fn the_secondary_gives_way_to_the_primary_if_that_is_the_policy_for_one() {
     assert_eq!((world.role(ALPHA), world.disk(BETA)), (Role::Primary, DiskState::UpToDate));
     assert_eq!(world.nodes[1].rescues.files.len(), 1);
     world.read_everything(ALPHA);
+}
+
+/// A world that goes on without a lost peer; alpha is Primary, both are in sync.
+fn continuing(seed: u64, split_brain: Policies) -> World {
+    let node = NodeOptions { on_peer_lost: OnPeerLost::Continue, split_brain, ..NodeOptions::default() };
+    promoted_with(seed, WorldOptions { node, ..WorldOptions::default() })
+}
+
+/// Two Primaries after a partition, which meet again: alpha has written so often, beta so often.
+fn two_primaries(seed: u64, policies: Policies, at_alpha: u64, at_beta: u64) -> World {
+    let mut world = continuing(seed, policies);
+    for block in 0..10 {
+        world.write_now(ALPHA, block * BLOCK_BYTES, BLOCK_BYTES);
+    }
+    pass(&mut world, 1000);
+    world.set_cut_both([ALPHA, BETA], true);
+    pass(&mut world, 4000);
+    world.promote(BETA, 1000).expect("it was in sync to the end");
+    for block in 0..at_alpha {
+        world.write_now(ALPHA, (50 + block) * BLOCK_BYTES, BLOCK_BYTES);
+    }
+    for block in 0..at_beta {
+        world.write_now(BETA, (60 + block) * BLOCK_BYTES, BLOCK_BYTES);
+    }
+    world.set_cut_both([ALPHA, BETA], false);
+    world
+}
+
+/// Waits until both are UpToDate and idle, and holds them against each other.
+fn converge(world: &mut World) {
+    assert!(world.run_until(Span::from_millis(60_000), World::is_in_sync), "{}", world.summaries());
+    world.assert_converges();
+}
+
+#[test]
+fn of_two_primaries_either_may_be_demoted_and_give_way_whichever_term_is_the_later() {
+    for seed in 0..10 {
+        for (winner, loser) in [(ALPHA, BETA), (BETA, ALPHA)] {
+            let mut world = two_primaries(seed, Policies::default(), 7, 9);
+            pass(&mut world, 5000);
+            assert_eq!([ALPHA, BETA].map(|node| world.role(node)), [Role::Primary; 2]);
+            world.demote(loser).expect("no clients");
+            pass(&mut world, 2000);
+            world.ask_operator(loser, discard_mine()).expect("there is something to resolve");
+            world.write(winner, 0, BLOCK_BYTES);
+            converge(&mut world);
+            assert_eq!(world.role(winner), Role::Primary, "{}", world.summaries());
+            let file = &world.nodes[loser.index()].rescues.files[0];
+            let (first, count) = if loser == ALPHA { (50, 7) } else { (60, 9) };
+            assert!((first..first + count).all(|block| file.blocks.contains_key(&block)));
+            // And the pair is a pair again: the one that gave way can take over.
+            world.write_now(winner, 5 * BLOCK_BYTES, BLOCK_BYTES);
+            world.demote(winner).expect("no clients");
+            pass(&mut world, 2000);
+            world.promote(loser, 5000).expect("it is in sync");
+            world.write_now(loser, 6 * BLOCK_BYTES, BLOCK_BYTES);
+            converge(&mut world);
+        }
+    }
+}
+
+#[test]
+fn of_two_primaries_the_one_with_fewer_writes_steps_down_by_itself_and_gives_way() {
+    let policies = Policies { two_primaries: Policy::DiscardLeastChanges, ..Policies::default() };
+    for seed in 0..10 {
+        for (at_alpha, at_beta, winner, loser) in [(3, 9, BETA, ALPHA), (9, 3, ALPHA, BETA)] {
+            let mut world = two_primaries(seed, policies, at_alpha, at_beta);
+            converge(&mut world);
+            assert_eq!((world.role(winner), world.role(loser)), (Role::Primary, Role::Secondary));
+            assert!(world.has_noticed(loser, "split-brain-policy"));
+            assert_eq!(world.nodes[loser.index()].rescues.files.len(), 1);
+            world.write_now(winner, 0, BLOCK_BYTES);
+        }
+    }
+}
+
+#[test]
+fn two_primaries_that_wrote_as_much_both_go_on_until_an_operator_decides() {
+    let policies = Policies { two_primaries: Policy::DiscardLeastChanges, ..Policies::default() };
+    let mut world = two_primaries(3, policies, 5, 5);
+    pass(&mut world, 10_000);
+    assert_eq!([ALPHA, BETA].map(|node| world.role(node)), [Role::Primary; 2]);
+    assert!(is_stand_alone(&world, ALPHA) && is_stand_alone(&world, BETA));
 }
