@@ -49,6 +49,7 @@ fn carry_out(places: &Places, command: Command) -> anyhow::Result<Answer> {
         Command::PauseResync(args) => orders::pause_resync(places, &args),
         Command::ResumeResync(args) => orders::resume_resync(places, &args),
         Command::ResolveSplitBrain(args) => orders::resolve_split_brain(places, &args),
+        Command::Serve(args) => orders::serve(places, &args),
         Command::WaitConnect(args) => orders::wait_connect(places, &args),
         Command::WaitSync(args) => orders::wait_sync(places, &args),
         Command::Events(args) => events::run(places, &args).map(said),

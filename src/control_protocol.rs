@@ -95,6 +95,11 @@ pub enum Command {
         /// Whether it is to be lost.
         no_save: bool,
     },
+    /// Serve this node's own side read-only, or end that.
+    ServeAsWas {
+        /// Whether to end it.
+        stop: bool,
+    },
     /// Answer when every peer is connected.
     WaitConnect {
         /// How long at most; nothing: no limit.
@@ -221,6 +226,7 @@ impl Command {
                 let giving = Giving { what, save, is_rehearsal: dry_run };
                 Asked::Order(Order::ResolveSplitBrain { peer: resolve(peer)?, giving })
             }
+            Self::ServeAsWas { stop } => Asked::Order(Order::ServeAsWas { is_wanted: !stop }),
             Self::WaitSync { wait_ms } => Asked::Order(Order::WaitSync { wait: at_most(wait_ms) }),
         })
     }
@@ -406,6 +412,7 @@ mod tests {
                 save: Some("/x".into()),
                 no_save: false,
             },
+            Command::ServeAsWas { stop: false },
             Command::WaitConnect { wait_ms: None },
             Command::WaitSync { wait_ms: Some(1) },
             Command::Events { now: true },

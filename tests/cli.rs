@@ -97,6 +97,7 @@ fn populated() -> StatusReport {
         suspended_no_data: false,
         suspended_fencing: false,
         suspended_quorum: true,
+        serves_as_was: true,
         force_io_failures: false,
         write_ordering: "flush",
         devices: vec![device()],

@@ -78,6 +78,13 @@ pub enum Completion {
 pub enum ExportState {
     /// They are; a frozen node serves too, its requests wait.
     Serving,
+    /// Only this node's own side, read-only and under another name: it is not the volume.
+    AsWas {
+        /// The export's name.
+        name: String,
+        /// Why the volume itself is not served here.
+        text: String,
+    },
     /// They are not; this text tells a client why.
     Refused {
         /// For example `mail is Secondary on alpha; Primary is beta`.

@@ -201,6 +201,11 @@ pub enum Order {
         /// What is thrown away, and what is kept of it.
         giving: Giving,
     },
+    /// Serve this node's own side read-only, as it was left, or end that.
+    ServeAsWas {
+        /// Whether to serve it.
+        is_wanted: bool,
+    },
     /// Stop: flush, tell the peers, record a clean end. The answer comes when the daemon may exit.
     Stop,
 }

@@ -17,6 +17,7 @@ mod discard;
 mod discard_saving;
 mod disk;
 mod explanations;
+mod exporting;
 mod fencing;
 mod freeze;
 mod introductions;
@@ -227,6 +228,8 @@ pub struct Replica {
     after_durable: Vec<AfterDurable>,
     partings: Vec<Parting>,
     export: Option<ExportState>,
+    /// Whether clients may read this side of a split brain, as it was left.
+    serves_as_was: bool,
     frozen_since: Option<Tick>,
     /// What fence commands have found out about lost peers.
     fencing: BTreeMap<NodeId, Fencing>,
@@ -295,6 +298,7 @@ impl Replica {
             after_durable: Vec::new(),
             partings: Vec::new(),
             export: None,
+            serves_as_was: false,
             frozen_since: None,
             fencing: BTreeMap::new(),
             last_fence_run: 0,
@@ -391,6 +395,7 @@ impl Replica {
             self.advance_resyncs(effects);
             self.advance_resync_target(effects);
             self.advance_discard(effects);
+            self.advance_as_was(effects);
             self.advance_marks();
             self.answer_clients(effects);
             self.advance_demotion(effects);
@@ -525,31 +530,6 @@ impl Replica {
 
     fn answer(&self, order: OrderId, answer: Answer, effects: &mut Effects) {
         effects.push(Effect::AnswerOperator { order, answer });
-    }
-
-    /// Tells the listeners whether clients are served, when that changes.
-    fn update_export(&mut self, effects: &mut Effects) {
-        let export = match self.role {
-            Role::Primary if self.demotion.is_none() => ExportState::Serving,
-            Role::Primary | Role::Secondary | Role::Unknown => {
-                ExportState::Refused { text: self.refusal_text() }
-            }
-        };
-        if self.export.as_ref() != Some(&export) {
-            self.export = Some(export.clone());
-            effects.push(Effect::SetExport { export });
-        }
-    }
-
-    /// What a client is told that comes to the wrong node.
-    fn refusal_text(&self) -> String {
-        let (resource, own) = (&self.config.resource, self.name_of(self.config.local));
-        match self.peers.iter().find(|peer| peer.role == Role::Primary) {
-            Some(primary) => {
-                format!("{resource} is Secondary on {own}; Primary is {}", self.name_of(primary.node))
-            }
-            None => format!("{resource} is Secondary on {own}; no Primary is known"),
-        }
     }
 
     /// The order of the marks. A violation stops the node: its peer takes over.

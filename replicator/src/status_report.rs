@@ -32,6 +32,8 @@ pub struct StatusReport {
     pub suspended_fencing: bool,
     /// Whether I/O waits for a majority.
     pub suspended_quorum: bool,
+    /// Whether this node's own side is served read-only, as it was left.
+    pub serves_as_was: bool,
     /// Whether failed I/O is reported to clients instead of waiting.
     pub force_io_failures: bool,
     /// How order is kept between writes: `flush`.

@@ -83,6 +83,8 @@ pub enum Command {
     ResumeResync(ResourceArgs),
     /// After a split brain: throw away what this node wrote on its own, and follow the other one
     ResolveSplitBrain(ResolveArgs),
+    /// During a split brain: let clients read this node's side as it was left
+    Serve(ServeArgs),
     /// Wait until every peer is connected
     WaitConnect(WaitConnectArgs),
     /// Wait until every disk is UpToDate
@@ -133,6 +135,7 @@ impl Command {
             | Self::PauseResync(_)
             | Self::ResumeResync(_)
             | Self::ResolveSplitBrain(_)
+            | Self::Serve(_)
             | Self::WaitConnect(_)
             | Self::WaitSync(_)
             | Self::Tiebreaker(_)
@@ -153,6 +156,7 @@ impl Command {
             Self::Connect(args) | Self::Disconnect(args) => Some(&args.resource),
             Self::Outdate(args) | Self::PauseResync(args) | Self::ResumeResync(args) => Some(&args.resource),
             Self::ResolveSplitBrain(args) => Some(&args.resource),
+            Self::Serve(args) => Some(&args.resource),
             Self::WaitConnect(args) => Some(&args.resource),
             Self::WaitSync(args) => Some(&args.resource),
             Self::Tiebreaker(args) => Some(&args.resource),
@@ -281,6 +285,22 @@ pub struct ResolveArgs {
     /// Save nothing: what is discarded is lost
     #[arg(long, conflicts_with = "save")]
     pub no_save: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Name of the resource
+    #[arg(value_name = "RES", value_parser = resource)]
+    pub resource: String,
+    /// Clients may read only; there is no other way to serve from a Secondary
+    #[arg(long, required = true)]
+    pub read_only: bool,
+    /// What this node holds, whatever the other one holds by now; as export RES-as-was
+    #[arg(long, required = true)]
+    pub as_was: bool,
+    /// End it, and disconnect the clients
+    #[arg(long)]
+    pub stop: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 use replicator::units::Span;
 
 use super::args::{
-    DemoteArgs, PeerArgs, Places, PromoteArgs, ResolveArgs, ResourceArgs, WaitConnectArgs, WaitSyncArgs,
+    DemoteArgs, PeerArgs, Places, PromoteArgs, ResolveArgs, ResourceArgs, ServeArgs, WaitConnectArgs,
+    WaitSyncArgs,
 };
 use super::client::{ANSWER_TIMEOUT, Client};
 use super::exit::Answer;
@@ -80,6 +81,11 @@ pub fn resolve_split_brain(places: &Places, args: &ResolveArgs) -> anyhow::Resul
     };
     // Saving takes as long as it takes; the daemon goes on with it if this command is interrupted.
     order(places, &args.resource, command, None)
+}
+
+/// `twinblk serve`
+pub fn serve(places: &Places, args: &ServeArgs) -> anyhow::Result<Answer> {
+    order(places, &args.resource, Command::ServeAsWas { stop: args.stop }, Some(ANSWER_TIMEOUT))
 }
 
 /// `twinblk wait-connect`

@@ -65,6 +65,13 @@ pub fn status(report: &Report, colour: Colour) -> String {
             line.push_str(&format!("   quorum: {}", colour.paint("31", "lost")));
         }
     }
+    if report.serves_as_was {
+        let clients = report.device().map_or(0, |device| device.clients);
+        line.push_str(&format!(
+            "   serves its own side read-only as {}-as-was   clients: {clients}",
+            report.name
+        ));
+    }
     push_line(&mut text, &line);
     for line in peers(&report.connections, colour) {
         push_line(&mut text, &line);

@@ -13,6 +13,7 @@ pub struct Report {
     pub node_name: String,
     pub role: String,
     pub suspended: bool,
+    pub serves_as_was: bool,
     pub devices: Vec<Device>,
     pub connections: Vec<Connection>,
     pub tiebreaker: Option<Tiebreaker>,

@@ -52,6 +52,7 @@ pub fn report() -> StatusReport {
         suspended_no_data: false,
         suspended_fencing: false,
         suspended_quorum: false,
+        serves_as_was: false,
         force_io_failures: false,
         write_ordering: "flush",
         devices: Vec::new(),

@@ -34,6 +34,8 @@ pub const NEGOTIATION_LIMIT: Duration = Duration::from_secs(10);
 pub const NEGOTIATIONS_MAX: usize = 64;
 /// Connected clients.
 pub const CLIENTS_MAX: usize = 256;
+/// What people read of the own side of a split brain.
+const AS_WAS: &str = "one side of a split brain as it was left, read-only; not the volume";
 /// Bytes taken from a client at a time, so that what is answered to them is sent before more is read.
 const READ_BYTES: usize = 4096;
 
@@ -106,18 +108,31 @@ impl Exports for Volume {
     }
 
     fn find(&self, name: &str) -> Availability {
-        // The empty name asks for the default export, and there is only one.
+        let state = self.state.borrow();
+        if let State::Open(ExportState::AsWas { name: as_was, .. }) = &*state
+            && name == as_was
+        {
+            return Availability::Serving(Export {
+                name: as_was.clone(),
+                description: AS_WAS.to_owned(),
+                size_bytes: self.size_bytes,
+                access: Access::ReadOnly,
+            });
+        }
+        // The empty name asks for the default export, and there is only one: never one side of a split brain.
         if !name.is_empty() && name != self.name {
             return Availability::Unknown;
         }
-        match &*self.state.borrow() {
+        match &*state {
             State::Open(ExportState::Serving) => Availability::Serving(Export {
                 name: self.name.clone(),
                 description: String::new(),
                 size_bytes: self.size_bytes,
                 access: Access::ReadWrite,
             }),
-            State::Open(ExportState::Refused { text }) => Availability::Refused { text: text.clone() },
+            State::Open(ExportState::Refused { text } | ExportState::AsWas { text, .. }) => {
+                Availability::Refused { text: text.clone() }
+            }
             State::ShuttingDown => Availability::Refused { text: format!("{} is shutting down", self.name) },
         }
     }
@@ -126,6 +141,9 @@ impl Exports for Volume {
         match &*self.state.borrow() {
             State::Open(ExportState::Serving) => {
                 vec![Listing { name: self.name.clone(), description: String::new() }]
+            }
+            State::Open(ExportState::AsWas { name, .. }) => {
+                vec![Listing { name: name.clone(), description: AS_WAS.to_owned() }]
             }
             State::Open(ExportState::Refused { .. }) | State::ShuttingDown => Vec::new(),
         }
@@ -289,6 +307,21 @@ mod tests {
                 return Ok(word(12));
             }
         }
+    }
+
+    #[test]
+    fn the_own_side_of_a_split_brain_is_found_under_its_own_name_only_and_read_only() {
+        let volume = Volume::new("mail".into(), 1 << 20);
+        let text = "mail is Secondary on beta".to_owned();
+        volume.on_export(ExportState::AsWas { name: "mail-as-was".into(), text });
+        for name in ["", "mail"] {
+            assert!(matches!(volume.find(name), Availability::Refused { .. }), "{name}");
+        }
+        let Availability::Serving(export) = volume.find("mail-as-was") else { panic!("it is served") };
+        assert_eq!(export.access, Access::ReadOnly);
+        assert_eq!(volume.list()[0].name, "mail-as-was");
+        volume.on_export(ExportState::Serving);
+        assert_eq!(volume.find("mail-as-was"), Availability::Unknown);
     }
 
     const ACK: u32 = 1;

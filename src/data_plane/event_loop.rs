@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use nbd_server::Negotiated;
+use nbd_server::{Access, Negotiated};
 use replicator::effect::{Answer, Effects};
 use replicator::event::{Event, LinkId, LinkLoss, Order, OrderId};
 use replicator::status_report::StatusReport;
@@ -99,7 +99,8 @@ pub struct EventLoop<C> {
     /// Clients with something to send or to decode.
     touched: Vec<ClientId>,
     last_client: u64,
-    is_serving: bool,
+    /// What clients may do here, if they are served at all.
+    serves: Option<Access>,
     budget: MemoryBudget,
     peers: BTreeMap<NodeId, PeerConnection>,
     last_link: u64,
@@ -127,7 +128,7 @@ impl<C: Core> EventLoop<C> {
             clients: BTreeMap::new(),
             touched: Vec::new(),
             last_client: 0,
-            is_serving: false,
+            serves: None,
             budget: MemoryBudget::default(),
             peers: BTreeMap::new(),
             last_link: 0,
@@ -311,8 +312,9 @@ impl<C: Core> EventLoop<C> {
             Ok(client) => client,
             Err(error) => return warn!(resource = self.parts.resource, "client refused: {error}"),
         };
-        if !self.is_serving {
-            // The role changed while the client negotiated: it must not see data that may be old.
+        if self.serves != Some(negotiated.export.access) {
+            // The role changed while the client negotiated: it must not see data that may be old, nor take the volume
+            // for something that it may only read.
             client.end(now);
         }
         self.clients.insert(id, client);

@@ -17,7 +17,7 @@ const JOURNAL_QUEUE_BYTES_MAX: u64 = 16 << 20;
 
 impl Replica {
     pub(super) fn on_request(&mut self, id: RequestId, request: Request, effects: &mut Effects) {
-        if self.role != Role::Primary || self.demotion.is_some() {
+        if !self.serves(&request) {
             let outcome = Completion::Failed(RequestError::Demoted);
             effects.push(Effect::CompleteRequest { id, outcome });
             return;
@@ -43,6 +43,10 @@ impl Replica {
                 None => effects
                     .push(Effect::CompleteRequest { id, outcome: Completion::Failed(RequestError::Invalid) }),
             },
+            // Of what nobody writes nothing is missing on stable storage.
+            Request::Flush if self.serves_as_was => {
+                effects.push(Effect::CompleteRequest { id, outcome: Completion::Done });
+            }
             Request::Flush => self.writes.wait_for_flush(id, self.complete),
             Request::Write { .. } | Request::Trim { .. } | Request::WriteZeroes { .. } => {
                 self.writes.arrive(id, request)
@@ -179,7 +183,7 @@ impl Replica {
     /// Answers whom an answer is due.
     pub(super) fn answer_clients(&mut self, effects: &mut Effects) {
         if self.role != Role::Primary {
-            return;
+            return self.answer_as_was(effects);
         }
         let mut done = |id| effects.push(Effect::CompleteRequest { id, outcome: Completion::Done });
         let (now, throttle) = (self.now, &mut self.throttle);
@@ -188,6 +192,15 @@ impl Replica {
         let numbers = &mut self.numbers;
         self.reads.advance(self.complete, &self.write_back, &mut || numbers.next(), effects);
         if self.may_answer_reads() {
+            self.reads.answer(effects);
+        }
+    }
+
+    /// Whatever this node holds may be read, complete or not: nobody writes, and nothing is promised.
+    fn answer_as_was(&mut self, effects: &mut Effects) {
+        if self.serves_as_was {
+            let (newest, numbers) = (self.journal.accepted(), &mut self.numbers);
+            self.reads.advance(newest, &self.write_back, &mut || numbers.next(), effects);
             self.reads.answer(effects);
         }
     }
@@ -201,7 +214,8 @@ impl Replica {
         if let Some(IoPurpose::HoleSearch(node, link)) = self.purposes.remove(&io) {
             return self.on_holes_found(node, link, io, extents, effects);
         }
-        self.reads.on_allocation(io, extents, self.complete, &self.write_back);
+        let known = if self.serves_as_was { self.assigned() } else { self.complete };
+        self.reads.on_allocation(io, extents, known, &self.write_back);
     }
 }
 

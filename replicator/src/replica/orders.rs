@@ -85,6 +85,7 @@ impl Replica {
             Order::ResolveSplitBrain { peer, giving } => {
                 self.on_resolve_split_brain(order, peer, giving, effects);
             }
+            Order::ServeAsWas { is_wanted } => self.on_serve_as_was(order, is_wanted, effects),
             Order::Stop => self.on_stop(order, effects),
         }
     }

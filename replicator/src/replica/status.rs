@@ -47,6 +47,7 @@ impl Replica {
             suspended_quorum: frozen.is_some()
                 && self.disk_fault.is_none()
                 && self.config.on_peer_lost == OnPeerLost::Quorum,
+            serves_as_was: self.serves_as_was,
             force_io_failures: false,
             write_ordering: "flush",
             devices: vec![self.device_report()],
@@ -456,7 +457,7 @@ impl Replica {
 }
 
 /// The state of a link, in DRBD's words.
-fn connection_state(peer: &Peer) -> ConnectionState {
+pub(super) fn connection_state(peer: &Peer) -> ConnectionState {
     match &peer.link {
         _ if !peer.wanted => ConnectionState::StandAlone,
         None => ConnectionState::Connecting,

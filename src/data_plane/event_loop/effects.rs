@@ -1,5 +1,6 @@
 //! Carries out the orders of the replica: one arm for each effect, and nothing that decides.
 
+use nbd_server::Access;
 use replicator::effect::{Answer, Effect, ExportState};
 use replicator::event::{LinkLoss, OrderId};
 use replicator::notice::{Notice, Severity};
@@ -54,9 +55,10 @@ impl<C: Core> EventLoop<C> {
                 }
             }
             Effect::SetExport { export } => {
-                self.is_serving = match export {
-                    ExportState::Serving => true,
-                    ExportState::Refused { .. } => false,
+                self.serves = match export {
+                    ExportState::Serving => Some(Access::ReadWrite),
+                    ExportState::AsWas { .. } => Some(Access::ReadOnly),
+                    ExportState::Refused { .. } => None,
                 };
                 self.tell(FromDataPlane::Export(export));
             }
