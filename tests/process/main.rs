@@ -31,6 +31,7 @@ mod partition;
 mod protocols;
 mod refusals;
 mod resync;
+mod split_brain;
 mod stops;
 mod trio;
 mod without_votes;
