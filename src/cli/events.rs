@@ -174,7 +174,7 @@ mod tests {
 
     fn report(role: &str, peer_disk: &str) -> Value {
         json!({
-            "name": "mail", "node-name": "alpha", "role": role, "suspended": false,
+            "name": "mail", "node-name": "alpha", "role": role, "suspended": false, "serves-as-was": false,
             "devices": [{"disk-state": "UpToDate", "clients": 0, "quorum": true, "size": 4}],
             "connections": [{"peer-node-id": 1, "name": "beta", "connection-state": "Connected", "congested": false,
                 "peer-role": "Secondary", "protocol": "C", "reason": null, "peer_devices": [

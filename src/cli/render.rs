@@ -186,7 +186,7 @@ mod tests {
 
     fn report(change: impl FnOnce(&mut serde_json::Value)) -> Report {
         let mut value = json!({
-            "name": "mail", "node-name": "alpha", "role": "Primary", "suspended": false,
+            "name": "mail", "node-name": "alpha", "role": "Primary", "suspended": false, "serves-as-was": false,
             "devices": [{"disk-state": "UpToDate", "clients": 2, "quorum": true, "size": 104_857_600}],
             "connections": [
                 {"peer-node-id": 1, "name": "beta", "connection-state": "Connected", "congested": false,

@@ -108,7 +108,7 @@ fn split_brain_action(resource: &str, role: Role) -> String {
     };
     format!(
         "Decide whose writes count. To give up those of this node: {to_give_way}, with --dry-run first; to keep them, \
-         the same on the other node."
+         the same on the other node. On a Secondary `twinblk serve {resource} --read-only --as-was` shows its side."
     )
 }
 
