@@ -110,10 +110,10 @@ impl World {
     fn set_export(&mut self, node: NodeId, export: &ExportState) {
         let is_serving = *export == ExportState::Serving;
         self.nodes[node.index()].is_serving = is_serving;
-        if !is_serving {
+        if matches!(export, ExportState::Refused { .. }) {
             // The clients of this world do not count as connected; whoever still waits is let go.
             self.lose_clients(node);
-        } else if self.options.on_peer_lost.asks_a_majority() {
+        } else if is_serving && self.options.on_peer_lost.asks_a_majority() {
             self.note_promotion(node);
         }
     }
