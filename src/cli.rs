@@ -9,6 +9,7 @@ mod create_metadata;
 mod demo;
 mod events;
 pub mod exit;
+mod explain;
 mod host;
 mod inspect;
 mod logging;
@@ -31,15 +32,16 @@ pub fn run(line: CommandLine) -> Outcome {
     let CommandLine { places, json, command } = line;
     let format = if json && !command.has_json_of_its_own() { Format::Json } else { Format::Text };
     let resource = command.resource().map(str::to_owned);
-    Outcome { resource, format, result: carry_out(&places, command) }
+    Outcome { resource, format, result: carry_out(&places, json, command) }
 }
 
-fn carry_out(places: &Places, command: Command) -> anyhow::Result<Answer> {
+fn carry_out(places: &Places, json: bool, command: Command) -> anyhow::Result<Answer> {
     let said = |()| Answer::Said;
     match command {
         Command::CreateMetadata(args) => create_metadata::run(places, &args),
         Command::Run(args) => run::run(places, &args).map(said),
         Command::Status(args) => status::run(places, &args).map(said),
+        Command::Explain(args) => explain::run(places, &args, json).map(said),
         Command::Role(args) => status::role(places, &args),
         Command::Promote(args) => orders::promote(places, &args),
         Command::Demote(args) => orders::demote(places, &args),

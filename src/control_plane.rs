@@ -276,6 +276,7 @@ impl Parts {
                     tracing::info!(text, "stopped");
                     Ok(())
                 }
+                Ok(Answer::Explained(_)) => unreachable!("an order to stop is no question"),
                 Ok(Answer::Refused(refused)) => {
                     Err(RunError::StopRefused { reason: refused.reason, cure: refused.cure })
                 }

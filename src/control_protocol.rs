@@ -48,6 +48,8 @@ pub struct Request {
 pub enum Command {
     /// A snapshot. Answer: [`ReplyBody::Status`].
     Status,
+    /// Why everything is as it is. Answer: [`ReplyBody::Explained`].
+    Explain,
     /// Become Primary.
     Promote {
         /// How long to wait for what a promotion may wait for.
@@ -195,6 +197,7 @@ impl Command {
         Ok(match self {
             Self::Status => Asked::Status,
             Self::Events { now } => Asked::Events { now },
+            Self::Explain => Asked::Order(Order::Explain),
             Self::Promote { wait_ms, peer_is_fenced, force } => {
                 let warrant = match (force, peer_is_fenced) {
                     (true, _) => Warrant::Force,
@@ -267,6 +270,11 @@ pub enum ReplyBody {
         /// A [`StatusReport`] as JSON.
         report: Value,
     },
+    /// Why everything is as it is.
+    Explained {
+        /// Read back by the command line of the same release, passed on as JSON by any.
+        report: Value,
+    },
     /// Event lines follow until one end closes.
     Streaming,
     /// The request was not understood, or the daemon is about to end.
@@ -300,6 +308,9 @@ impl From<Answer> for Reply {
     fn from(answer: Answer) -> Self {
         Self::new(match answer {
             Answer::Done { text } => ReplyBody::Done { text },
+            Answer::Explained(report) => ReplyBody::Explained {
+                report: serde_json::to_value(*report).expect("a report has only string keys"),
+            },
             Answer::Refused(refused) => ReplyBody::Refused {
                 exit_status: refused.code.exit_status(),
                 name: refused.name.to_owned(),
@@ -397,6 +408,7 @@ mod tests {
     fn every_command() -> Vec<Command> {
         vec![
             Command::Status,
+            Command::Explain,
             Command::Promote { wait_ms: 30_000, peer_is_fenced: false, force: true },
             Command::WeighForce,
             Command::Outdate,

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use crate::event::{AllocatedExtent, FenceRun, IoId, LinkId, OrderId};
+use crate::explain_report::ExplainReport;
 use crate::notice::Notice;
 use crate::peer::frame::OutboundFrame;
 use crate::promotion::refusal::Refused;
@@ -102,6 +103,8 @@ pub enum Answer {
     },
     /// Refused, with the reason and the cure.
     Refused(Refused),
+    /// How things stand, and why.
+    Explained(Box<ExplainReport>),
 }
 
 /// An order to the shell. Offsets in the metadata area and in the data area are bytes, 4 KiB aligned.

@@ -206,6 +206,8 @@ pub enum Order {
         /// Whether to serve it.
         is_wanted: bool,
     },
+    /// Say why everything is as it is, and what leads on. Changes nothing.
+    Explain,
     /// Stop: flush, tell the peers, record a clean end. The answer comes when the daemon may exit.
     Stop,
 }

@@ -4,3 +4,4 @@ pub mod compare;
 pub mod lineage;
 pub mod rule;
 pub mod split_brain;
+pub mod why;

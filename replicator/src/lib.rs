@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod config;
 pub mod effect;
 pub mod event;
+pub mod explain_report;
 pub mod generation;
 pub mod journal;
 pub mod layout;

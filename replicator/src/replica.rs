@@ -16,10 +16,12 @@ mod cut;
 mod discard;
 mod discard_saving;
 mod disk;
+mod explain;
 mod explanations;
 mod exporting;
 mod fencing;
 mod freeze;
+mod inquiry;
 mod introductions;
 mod leaving;
 mod links;
@@ -35,8 +37,9 @@ mod status;
 mod tail;
 mod taking;
 mod votes;
+mod ways;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::bitmap::DirtyBitmap;
 use crate::config::Config;
@@ -62,6 +65,7 @@ use crate::write_back::WriteBack;
 use candidacy::Candidacy;
 use discard::Discard;
 use fencing::Fencing;
+use inquiry::Inquiry;
 use leaving::Parting;
 use links::Peer;
 use orders::{Demotion, Wait};
@@ -113,6 +117,8 @@ enum IoPurpose {
     Tail,
     /// Journal records whose blocks a peer lacks.
     ResyncMarks(NodeId, LinkId),
+    /// Journal records that an operator is told of.
+    Inquiry,
     /// Journal records that this node forgets when it is resynced.
     OwnMarks,
     /// Blocks to be copied to a peer.
@@ -225,6 +231,7 @@ pub struct Replica {
     rescue_steps: u64,
     is_stopping: bool,
     waits: Vec<Wait>,
+    inquiries: VecDeque<Inquiry>,
     after_durable: Vec<AfterDurable>,
     partings: Vec<Parting>,
     export: Option<ExportState>,
@@ -295,6 +302,7 @@ impl Replica {
             rescue_steps: 0,
             is_stopping: false,
             waits: Vec::new(),
+            inquiries: VecDeque::new(),
             after_durable: Vec::new(),
             partings: Vec::new(),
             export: None,
@@ -412,6 +420,7 @@ impl Replica {
             self.bitmap.advance(zones, &mut || self.numbers.next(), effects);
         }
         self.answer_waits(effects);
+        self.advance_inquiries(effects);
         self.update_export(effects);
         self.check_invariants();
     }

@@ -167,6 +167,12 @@ impl SimDisk {
         set(&mut self.live, block, content);
     }
 
+    /// Every block that is not zero, as a running process sees them.
+    #[must_use]
+    pub fn image(&self) -> BTreeMap<u64, Rc<[u8; BLOCK_SIZE]>> {
+        self.live.clone()
+    }
+
     /// First block in which the two differ.
     #[must_use]
     pub fn first_difference(&self, other: &Self) -> Option<u64> {

@@ -65,6 +65,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show role, disks and links, and what to do about what is wrong
     Status(StatusArgs),
+    /// Say why this node and its peers stand as they do, what leads out, and what each way would lose
+    Explain(ResourceArgs),
     /// Print the role of this node: Primary or Secondary
     Role(ResourceArgs),
     /// Become Primary: serve clients from this node
@@ -123,7 +125,7 @@ impl Command {
     /// Whether its `--json` is for what it shows, in a shape of its own; why it has ended is then said to people.
     pub fn has_json_of_its_own(&self) -> bool {
         match self {
-            Self::Status(_) | Self::Events(_) | Self::Inspect(_) | Self::Demo(_) => true,
+            Self::Status(_) | Self::Explain(_) | Self::Events(_) | Self::Inspect(_) | Self::Demo(_) => true,
             Self::CreateMetadata(_)
             | Self::Run(_)
             | Self::Role(_)
@@ -150,7 +152,7 @@ impl Command {
         match self {
             Self::CreateMetadata(args) => Some(&args.resource),
             Self::Run(args) => Some(&args.resource),
-            Self::Role(args) => Some(&args.resource),
+            Self::Explain(args) | Self::Role(args) => Some(&args.resource),
             Self::Promote(args) => Some(&args.resource),
             Self::Demote(args) => Some(&args.resource),
             Self::Connect(args) | Self::Disconnect(args) => Some(&args.resource),

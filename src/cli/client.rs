@@ -17,6 +17,8 @@ use crate::control_protocol::{
 
 /// How long a daemon may take for an answer that needs no waiting.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an explanation may take: the journal is read.
+pub const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What to do where nothing is configured.
 const WRITE_ONE: &str =
@@ -90,7 +92,10 @@ impl Client {
             ReplyBody::Error { text } => {
                 Err(Ended::with(Status::Failed, format!("{}: {text}", self.resource)))
             }
-            done @ (ReplyBody::Done { .. } | ReplyBody::Status { .. } | ReplyBody::Streaming) => Ok(done),
+            done @ (ReplyBody::Done { .. }
+            | ReplyBody::Status { .. }
+            | ReplyBody::Explained { .. }
+            | ReplyBody::Streaming) => Ok(done),
         }
     }
 

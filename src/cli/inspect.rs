@@ -66,6 +66,15 @@ fn shows_rescue(path: &Path, as_json: bool) -> anyhow::Result<bool> {
     }
 }
 
+/// The metadata that is meant.
+///
+/// # Errors
+/// There is none, it cannot be read, or a daemon uses it.
+pub fn find(places: &Places, args: &InspectArgs) -> anyhow::Result<Found> {
+    let (path, place) = subject(places, &args.subject)?;
+    read(&path, place)
+}
+
 /// Where on a file or device the metadata is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {

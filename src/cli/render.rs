@@ -169,7 +169,8 @@ fn behind(connection: &Connection) -> String {
     text
 }
 
-fn show_milliseconds(milliseconds: u64) -> String {
+/// A length of time in the unit that fits.
+pub fn show_milliseconds(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     match seconds {
         0..60 => format!("{seconds}.{} s", milliseconds / 100 % 10),

@@ -130,7 +130,7 @@ pub fn divergence(ours: &PeerState, theirs: &PeerState) -> Option<Divergence> {
 
 /// Whether the volume was made and never written. A Primary is about to write, and whoever has marked blocks as dirty
 /// knows of writes: neither is taken for new.
-fn is_new(state: &PeerState) -> bool {
+pub(super) fn is_new(state: &PeerState) -> bool {
     let generations = state.lineage.generations();
     let is_untouched = match generations {
         [] => true,
@@ -140,7 +140,7 @@ fn is_new(state: &PeerState) -> bool {
     is_untouched && state.role != Role::Primary
 }
 
-fn is_damaged(state: &PeerState) -> bool {
+pub(super) fn is_damaged(state: &PeerState) -> bool {
     state.disk <= DiskState::Inconsistent
 }
 
@@ -375,6 +375,6 @@ fn newest_common(ours: &Lineage, theirs: &Lineage) -> Option<GenerationId> {
 }
 
 #[cfg(test)]
-mod laws;
+pub(super) mod laws;
 #[cfg(test)]
 mod tests;

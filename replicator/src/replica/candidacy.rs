@@ -18,7 +18,7 @@ use crate::superblock_keeper::Revision;
 use crate::units::{NodeId, Span, Term, Tick};
 
 use super::Replica;
-use super::links::Replication;
+use super::links::{Replication, Voted};
 use super::reign::{Authority, Reign};
 use super::taking::Taking;
 
@@ -310,6 +310,8 @@ impl Replica {
     }
 
     pub(super) fn on_vote_reply(&mut self, node: NodeId, reply: &VoteReply, effects: &mut Effects) {
+        let heard = Voted { at: self.now, stage: reply.stage, vote: reply.vote };
+        self.peer_mut(node).voted = Some(heard);
         let is_shown = reply.stage == VoteStage::Ask || reply.vote.is_err();
         if is_shown && self.has_reigned(&reply.record, [reply].into_iter()) {
             self.learn_record(&reply.record, effects);

@@ -50,6 +50,7 @@ impl Replica {
                 | IoPurpose::OwnMarks
                 | IoPurpose::DiscardList(_)
                 | IoPurpose::RescueRead(..)
+                | IoPurpose::Inquiry
                 | IoPurpose::CopyRead(..)
                 | IoPurpose::CompareRead
                 | IoPurpose::HoleSearch(..)),
@@ -75,6 +76,7 @@ impl Replica {
             Some(IoPurpose::OwnMarks) => self.on_own_marks_read(bytes, effects),
             Some(IoPurpose::DiscardList(number)) => self.on_discard_list_read(number, bytes, effects),
             Some(IoPurpose::RescueRead(number, at)) => self.on_rescue_read(number, at, bytes, effects),
+            Some(IoPurpose::Inquiry) => self.on_inquiry_read(io, bytes),
             Some(IoPurpose::CopyRead(node, link)) => self.on_copy_read(node, link, io, &bytes, effects),
             Some(IoPurpose::CompareRead) => self.on_compare_read(io, &bytes, effects),
             Some(

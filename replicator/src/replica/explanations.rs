@@ -9,7 +9,7 @@ use crate::state::Role;
 use crate::units::VoterId;
 
 /// What to do where only a copy of the volume would help, which this version cannot make.
-const START_OVER: &str = "This version cannot copy a volume by itself: copy it over NBD from the node that is to be believed, \
+pub(super) const START_OVER: &str = "This version cannot copy a volume by itself: copy it over NBD from the node that is to be believed, \
      make every voter anew, and copy it back (\"Starting over\" on that page).";
 
 fn explained(reason: impl Into<String>, action: impl Into<String>) -> NoLink {

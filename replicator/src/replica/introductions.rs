@@ -15,7 +15,7 @@ use crate::units::{GenerationId, Lsn, NodeId};
 
 use super::Replica;
 use super::explanations;
-use super::links::Replication;
+use super::links::{Meeting, Replication};
 use super::resync_source::ResyncSource;
 use super::sending::Outbound;
 
@@ -109,7 +109,7 @@ impl Replica {
         }
     }
 
-    fn state_for(&self, node: NodeId, introduction: u32) -> PeerState {
+    pub(super) fn state_for(&self, node: NodeId, introduction: u32) -> PeerState {
         let content = self.superblock.content();
         let peer = self.peer(node);
         let end = match self.role {
@@ -218,13 +218,14 @@ impl Replica {
         }
         let verdict = compare(ours, theirs);
         let parted = divergence(ours, theirs);
+        let met = Meeting { verdict, ours: ours.clone(), theirs: theirs.clone() };
         let peer_is_primary = theirs.role == Role::Primary;
         let target_before = self.target_before(node, theirs);
         let broken = [target_is_broken(ours), target_is_broken(theirs)];
         let text = format!("{}: rule {verdict}, {}", self.name_of(node), action_text(&verdict.action));
         effects.push(Effect::Notify(Notice::info("verdict", text)));
         let peer = self.peer_mut(node);
-        (peer.rule, peer.trouble) = (Some(verdict), None);
+        (peer.rule, peer.trouble, peer.met) = (Some(verdict), None, Some(met));
         match verdict.action {
             SyncAction::NoSync => self.start_idle(node, effects),
             SyncAction::Stop(reason) => {

@@ -3,12 +3,12 @@
 use crate::config::{Config, ReplicationProtocol};
 use crate::effect::{Effect, Effects};
 use crate::event::{LinkId, NoLink};
-use crate::generation::compare::Verdict;
+use crate::generation::compare::{SyncAction, Verdict};
 use crate::generation::split_brain::Discards;
 use crate::layout::superblock::Superblock;
 use crate::notice::Notice;
 use crate::peer::frame::{FrameStamp, ReceivedFrame};
-use crate::peer::message::{FarewellReason, Message, PeerState};
+use crate::peer::message::{Denial, FarewellReason, Message, PeerState, VoteStage};
 use crate::promotion::membership::MembershipRecord;
 use crate::state::{DiskState, Role};
 use crate::units::{Lsn, NodeId, Span, Term, Tick, VoterId, bytes_u64};
@@ -33,6 +33,12 @@ pub(super) struct Peer {
     /// Why there is no link, or no replication.
     pub(super) trouble: Option<NoLink>,
     pub(super) rule: Option<Verdict>,
+    /// The states that the last verdict rested on; they outlive the link.
+    pub(super) met: Option<Meeting>,
+    /// What it answered when this node asked for its vote last.
+    pub(super) voted: Option<Voted>,
+    /// What this node answered when it asked last.
+    pub(super) was_voted: Option<Voted>,
     /// Newest write that the peer is known to have flushed, no further than this node has it itself.
     pub(super) flushed: Lsn,
     /// Newest write that the peer is known to have journaled.
@@ -46,6 +52,22 @@ pub(super) struct Peer {
     pub(super) refused_frames: u64,
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
+}
+
+/// Two states that were exchanged, and what followed.
+#[derive(Debug)]
+pub(super) struct Meeting {
+    pub(super) verdict: Verdict,
+    pub(super) ours: Box<PeerState>,
+    pub(super) theirs: Box<PeerState>,
+}
+
+/// An answer to a question for a vote.
+#[derive(Debug)]
+pub(super) struct Voted {
+    pub(super) at: Tick,
+    pub(super) stage: VoteStage,
+    pub(super) vote: Result<(), Denial>,
 }
 
 /// An authenticated link.
@@ -109,6 +131,9 @@ impl Peer {
             disk: DiskState::DUnknown,
             trouble: None,
             rule: None,
+            met: None,
+            voted: None,
+            was_voted: None,
             flushed: slot.base_lsn,
             acknowledged: slot.acknowledged,
             told_end: Lsn::ZERO,
@@ -134,6 +159,11 @@ impl Peer {
             }
             None => self.flushed,
         }
+    }
+
+    /// What the last verdict on it asked for.
+    pub(super) fn last_action(&self) -> Option<SyncAction> {
+        self.met.as_ref().map(|met| met.verdict.action)
     }
 
     /// What it has said of itself on this link.

@@ -86,6 +86,7 @@ impl Replica {
                 self.on_resolve_split_brain(order, peer, giving, effects);
             }
             Order::ServeAsWas { is_wanted } => self.on_serve_as_was(order, is_wanted, effects),
+            Order::Explain => self.on_explain(order, effects),
             Order::Stop => self.on_stop(order, effects),
         }
     }

@@ -110,7 +110,7 @@ impl Replica {
     }
 
     /// Whether this node and the voters that it is linked to are a majority.
-    fn has_quorum(&self) -> bool {
+    pub(super) fn has_quorum(&self) -> bool {
         if !self.config.on_peer_lost.asks_a_majority() {
             return true; // Nobody votes.
         }
@@ -258,7 +258,7 @@ impl Replica {
         }
     }
 
-    fn can_promote(&self) -> CanPromote {
+    pub(super) fn can_promote(&self) -> CanPromote {
         if self.role == Role::Primary {
             return CanPromote { yes: false, because: "it is Primary already".to_owned() };
         }
@@ -310,7 +310,7 @@ impl Replica {
     }
 
     /// The record that a promotion would have to follow, as far as linked voters have shown theirs.
-    fn record_to_follow(&self) -> &MembershipRecord {
+    pub(super) fn record_to_follow(&self) -> &MembershipRecord {
         let shown = self.peers.iter().filter_map(|peer| peer.link.as_ref()?.record_shown.as_ref());
         ballot::record_to_follow(&self.config, shown.chain([self.record()]))
     }

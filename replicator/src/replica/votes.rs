@@ -11,7 +11,7 @@ use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
 use crate::units::NodeId;
 
-use super::links::Peer;
+use super::links::{Peer, Voted};
 use super::{AfterDurable, Replica};
 
 impl Replica {
@@ -99,6 +99,8 @@ impl Replica {
             effects.push(Effect::Notify(Notice::info("vote", text)));
             self.store_record(request.record);
         }
+        let given = Voted { at: self.now, stage: request.stage, vote };
+        self.peer_mut(node).was_voted = Some(given);
         let message = Message::VoteReply(Box::new(self.vote_reply(request, vote)));
         self.send_when_durable(node, link, message);
     }

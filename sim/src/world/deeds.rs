@@ -204,6 +204,7 @@ impl World {
         assert!(is_answered, "violation: {node} does not answer order {}", order.0);
         match self.answers[&order].clone() {
             Answer::Done { text } => Ok(text),
+            Answer::Explained(report) => Ok(format!("{report:?}")),
             Answer::Refused(refused) => Err(refused),
         }
     }

@@ -4,6 +4,7 @@ mod advice;
 mod alone;
 mod catch_up;
 mod disks;
+mod explain;
 mod failover;
 mod fencing;
 mod journal;

@@ -116,7 +116,7 @@ impl<C: Core> EventLoop<C> {
         if self.life == Life::Stopping(order) {
             self.life = match answer {
                 Answer::Done { .. } => Life::Stopped,
-                Answer::Refused(_) => Life::Running,
+                Answer::Refused(_) | Answer::Explained(_) => Life::Running,
             };
         }
         if let Some(asker) = self.orders.remove(&order) {

@@ -168,7 +168,7 @@ fn small_lineages() -> Vec<Vec<Generation>> {
 
 /// What a node can say of itself with one of these lineages: every end up to 4 with disks, roles and bits, and with
 /// what is kept, known of the peer, and stable.
-fn small_world() -> Vec<PeerState> {
+pub(in crate::generation) fn small_world() -> Vec<PeerState> {
     let mut world = Vec::new();
     for generations in small_lineages() {
         let first = generations.last().map_or(1, |newest| newest.first_lsn.0);
