@@ -74,6 +74,9 @@ pub enum Command {
     Connect {
         /// Its name.
         peer: Option<String>,
+        /// Whether only the verdict is asked for.
+        #[serde(default)]
+        dry_run: bool,
     },
     /// Unlink from a peer, or from all, until told otherwise.
     Disconnect {
@@ -214,7 +217,8 @@ impl Command {
             Self::Demote { force: false } => {
                 Asked::Order(Order::Demote { clients: ConnectedClients::Refuse })
             }
-            Self::Connect { peer } => Asked::Order(Order::Connect { peer: resolve(peer)? }),
+            Self::Connect { peer, dry_run: false } => Asked::Order(Order::Connect { peer: resolve(peer)? }),
+            Self::Connect { peer, dry_run: true } => Asked::Order(Order::Foresee { peer: resolve(peer)? }),
             Self::Disconnect { peer } => Asked::Order(Order::Disconnect { peer: resolve(peer)? }),
             Self::WaitConnect { wait_ms } => Asked::Order(Order::WaitConnect { wait: at_most(wait_ms) }),
             Self::PauseResync => Asked::Order(Order::PauseResync { is_paused: true }),
@@ -413,7 +417,7 @@ mod tests {
             Command::WeighForce,
             Command::Outdate,
             Command::Demote { force: true },
-            Command::Connect { peer: Some("b".to_owned()) },
+            Command::Connect { peer: Some("b".to_owned()), dry_run: true },
             Command::Disconnect { peer: None },
             Command::PauseResync,
             Command::ResumeResync,
@@ -460,7 +464,7 @@ mod tests {
     #[test]
     fn a_peer_is_found_by_name_or_refused() {
         let number_of = |name: &str| (name == "b").then_some(NodeId(1));
-        let connect = |peer: &str| Command::Connect { peer: Some(peer.to_owned()) };
+        let connect = |peer: &str| Command::Connect { peer: Some(peer.to_owned()), dry_run: false };
         let asked = connect("b").asked(number_of).expect("known");
         assert_eq!(asked, Asked::Order(Order::Connect { peer: Some(NodeId(1)) }));
         assert!(matches!(connect("c").asked(number_of), Err(RequestError::UnknownPeer(_))));

@@ -174,6 +174,11 @@ pub enum Order {
         /// Which.
         peer: Option<NodeId>,
     },
+    /// Say the verdict that connecting to a peer, or to all, would reach. Changes nothing.
+    Foresee {
+        /// Which.
+        peer: Option<NodeId>,
+    },
     /// Disconnect from a peer, or from all, until told otherwise.
     Disconnect {
         /// Which.

@@ -20,6 +20,7 @@ mod explain;
 mod explanations;
 mod exporting;
 mod fencing;
+mod foresight;
 mod freeze;
 mod inquiry;
 mod introductions;
@@ -65,6 +66,7 @@ use crate::write_back::WriteBack;
 use candidacy::Candidacy;
 use discard::Discard;
 use fencing::Fencing;
+use foresight::Foresight;
 use inquiry::Inquiry;
 use leaving::Parting;
 use links::Peer;
@@ -232,6 +234,7 @@ pub struct Replica {
     is_stopping: bool,
     waits: Vec<Wait>,
     inquiries: VecDeque<Inquiry>,
+    foresights: Vec<Foresight>,
     after_durable: Vec<AfterDurable>,
     partings: Vec<Parting>,
     export: Option<ExportState>,
@@ -303,6 +306,7 @@ impl Replica {
             is_stopping: false,
             waits: Vec::new(),
             inquiries: VecDeque::new(),
+            foresights: Vec::new(),
             after_durable: Vec::new(),
             partings: Vec::new(),
             export: None,
@@ -421,6 +425,7 @@ impl Replica {
         }
         self.answer_waits(effects);
         self.advance_inquiries(effects);
+        self.advance_foresights(effects);
         self.update_export(effects);
         self.check_invariants();
     }

@@ -268,6 +268,7 @@ fn state(role: Role, end: u64) -> PeerState {
         incarnation: Incarnation(5),
         continues: None,
         resync_from: None,
+        is_tentative: false,
         configuration_digest: 7,
     }
 }
@@ -473,6 +474,8 @@ fn a_split_brain_is_explained_with_what_each_side_would_lose() {
     let before = format!("{:?}", bench.replica.status(bench.now));
     let report = bench.explain();
     assert_eq!(format!("{:?}", bench.replica.status(bench.now)), before, "asking changes nothing");
+    let alpha = &report.peers[0].ours.alone;
+    assert_eq!((alpha.writes, alpha.bytes), (0, Some(0)), "alpha shipped them all: {alpha:?}");
     let gamma = report.peers.iter().find(|peer| peer.name == "gamma").expect("gamma");
     assert_eq!((gamma.fork, gamma.common_point, gamma.connection_state.as_str()), (Some(4), 4, "StandAlone"));
     let verdict = gamma.verdict.as_ref().expect("a verdict");

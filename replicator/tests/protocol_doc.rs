@@ -159,6 +159,7 @@ fn the_bodies_of_the_stream_are_as_documented() {
         has_dirty_bits: true,
         follows_another: true,
         discards: Discards::Everything,
+        is_tentative: true,
         record: record(),
         incarnation: Incarnation(0x6004),
         continues: Some(Incarnation(0x6003)),
@@ -184,6 +185,7 @@ fn the_bodies_of_the_stream_are_as_documented() {
         ("resync_from", vec![3]),
         ("node", vec![4]),
         ("discards", vec![2]),
+        ("is_tentative", vec![1]),
         ("record", record_bytes()),
         ("lineage", lineage_bytes()),
     ];

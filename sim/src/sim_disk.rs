@@ -169,7 +169,7 @@ impl SimDisk {
 
     /// Every block that is not zero, as a running process sees them.
     #[must_use]
-    pub fn image(&self) -> BTreeMap<u64, Rc<[u8; BLOCK_SIZE]>> {
+    pub fn image(&self) -> BTreeMap<u64, Bytes> {
         self.live.clone()
     }
 

@@ -76,7 +76,7 @@ pub enum Command {
     /// Call this copy older than the peer's, so that it cannot be promoted until it has caught up
     Outdate(ResourceArgs),
     /// Link to the peers again after `disconnect`
-    Connect(PeerArgs),
+    Connect(ConnectArgs),
     /// Unlink from the peers until `connect`
     Disconnect(PeerArgs),
     /// Stop copying blocks from this node to peers that are being resynced
@@ -155,7 +155,8 @@ impl Command {
             Self::Explain(args) | Self::Role(args) => Some(&args.resource),
             Self::Promote(args) => Some(&args.resource),
             Self::Demote(args) => Some(&args.resource),
-            Self::Connect(args) | Self::Disconnect(args) => Some(&args.resource),
+            Self::Connect(args) => Some(&args.resource),
+            Self::Disconnect(args) => Some(&args.resource),
             Self::Outdate(args) | Self::PauseResync(args) | Self::ResumeResync(args) => Some(&args.resource),
             Self::ResolveSplitBrain(args) => Some(&args.resource),
             Self::Serve(args) => Some(&args.resource),
@@ -303,6 +304,19 @@ pub struct ServeArgs {
     /// End it, and disconnect the clients
     #[arg(long)]
     pub stop: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConnectArgs {
+    /// Name of the resource
+    #[arg(value_name = "RES", value_parser = resource)]
+    pub resource: String,
+    /// Only this peer
+    #[arg(long, value_name = "NAME")]
+    pub peer: Option<String>,
+    /// Only say which verdict that would reach; ends with 11 if the nodes would stand alone, with 5 if there is no link
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

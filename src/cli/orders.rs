@@ -5,7 +5,7 @@ use std::time::Duration;
 use replicator::units::Span;
 
 use super::args::{
-    DemoteArgs, PeerArgs, Places, PromoteArgs, ResolveArgs, ResourceArgs, ServeArgs, WaitConnectArgs,
+    ConnectArgs, DemoteArgs, PeerArgs, Places, PromoteArgs, ResolveArgs, ResourceArgs, ServeArgs, WaitConnectArgs,
     WaitSyncArgs,
 };
 use super::client::{ANSWER_TIMEOUT, Client};
@@ -16,6 +16,8 @@ use crate::control_protocol::{Command, ReplyBody};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a superblock may take to be written.
 const OUTDATE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a dry run may take: a link has to be made for it.
+const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a demotion may take: what is in flight is finished and flushed first.
 const DEMOTE_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -49,8 +51,10 @@ pub fn demote(places: &Places, args: &DemoteArgs) -> anyhow::Result<Answer> {
 }
 
 /// `twinblk connect`
-pub fn connect(places: &Places, args: &PeerArgs) -> anyhow::Result<Answer> {
-    order(places, &args.resource, Command::Connect { peer: args.peer.clone() }, Some(ANSWER_TIMEOUT))
+pub fn connect(places: &Places, args: &ConnectArgs) -> anyhow::Result<Answer> {
+    let command = Command::Connect { peer: args.peer.clone(), dry_run: args.dry_run };
+    let within = if args.dry_run { DRY_RUN_TIMEOUT } else { ANSWER_TIMEOUT };
+    order(places, &args.resource, command, Some(within))
 }
 
 /// `twinblk disconnect`

@@ -300,7 +300,7 @@ mod tests {
                     ["reply"],
                 "done"
             );
-            let beta = Command::Connect { peer: Some("beta".to_owned()) };
+            let beta = Command::Connect { peer: Some("beta".to_owned()), dry_run: false };
             assert_eq!(ask(&mut client, beta).await["reply"], "done");
         });
     }

@@ -22,6 +22,7 @@ mod writers;
 mod clients;
 mod demo;
 mod disks;
+mod explanations;
 mod extended;
 mod foreign;
 mod hosts;

@@ -269,7 +269,8 @@ fn write_state(state: &PeerState, writer: &mut FieldWriter<'_>) {
     writer.replica(state.resync_from);
     writer.replica(Some(state.node));
     writer.u8(code_of(&Discards::ALL, state.discards));
-    writer.reserved(5);
+    writer.u8(u8::from(state.is_tentative));
+    writer.reserved(4);
     writer.record(&state.record);
     writer.lineage(&state.lineage);
 }
@@ -296,16 +297,17 @@ fn read_state(reader: &mut FieldReader<'_>) -> Result<PeerState, FieldError> {
         configuration_digest: reader.u64("configuration_digest")?,
         resync_from: reader.replica("resync_from")?,
         node: reader.replica("node")?.ok_or(FieldError::Value { field: "node", value: u64::MAX })?,
-        discards: read_discards(reader)?,
+        discards: reader.coded("discards", |code| value_of(&Discards::ALL, code))?,
+        is_tentative: read_is_tentative(reader)?,
         record: reader.record()?,
         lineage: reader.lineage()?,
     })
 }
 
-fn read_discards(reader: &mut FieldReader<'_>) -> Result<Discards, FieldError> {
-    let discards = reader.coded("discards", |code| value_of(&Discards::ALL, code))?;
-    reader.reserved(5)?;
-    Ok(discards)
+fn read_is_tentative(reader: &mut FieldReader<'_>) -> Result<bool, FieldError> {
+    let is_tentative = reader.flag("is_tentative")?;
+    reader.reserved(4)?;
+    Ok(is_tentative)
 }
 
 fn write_copies(pieces: &[Record], out: &mut Vec<u8>) {

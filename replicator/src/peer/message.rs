@@ -46,6 +46,8 @@ pub struct PeerState {
     pub follows_another: bool,
     /// What the sender has orders to throw away of what it changed alone, towards the receiver.
     pub discards: Discards,
+    /// Whether the link is for a dry run: both ends compare the states and do nothing.
+    pub is_tentative: bool,
     /// The voters' record that the sender has stored.
     pub record: MembershipRecord,
     /// This run of the sender's daemon.
@@ -300,6 +302,12 @@ pub enum Message {
 }
 
 impl Message {
+    /// Whether it may pass on a tentative link: it makes nobody store or write anything.
+    #[must_use]
+    pub fn is_for_a_dry_run(&self) -> bool {
+        matches!(self, Self::State(_) | Self::Heartbeat { .. } | Self::Farewell { .. })
+    }
+
     /// The record that its sender has stored, where it says so.
     #[must_use]
     pub fn record_shown(&self) -> Option<&MembershipRecord> {

@@ -122,7 +122,7 @@ impl Replica {
     /// Both states of a link that is StandAlone by a rule that an order to discard leads out of.
     pub(super) fn split_states(&self, node: NodeId) -> Option<(&PeerState, &PeerState)> {
         let link = self.peer(node).link.as_ref()?;
-        let is_stopped = matches!(link.replication, Replication::Stopped);
+        let is_stopped = matches!(link.replication, Replication::Stopped) && !link.is_tentative;
         let (ours, theirs) = (link.introduction.sent.as_deref()?, link.introduction.received.as_deref()?);
         let stops = matches!(compare(ours, theirs).action, SyncAction::Stop(reason) if leads_out(reason));
         (is_stopped && stops && ours.configuration_digest == theirs.configuration_digest)

@@ -21,7 +21,7 @@ use super::ways::Outlook;
 /// Two states and what follows from them.
 pub(super) struct Encounter {
     /// What the peer said of itself, and what it has told since.
-    theirs: PeerState,
+    pub(super) theirs: PeerState,
     told: Tick,
     /// The verdict and its reasons.
     pub(super) reasoning: Reasoning,
@@ -147,7 +147,9 @@ impl Replica {
         if end < said.end || own.find(said.lineage.newest_id()).is_none() {
             return state;
         }
-        let known = own.generations().iter().take_while(|entry| entry.first_lsn <= end.next());
+        // Of a generation without a record it may not have heard before the link was lost.
+        let heard = if peer.link.is_some() { end.next() } else { end };
+        let known = own.generations().iter().take_while(|entry| entry.first_lsn <= heard);
         state.lineage = Lineage::parse(known.copied().collect()).expect("a prefix of a lineage is one");
         (state.end, state.flushed) = (end, peer.flushed.max(said.flushed));
         state

@@ -15,6 +15,7 @@ use crate::units::{GenerationId, Lsn, NodeId};
 
 use super::Replica;
 use super::explanations;
+use super::foresight::are_configured_alike;
 use super::links::{Meeting, Replication};
 use super::resync_source::ResyncSource;
 use super::sending::Outbound;
@@ -123,6 +124,7 @@ impl Replica {
         PeerState {
             introduction,
             node: self.config.local,
+            is_tentative: peer.is_tentative(),
             volume_bytes: content.volume_bytes,
             role: self.role,
             disk: if self.disk_fault.is_some() { DiskState::Failed } else { self.disk },
@@ -169,7 +171,12 @@ impl Replica {
             self.drop_link(node, &reason, effects);
             return;
         }
-        self.note_resync_over(node, &state, effects);
+        if let Some(link) = self.peer_mut(node).link.as_mut().filter(|_| state.is_tentative) {
+            link.is_tentative = true;
+        }
+        if !self.peer(node).is_tentative() {
+            self.note_resync_over(node, &state, effects);
+        }
         let peer = self.peer_mut(node);
         peer.role = state.role;
         peer.disk = state.disk;
@@ -207,9 +214,10 @@ impl Replica {
         if theirs.introduction != number || !self.peer(node).is_replica() || self.candidacy_term().is_some() {
             return;
         }
-        if ours.configuration_digest != theirs.configuration_digest
-            || ours.volume_bytes != theirs.volume_bytes
-        {
+        if link.is_tentative {
+            return self.foresee(node);
+        }
+        if !are_configured_alike(ours, theirs) {
             self.stop_replication(node, None, explanations::other_configuration(), effects);
             return;
         }
@@ -218,7 +226,7 @@ impl Replica {
         }
         let verdict = compare(ours, theirs);
         let parted = divergence(ours, theirs);
-        let met = Meeting { verdict, ours: ours.clone(), theirs: theirs.clone() };
+        let met = Meeting { action: Some(verdict.action), ours: ours.clone(), theirs: theirs.clone() };
         let peer_is_primary = theirs.role == Role::Primary;
         let target_before = self.target_before(node, theirs);
         let broken = [target_is_broken(ours), target_is_broken(theirs)];

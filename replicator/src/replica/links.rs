@@ -15,6 +15,7 @@ use crate::units::{Lsn, NodeId, Span, Term, Tick, VoterId, bytes_u64};
 
 use super::Replica;
 use super::explanations;
+use super::foresight::Outcome;
 use super::sending::Outbound;
 
 /// Another voter, linked or not.
@@ -35,6 +36,9 @@ pub(super) struct Peer {
     pub(super) rule: Option<Verdict>,
     /// The states that the last verdict rested on; they outlive the link.
     pub(super) met: Option<Meeting>,
+    /// Whether a link is wanted for a dry run only, and what that has come to.
+    pub(super) is_sounded: bool,
+    pub(super) foreseen: Option<Outcome>,
     /// What it answered when this node asked for its vote last.
     pub(super) voted: Option<Voted>,
     /// What this node answered when it asked last.
@@ -57,7 +61,8 @@ pub(super) struct Peer {
 /// Two states that were exchanged, and what followed.
 #[derive(Debug)]
 pub(super) struct Meeting {
-    pub(super) verdict: Verdict,
+    /// Nothing in a dry run.
+    pub(super) action: Option<SyncAction>,
     pub(super) ours: Box<PeerState>,
     pub(super) theirs: Box<PeerState>,
 }
@@ -93,6 +98,8 @@ pub(super) struct Link {
     /// Why a policy that told this node to give way was not carried out.
     pub(super) policy_failed: Option<String>,
     pub(super) replication: Replication,
+    /// Whether it is for a dry run: nothing is done but to compare states.
+    pub(super) is_tentative: bool,
 }
 
 /// The exchange of states, as often as they change.
@@ -132,6 +139,8 @@ impl Peer {
             trouble: None,
             rule: None,
             met: None,
+            is_sounded: false,
+            foreseen: None,
             voted: None,
             was_voted: None,
             flushed: slot.base_lsn,
@@ -161,9 +170,14 @@ impl Peer {
         }
     }
 
+    /// Whether its link is for a dry run.
+    pub(super) fn is_tentative(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.is_tentative)
+    }
+
     /// What the last verdict on it asked for.
     pub(super) fn last_action(&self) -> Option<SyncAction> {
-        self.met.as_ref().map(|met| met.verdict.action)
+        self.met.as_ref()?.action
     }
 
     /// What it has said of itself on this link.
@@ -230,7 +244,8 @@ impl Replica {
             self.on_peer_lost(node, old, "a newer link replaced it", effects);
         }
         let pinned = self.superblock.content().pins.ids[node.index()];
-        if !self.peer(node).wanted || self.is_stopping {
+        let is_tentative = !self.peer(node).wanted && self.peer(node).is_sounded;
+        if !(self.peer(node).wanted || is_tentative) || self.is_stopping {
             effects.push(Effect::DropPeer { peer: node, link });
             return;
         }
@@ -244,11 +259,13 @@ impl Replica {
             self.say_last(node, link, FarewellReason::UnknownVoter, effects);
             return;
         }
-        if pinned != voter {
+        if pinned != voter && !is_tentative {
             self.superblock.change(|content| content.pins.ids[node.index()] = voter);
         }
         let now = self.now;
-        self.forget_fencing(node);
+        if !is_tentative {
+            self.forget_fencing(node);
+        }
         let peer = self.peer_mut(node);
         let replication = if peer.is_replica() { Replication::Introducing } else { Replication::Idle };
         peer.trouble = None;
@@ -267,6 +284,7 @@ impl Replica {
             discards: Discards::Nothing,
             policy_failed: None,
             replication,
+            is_tentative,
         });
         let text = format!("linked to {}", self.name_of(node));
         effects.push(Effect::Notify(Notice::info("peer-connected", text)));
@@ -275,7 +293,7 @@ impl Replica {
     /// While there is a link, or none is wanted, the attempt was somebody else's, or of the past.
     pub(super) fn on_peer_unreachable(&mut self, node: NodeId, why: NoLink) {
         let peer = self.peer_mut(node);
-        if peer.link.is_none() && peer.wanted {
+        if peer.link.is_none() && (peer.wanted || peer.is_sounded) {
             peer.trouble = Some(why);
         }
     }
@@ -293,6 +311,7 @@ impl Replica {
         if peer.link.as_ref().is_none_or(|current| current.id != link) {
             return;
         }
+        let was_tentative = peer.is_tentative();
         peer.link = None;
         peer.role = Role::Unknown;
         peer.disk = DiskState::DUnknown;
@@ -303,7 +322,7 @@ impl Replica {
         self.end_inbound_from(node, effects);
         // The loss of the Primary, or of whom this node took records from, counts as a new connect among the others
         // (semantics §3).
-        if was_source || self.record().primary == Some(node) {
+        if was_source || (self.record().primary == Some(node) && !was_tentative) {
             self.reintroduce();
         }
     }
@@ -321,6 +340,9 @@ impl Replica {
         let (now, term) = (self.now, self.record().term);
         let peer = self.peer_mut(node);
         let Some(link) = &mut peer.link else { return };
+        if link.is_tentative && !message.is_for_a_dry_run() {
+            return;
+        }
         let frame = message.encode(FrameStamp { term, clock: now, echo: link.peer_clock });
         link.frames_queued += 1;
         peer.sent_bytes += bytes_u64(frame.wire_bytes());
@@ -367,6 +389,9 @@ impl Replica {
         message: Message,
         effects: &mut Effects,
     ) {
+        if self.peer(node).is_tentative() && !message.is_for_a_dry_run() {
+            return;
+        }
         if let Some(shown) = message.record_shown()
             && let Some(link) = &mut self.peer_mut(node).link
         {

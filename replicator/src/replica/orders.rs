@@ -78,6 +78,7 @@ impl Replica {
             Order::Outdate => self.on_outdate(order, effects),
             Order::Demote { clients } => self.on_demote(order, clients, effects),
             Order::Connect { peer } => self.on_connect(order, peer, effects),
+            Order::Foresee { peer } => self.on_foresee(order, peer, effects),
             Order::Disconnect { peer } => self.on_disconnect(order, peer, effects),
             Order::WaitConnect { wait } => self.wait_for(order, wait, Condition::Connected),
             Order::WaitSync { wait } => self.wait_for(order, wait, Condition::InSync),
@@ -207,11 +208,10 @@ impl Replica {
                 peer.trouble = None;
             }
             effects.push(Effect::SetDialing { peer: node, wanted: true });
-            let is_stopped = self
-                .peer(node)
-                .link
-                .as_ref()
-                .is_some_and(|link| matches!(link.replication, Replication::Stopped));
+            let is_stopped =
+                self.peer(node).link.as_ref().is_some_and(|link| {
+                    link.is_tentative || matches!(link.replication, Replication::Stopped)
+                });
             if is_stopped {
                 self.drop_link(node, "an operator asked for a new verdict", effects);
             }
@@ -311,7 +311,7 @@ impl Replica {
     fn is_met(&self, condition: Condition) -> bool {
         let mut replicas = self.peers.iter().filter(|peer| peer.is_replica());
         match condition {
-            Condition::Connected => replicas.all(|peer| peer.link.is_some()),
+            Condition::Connected => replicas.all(|peer| peer.link.is_some() && !peer.is_tentative()),
             Condition::InSync => {
                 let is_mirrored = self.peers.iter().any(|peer| self.is_mirrored_by(peer));
                 (self.disk == DiskState::UpToDate || is_mirrored)
@@ -357,6 +357,6 @@ impl Replica {
         let is_limited = |wait: &&Wait| !matches!(wait.condition, Condition::Stopped(Some(_)));
         let waits = self.waits.iter().filter(is_limited).map(|wait| wait.deadline).min();
         let demotion = self.demotion.as_ref().map(|demotion| demotion.deadline);
-        [waits, demotion, self.candidacy_deadline()].into_iter().flatten().min()
+        [waits, demotion, self.candidacy_deadline(), self.foresight_deadline()].into_iter().flatten().min()
     }
 }

@@ -423,7 +423,7 @@ impl Replica {
     pub(super) fn is_following(&self, peer: &Peer) -> bool {
         use super::links::Replication;
         peer.link.as_ref().is_some_and(|link| match &link.replication {
-            Replication::Introducing => true,
+            Replication::Introducing => !link.is_tentative,
             // What is being resynced is no copy yet.
             Replication::Source(outbound) => outbound.resync().is_none(),
             Replication::Idle | Replication::Stopped | Replication::Target => false,

@@ -1,15 +1,12 @@
 //! `twinblk explain`: what it says of two nodes is so, and asking changes nothing.
 
-use std::collections::BTreeMap;
-use std::rc::Rc;
-
 use replicator::effect::Answer;
 use replicator::event::Order;
 use replicator::explain_report::{ExplainReport, PeerExplanation, RANGES_MAX};
-use replicator::units::{BLOCK_SIZE, NodeId, Span};
+use replicator::units::{NodeId, Span};
 use sim::world::{ALPHA, BETA, World};
 
-use crate::{pass, promoted};
+use crate::{disk_image, pass, promoted};
 
 fn explain(world: &mut World, node: NodeId) -> ExplainReport {
     let order = world.order(node, Order::Explain);
@@ -18,12 +15,6 @@ fn explain(world: &mut World, node: NodeId) -> ExplainReport {
         Answer::Explained(report) => (**report).clone(),
         other => panic!("no explanation but {other:?}"),
     }
-}
-
-/// Everything on a node's disk, metadata and data.
-fn disk_image(world: &World, node: NodeId) -> [BTreeMap<u64, Rc<[u8; BLOCK_SIZE]>>; 2] {
-    let node = &world.nodes[node.index()];
-    [node.metadata.image(), node.data.image()]
 }
 
 fn peer_of(report: &ExplainReport) -> &PeerExplanation {

@@ -4,6 +4,7 @@ mod advice;
 mod alone;
 mod catch_up;
 mod disks;
+mod dry_run;
 mod explain;
 mod failover;
 mod fencing;
@@ -15,8 +16,12 @@ mod resync;
 mod split_brain;
 mod votes;
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
 use replicator::config::ReplicationProtocol;
-use replicator::units::Span;
+use replicator::units::{NodeId, Span};
 use sim::node::NodeOptions;
 use sim::world::{ALPHA, World, WorldOptions};
 
@@ -37,12 +42,18 @@ fn with_protocol(protocol: ReplicationProtocol) -> WorldOptions {
     WorldOptions { node: NodeOptions { protocol, ..NodeOptions::default() }, ..WorldOptions::default() }
 }
 
+/// Everything on a node's disk, metadata and data.
+fn disk_image(world: &World, node: NodeId) -> [BTreeMap<u64, Bytes>; 2] {
+    let node = &world.nodes[node.index()];
+    [node.metadata.image(), node.data.image()]
+}
+
 /// Carries the world on for some milliseconds.
 fn pass(world: &mut World, milliseconds: u64) {
     world.run_for(Span::from_millis(milliseconds));
 }
 
 /// Names of the members of the in-sync set as a node has stored it.
-fn in_sync(world: &World, node: replicator::units::NodeId) -> Vec<String> {
+fn in_sync(world: &World, node: NodeId) -> Vec<String> {
     world.status(node).in_sync.into_iter().map(|member| member.name).collect()
 }

@@ -28,6 +28,7 @@ pub(super) fn state(generations: &[Generation], end: u64) -> PeerState {
         incarnation: Incarnation(1),
         continues: None,
         resync_from: None,
+        is_tentative: false,
         configuration_digest: 0,
     }
 }

@@ -29,6 +29,7 @@ fn state(own: u64, first: u64, end: u64, role: Role) -> PeerState {
         incarnation: Incarnation(own),
         continues: None,
         resync_from: None,
+        is_tentative: false,
         configuration_digest: 0,
     }
 }

@@ -122,6 +122,7 @@ fn state() -> impl Strategy<Value = Message> {
                 incarnation: run.0,
                 continues: run.1,
                 resync_from: flags[0].then_some(NodeId(3)),
+                is_tentative: flags[0],
                 configuration_digest: digest,
             }))
         },

@@ -266,6 +266,7 @@ fn only_another_run_of_the_primarys_daemon_ends_its_lease_by_saying_secondary() 
             incarnation: run,
             continues: None,
             resync_from: None,
+            is_tentative: false,
             configuration_digest: 0,
         }))
     };
