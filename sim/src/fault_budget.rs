@@ -6,6 +6,7 @@
 //! journal looks like a torn one, so only the other copy can tell. Blocks of the data area do not rot at all: they
 //! have no checksums on disk.
 
+use replicator::event::{Order, Warrant};
 use replicator::units::NodeId;
 
 use crate::node::{DiskHealth, SimNode};
@@ -17,6 +18,15 @@ use crate::world::World;
 #[must_use]
 pub fn last_copy_goes(world: &World, node: NodeId) -> bool {
     !world.replicas().any(|other| other != node && world.holds_everything(other))
+}
+
+/// Whether an order says that something may be lost.
+#[must_use]
+pub fn names_a_loss(order: &Order) -> bool {
+    match order {
+        Order::Promote { warrant, .. } => *warrant != Warrant::Known,
+        other => matches!(other, Order::ResolveSplitBrain { .. }),
+    }
 }
 
 /// Whether blocks of a node may rot: everybody is up and in sync, nothing is cut off, and another one holds it all.

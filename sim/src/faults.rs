@@ -257,6 +257,7 @@ fn rot(world: &mut World, random: &mut Random) {
     world.die(node, if random.chance(50) { Death::Kill } else { Death::PowerCut });
     let rot = [Rot::JournalBit, Rot::JournalAstray, Rot::OlderSuperblock, Rot::BitmapPage][random.index(4)];
     world.say(|| format!("-- {node} rots: {rot:?}"));
+    world.watch.seen[node.index()].is_damaged = true;
     world.nodes[node.index()].rot(rot, random);
     if random.chance(50) {
         world.run_for(Span(random.below(5000 * MS)));
@@ -276,5 +277,6 @@ fn rot(world: &mut World, random: &mut Random) {
         }
         world.run_until(Span::from_millis(10_000), World::is_in_sync)
     });
+    world.watch.seen[node.index()].is_damaged = false;
     assert!(is_mended, "violation: what rotted is not mended within a minute\n{}", world.summaries());
 }

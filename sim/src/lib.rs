@@ -12,6 +12,7 @@ pub mod node;
 pub mod random;
 pub mod random_run;
 pub mod rescue;
+pub mod sabotage;
 pub mod sim_clock;
 pub mod sim_disk;
 pub mod sim_network;

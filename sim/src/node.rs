@@ -9,12 +9,16 @@ use replicator::event::{IoId, LinkId};
 use replicator::generation::lineage::Lineage;
 use replicator::generation::split_brain::Policies;
 use replicator::journal::recovery::{RecoveryPlan, RecoveryScan};
+use replicator::journal::recovery_case::RecoveryCase;
 use replicator::layout::bitmap_page::BitmapPage;
 use replicator::layout::superblock::{DurableDisk, ResourceName, Superblock, choose_newest};
 use replicator::layout::zones::{SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET, Zones};
 use replicator::promotion::membership::VoterList;
+use replicator::record::Record;
 use replicator::replica::{ContinuityMark, Replica, Restored};
-use replicator::units::{BLOCK_BYTES, BlockRange, Incarnation, NodeId, Span, VOTERS_MAX, VoterId};
+use replicator::units::{
+    BLOCK_BYTES, BlockRange, GenerationId, Incarnation, Lsn, NodeId, Span, VOTERS_MAX, VoterId,
+};
 
 use crate::random::Random;
 use crate::rescue::Rescues;
@@ -32,8 +36,10 @@ const SUPERBLOCKS: [u64; 2] = [SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET];
 pub enum IoWork {
     /// A write to the metadata area.
     Journal(u64, Vec<Bytes>),
-    /// Blocks of the metadata area that are safe when reported.
-    WriteThrough(Vec<(u64, Bytes)>),
+    /// A superblock copy, safe when reported.
+    Superblock(u64, Bytes),
+    /// Pages of bitmaps, safe when reported.
+    BitmapPages(Vec<(u64, Bytes)>),
     /// A write to the data area.
     Data(u64, Vec<Bytes>),
     /// Zeroes in the data area.
@@ -78,9 +84,11 @@ impl NextFailure {
     #[must_use]
     pub fn is_of(self, work: &IoWork) -> bool {
         match work {
-            IoWork::Journal(..) | IoWork::WriteThrough(_) | IoWork::Data(..) | IoWork::Zero(_) => {
-                self == Self::Write
-            }
+            IoWork::Journal(..)
+            | IoWork::Superblock(..)
+            | IoWork::BitmapPages(_)
+            | IoWork::Data(..)
+            | IoWork::Zero(_) => self == Self::Write,
             IoWork::FlushJournal(_) | IoWork::FlushData(_) => self == Self::Flush,
             IoWork::ReadJournal(..) | IoWork::ReadData(_) | IoWork::FindAllocated(_) => false,
         }
@@ -111,7 +119,8 @@ impl DiskHealth {
             | IoWork::FlushData(_)
             | IoWork::FindAllocated(_) => true,
             IoWork::Journal(..)
-            | IoWork::WriteThrough(_)
+            | IoWork::Superblock(..)
+            | IoWork::BitmapPages(_)
             | IoWork::ReadJournal(..)
             | IoWork::FlushJournal(_) => false,
         };
@@ -180,6 +189,19 @@ pub struct SimNode {
     /// Links that its replica knows of.
     pub links: Vec<LinkId>,
     ring_bytes: u64,
+}
+
+/// What a daemon finds when it starts.
+#[derive(Debug)]
+pub struct Found {
+    /// What recovery made of the journal.
+    pub case: RecoveryCase,
+    /// The last record.
+    pub end: Lsn,
+    /// The records that are to be written back.
+    pub replay: Vec<(GenerationId, Record)>,
+    /// Whether the machine has lost power since its last run.
+    pub lost_power: bool,
 }
 
 /// What all nodes of a world have in common.
@@ -355,11 +377,16 @@ impl SimNode {
     }
 
     /// Starts the daemon at world time `now`. Returns what recovery made of the journal.
-    pub fn start(&mut self, now: u64, seed: u64) -> replicator::journal::recovery_case::RecoveryCase {
+    pub fn start(&mut self, now: u64, seed: u64) -> Found {
         assert!(self.replica.is_none(), "it runs already");
         let superblock = self.superblock();
         let recovery = self.recover(&superblock);
-        let verdict = recovery.verdict;
+        let found = Found {
+            case: recovery.verdict,
+            end: recovery.end,
+            replay: recovery.replay.clone(),
+            lost_power: self.mark.is_none(),
+        };
         let bitmap_pages = self.bitmap_pages(&superblock);
         let started = self.clock.read(now);
         let continuity = self.mark;
@@ -371,7 +398,7 @@ impl SimNode {
         self.unwanted.clear();
         self.is_resync_paused = false;
         self.next_failure = None;
-        verdict
+        found
     }
 
     /// The daemon dies. Parts of what it had in flight reach the disk; what was reported stays.
@@ -391,8 +418,9 @@ impl SimNode {
             IoWork::Journal(offset, pieces) => {
                 self.metadata.write_partly(offset, &pieces, random);
             }
-            IoWork::WriteThrough(blocks) => {
-                for (offset, bytes) in blocks {
+            IoWork::Superblock(offset, bytes) => self.metadata.write_partly(offset, [&bytes], random),
+            IoWork::BitmapPages(pages) => {
+                for (offset, bytes) in pages {
                     self.metadata.write_partly(offset, [&bytes], random);
                 }
             }

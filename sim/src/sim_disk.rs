@@ -173,6 +173,20 @@ impl SimDisk {
         self.live.clone()
     }
 
+    /// What a block holds for good.
+    #[must_use]
+    pub fn durable(&self, block: u64) -> Option<&Bytes> {
+        self.durable.get(&block)
+    }
+
+    /// Every block in which the two differ.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<u64> {
+        let only_there = other.live.keys().filter(|block| !self.live.contains_key(block));
+        let here = self.live.iter().filter(|(block, content)| other.live.get(block) != Some(content));
+        here.map(|(block, _)| *block).chain(only_there.copied()).collect()
+    }
+
     /// First block in which the two differ.
     #[must_use]
     pub fn first_difference(&self, other: &Self) -> Option<u64> {

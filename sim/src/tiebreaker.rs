@@ -15,6 +15,8 @@ pub struct SimTiebreaker {
     pub voter: VoterId,
     config: TiebreakerConfig,
     copies: [Box<[u8; BLOCK_SIZE]>; 2],
+    /// What they say.
+    record: MembershipRecord,
     /// The page that is being stored.
     pub storing: Option<Box<[u8; BLOCK_SIZE]>>,
     /// It, while its daemon runs.
@@ -29,7 +31,9 @@ impl SimTiebreaker {
     pub fn create(config: TiebreakerConfig, id: NodeId, voter: VoterId) -> Self {
         let resource = ResourceName::parse("sim").expect("a legal name");
         let page = TiebreakerState::new(resource, id, voter).encode();
-        Self { id, voter, config, copies: [page.clone(), page], storing: None, running: None, run: 0 }
+        let copies = [page.clone(), page];
+        let record = MembershipRecord::default();
+        Self { id, voter, config, copies, record, storing: None, running: None, run: 0 }
     }
 
     /// Starts its daemon.
@@ -40,18 +44,33 @@ impl SimTiebreaker {
     }
 
     /// The record in its file.
-    ///
-    /// # Panics
-    /// No copy is whole, which nothing in this world does.
     #[must_use]
     pub fn stored(&self) -> MembershipRecord {
-        choose_newest(&self.copies[0][..], &self.copies[1][..]).expect("one copy is whole").record
+        self.record
+    }
+
+    fn look(&mut self) {
+        let newest = choose_newest(&self.copies[0][..], &self.copies[1][..]).expect("one copy is whole");
+        self.record = newest.record;
+    }
+
+    /// A copy of its file, as nobody should make one.
+    #[must_use]
+    pub fn back_up(&self) -> [Box<[u8; BLOCK_SIZE]>; 2] {
+        self.copies.clone()
+    }
+
+    /// Puts back a copy of its file that was made earlier.
+    pub fn restore(&mut self, copies: [Box<[u8; BLOCK_SIZE]>; 2]) {
+        self.copies = copies;
+        self.look();
     }
 
     /// Both copies are stored.
     pub fn store(&mut self) {
         if let Some(page) = self.storing.take() {
             self.copies = [page.clone(), page];
+            self.look();
         }
     }
 
@@ -62,6 +81,7 @@ impl SimTiebreaker {
             for copy in self.copies.iter_mut().take(copies_reached) {
                 copy.clone_from(&page);
             }
+            self.look();
         }
     }
 }

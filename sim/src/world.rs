@@ -19,9 +19,11 @@ use replicator::units::{NodeId, Span, VoterId};
 use crate::checker::durability::Durability;
 use crate::checker::marks::Marks;
 use crate::checker::single_primary::SinglePrimary;
+use crate::checker::watch::Watch;
 use crate::coverage::Coverage;
 use crate::node::{NodeOptions, SimNode};
 use crate::random::Random;
+use crate::sabotage::Sabotage;
 use crate::sim_network::SimNetwork;
 use crate::tiebreaker::SimTiebreaker;
 use crate::workload::Operation;
@@ -147,6 +149,10 @@ pub struct World {
     pub answers: BTreeMap<OrderId, Answer>,
     /// Names of the notices of each node.
     pub notices: Vec<(NodeId, &'static str, String)>,
+    /// What the checkers have seen.
+    pub watch: Watch,
+    /// What is wrong with the world itself, to try the checkers.
+    pub sabotage: Option<Sabotage>,
     /// What was reached.
     pub coverage: Coverage,
     /// Who dies next, and when.
@@ -173,6 +179,7 @@ impl World {
         let disk = |node: NodeId| options.disks.get(node.index()).copied().unwrap_or(DurableDisk::UpToDate);
         let create = |node: NodeId| SimNode::create(node, disk(node), &options.node, &mut random);
         let nodes: Vec<SimNode> = options.node.nodes().map(create).collect();
+        let watch = Watch::new(&nodes);
         let config = &nodes[0].config;
         let (heartbeat, peer_timeout) = (config.heartbeat, config.peer_timeout);
         let voter = VoterId(random.draw() | 1);
@@ -190,6 +197,8 @@ impl World {
             durability: Durability::default(),
             answers: BTreeMap::new(),
             notices: Vec::new(),
+            watch,
+            sabotage: None,
             coverage: Coverage::default(),
             doomed: None,
             late_frames: 0,
@@ -396,9 +405,6 @@ impl World {
             return;
         }
         let status = self.status(node);
-        if self.nodes[node.index()].config.on_peer_lost.asks_a_majority() {
-            self.primaries.observe(node, status.role, status.term);
-        }
         if status.devices[0].disk_state == replicator::state::DiskState::Inconsistent {
             self.marks[node.index()].restart();
         }

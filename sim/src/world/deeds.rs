@@ -3,12 +3,13 @@
 use replicator::effect::Answer;
 use replicator::event::{ConnectedClients, Durability, Event, Order, OrderId, Warrant};
 use replicator::journal::recovery_case::RecoveryCase;
+use replicator::layout::superblock::Superblock;
 use replicator::promotion::membership::MembershipRecord;
 use replicator::promotion::refusal::Refused;
 use replicator::promotion::tiebreaker::TiebreakerEvent;
 use replicator::state::{DiskState, ReplicationState, Role};
 use replicator::status_report::StatusReport;
-use replicator::units::{ByteRange, NodeId, RequestId, Span};
+use replicator::units::{BLOCK_SIZE, ByteRange, NodeId, RequestId, Span};
 
 use super::{ALPHA, BETA, Death, Doomed, Happening, MS, TIE, World};
 use crate::checker::convergence;
@@ -34,11 +35,13 @@ impl World {
             format!("-- {node} starts: was {disk:?}, resync {resync:?}, {anchor:?}")
         });
         let seed = self.random.draw();
-        let verdict = self.nodes[node.index()].start(self.now, seed);
+        let found = self.nodes[node.index()].start(self.now, seed);
+        self.watch.started(&self.nodes, node, &found);
+        self.watch.seen[node.index()].is_damaged |= found.case == RecoveryCase::Corrupt;
         self.marks[node.index()].restart();
         self.spins[node.index()] = 0;
         self.tell(node, Event::TimePassed);
-        verdict
+        found.case
     }
 
     /// Starts the tiebreaker's daemon.
@@ -57,7 +60,24 @@ impl World {
         self.lose_clients(node);
         self.forget_links(node, true);
         self.nodes[node.index()].kill(&mut self.random);
+        self.watch.stopped(&self.nodes, node);
         self.stops.retain(|(other, _)| *other != node);
+    }
+
+    /// Changes the superblock on a node's disk behind its back.
+    pub fn forge_superblock(&mut self, node: NodeId, change: impl FnOnce(&mut Superblock)) {
+        let machine = &mut self.nodes[node.index()];
+        let mut forged = machine.superblock();
+        change(&mut forged);
+        let offset = forged.zones.superblocks()[forged.copy_index()].offset;
+        machine.metadata.write_through(offset, &forged.encode()[..]);
+    }
+
+    /// Clears the marks on a node's disk behind its back.
+    pub fn clear_marks(&mut self, node: NodeId) {
+        let zones = self.nodes[node.index()].superblock().zones;
+        let bitmap = zones.bitmap(0).expect("there is room for a peer");
+        self.nodes[node.index()].metadata.write_through(bitmap.offset, &[0; BLOCK_SIZE]);
     }
 
     /// Cuts a node's power.
@@ -68,6 +88,7 @@ impl World {
         self.lose_clients(node);
         self.forget_links(node, false);
         self.nodes[node.index()].cut_power(self.now, &mut self.random);
+        self.watch.stopped(&self.nodes, node);
         self.stops.retain(|(other, _)| *other != node);
     }
 
@@ -104,7 +125,7 @@ impl World {
     #[must_use]
     pub fn stored_records(&self) -> Vec<(NodeId, MembershipRecord)> {
         let of = |voter: NodeId| match self.nodes.get(voter.index()) {
-            Some(node) => (voter, node.superblock().membership),
+            Some(_) => (voter, self.watch.seen[voter.index()].superblock.membership),
             None => (voter, self.tiebreaker.stored()),
         };
         self.voters().map(of).collect()
@@ -174,6 +195,9 @@ impl World {
         self.say(|| format!("-- order {} to {node}: {what:?}", order.0));
         if let Order::PauseResync { is_paused } = &what {
             self.nodes[node.index()].is_resync_paused = *is_paused;
+        }
+        if fault_budget::names_a_loss(&what) {
+            self.watch.loss_named();
         }
         if what == Order::Stop {
             self.stops.push((node, order));
@@ -383,6 +407,7 @@ impl World {
         if !is_idle {
             panic!("violation: no agreement within a minute\n{}", self.summaries());
         }
+        self.watch.compare(&self.nodes);
         for nodes in self.nodes.windows(2) {
             convergence::assert_equal(&nodes[0], &nodes[1]);
         }

@@ -5,10 +5,13 @@ use replicator::effect::{Answer, Completion, Effect, Effects, ExportState};
 use replicator::event::{AllocatedExtent, Durability, Event, FenceEnd, FenceRun, IoId, LinkId};
 use replicator::notice::Notice;
 use replicator::peer::frame::OutboundFrame;
+use replicator::promotion::membership::InSyncSet;
 use replicator::promotion::tiebreaker::{TiebreakerEffect, TiebreakerEvent};
-use replicator::units::{BLOCK_BYTES, BlockRange, ByteRange, NodeId, RequestId, Span};
+use replicator::units::{BLOCK_BYTES, BlockRange, ByteRange, Incarnation, NodeId, RequestId, Span};
 
 use super::{Happening, MS, World};
+use crate::checker::single_primary::Answered;
+use crate::checker::watch::Done;
 use crate::node::{DiskHealth, FenceCommand, IoWork, NextFailure};
 use crate::sim_network::{Item, over_the_wire};
 use crate::workload::Ask;
@@ -64,11 +67,11 @@ impl World {
                 self.start_io(node, io, IoWork::ReadJournal(offset, length));
             }
             Effect::WriteSuperblock { io, offset, bytes } => {
-                self.start_io(node, io, IoWork::WriteThrough(vec![(offset, bytes.into())]));
+                self.start_io(node, io, IoWork::Superblock(offset, bytes.into()));
             }
             Effect::WriteBitmapPages { io, pages } => {
                 let pages = pages.into_iter().map(|(offset, bytes)| (offset, bytes.into())).collect();
-                self.start_io(node, io, IoWork::WriteThrough(pages));
+                self.start_io(node, io, IoWork::BitmapPages(pages));
             }
             Effect::WriteData { io, range, pieces } => {
                 self.start_io(node, io, IoWork::Data(range.byte_offset(), pieces));
@@ -109,6 +112,13 @@ impl World {
 
     fn set_export(&mut self, node: NodeId, export: &ExportState) {
         let is_serving = *export == ExportState::Serving;
+        if is_serving {
+            self.watch.serves(node);
+            if self.options.on_peer_lost.asks_a_majority() {
+                let term = self.watch.seen[node.index()].superblock.membership.term;
+                self.primaries.serves(node, term, self.now);
+            }
+        }
         self.nodes[node.index()].is_serving = is_serving;
         if matches!(export, ExportState::Refused { .. }) {
             // The clients of this world do not count as connected; whoever still waits is let go.
@@ -147,6 +157,10 @@ impl World {
 
     fn send_frame(&mut self, node: NodeId, peer: NodeId, link: LinkId, frame: &OutboundFrame) {
         let frame = over_the_wire(frame);
+        let frame = match self.sabotage {
+            Some(sabotage) => sabotage.alters(frame),
+            None => frame,
+        };
         let Some(held) = self.network.links.get_mut(&link) else { return };
         let end = held.end_of(node);
         if !held.ends[end].is_open {
@@ -165,6 +179,8 @@ impl World {
     }
 
     fn start_io(&mut self, node: NodeId, io: IoId, work: IoWork) {
+        let in_sync = self.recorded_in_sync(node);
+        self.watch.ordered(node, io, &work, &in_sync);
         let done = self.now + self.delay(self.delays.io);
         let machine = &mut self.nodes[node.index()];
         let hangs = machine.health.holds(&work);
@@ -192,9 +208,28 @@ impl World {
         }
         let event = match health {
             DiskHealth::Failing => Event::IoFailed { io, errno: 5 },
-            DiskHealth::Good | DiskHealth::Stuck | DiskHealth::DataStuck => machine.finish(io, work),
+            DiskHealth::Good | DiskHealth::Stuck | DiskHealth::DataStuck
+                if self.sabotage.is_some_and(|sabotage| sabotage.swallows(node, &work)) =>
+            {
+                Event::IoCompleted { io }
+            }
+            DiskHealth::Good | DiskHealth::Stuck | DiskHealth::DataStuck => {
+                let done = Done::of(&work);
+                let event = machine.finish(io, work);
+                self.watch.done(&self.nodes, node, io, &done, self.now);
+                event
+            }
         };
         self.tell(node, event);
+    }
+
+    /// The in-sync set by which a node's writes to its data area are judged: what a majority has recorded; without one
+    /// only the node itself.
+    fn recorded_in_sync(&self, node: NodeId) -> InSyncSet {
+        match self.options.on_peer_lost.asks_a_majority() {
+            true => self.recorded().in_sync,
+            false => InSyncSet::of(node, Incarnation(1)),
+        }
     }
 
     /// What an I/O that fails leaves behind.
@@ -226,6 +261,19 @@ impl World {
             operation.has_failed = true;
             self.durability.lost(id.0, now);
             return;
+        }
+        let answered = match outcome {
+            Completion::Bytes(_) => {
+                self.watch.serves(node);
+                Answered::Bytes
+            }
+            Completion::Done | Completion::Allocation(_) | Completion::Failed(_) => Answered::Done,
+        };
+        if self.options.on_peer_lost.asks_a_majority() {
+            self.primaries.answers(node, answered, asked_at, now);
+        }
+        if ask.changes().is_some() {
+            self.watch.completed(node, asked_at);
         }
         self.coverage.count(match ask {
             Ask::Read(_) => "reads checked",
@@ -286,8 +334,9 @@ impl crate::node::SimNode {
             IoWork::Journal(offset, pieces) => {
                 self.metadata.write(offset, &pieces);
             }
-            IoWork::WriteThrough(blocks) => {
-                for (offset, bytes) in blocks {
+            IoWork::Superblock(offset, bytes) => self.metadata.write_through(offset, &bytes),
+            IoWork::BitmapPages(pages) => {
+                for (offset, bytes) in pages {
                     self.metadata.write_through(offset, &bytes);
                 }
             }
