@@ -1,6 +1,6 @@
 //! The liveness phase: a core of the nodes is healed, and within bounded time it must have a Primary, answer every
 //! client, be Established and UpToDate; then the rest comes back, and all must hold the same, and what was acknowledged.
-//! There is no excuse but those that [`may_be_left_out`] names beforehand.
+//! There is no excuse but those that `may_be_left_out` names beforehand.
 
 use replicator::event::Order;
 use replicator::promotion::membership::MembershipRecord;
