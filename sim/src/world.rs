@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use replicator::effect::{Answer, Effects};
 use replicator::event::{Event, IoId, LinkId, OrderId};
+use replicator::generation::split_brain::Policies;
 use replicator::layout::superblock::DurableDisk;
 use replicator::promotion::tiebreaker::{TiebreakerConfig, TiebreakerEvent};
 use replicator::status_report::StatusReport;
@@ -179,7 +180,10 @@ impl World {
         let disk = |node: NodeId| options.disks.get(node.index()).copied().unwrap_or(DurableDisk::UpToDate);
         let create = |node: NodeId| SimNode::create(node, disk(node), &options.node, &mut random);
         let nodes: Vec<SimNode> = options.node.nodes().map(create).collect();
-        let watch = Watch::new(&nodes);
+        let mut watch = Watch::new(&nodes);
+        if options.node.split_brain != Policies::default() {
+            watch.loss_named(); // A policy that an operator wrote is an order.
+        }
         let config = &nodes[0].config;
         let (heartbeat, peer_timeout) = (config.heartbeat, config.peer_timeout);
         let voter = VoterId(random.draw() | 1);
