@@ -260,17 +260,31 @@ impl Replica {
     fn put_off_verdict(&mut self, node: NodeId) {
         match (self.role, self.peer(node).role) {
             (Role::Primary, _) => {} // It turns to this node, and says so.
+            // One of an older reign steps down as soon as it hears of the newer, and says so: until then there is nothing
+            // to do with it, and whom this node follows goes on.
+            (Role::Secondary | Role::Unknown, Role::Primary) if self.is_of_an_older_reign(node) => {
+                self.leave_idle(node);
+            }
             (Role::Secondary | Role::Unknown, Role::Primary) => {
-                self.inbound = None;
+                // Whom this node leaves must hear of it: else it would wait for progress that never comes.
+                if let Some(left) = self.inbound.as_ref().map(|inbound| inbound.from) {
+                    self.reintroduce_to(left);
+                }
                 self.reintroduce_to(node);
             }
-            (Role::Secondary | Role::Unknown, Role::Secondary | Role::Unknown) => {
-                let peer = self.peer_mut(node);
-                peer.rule = None;
-                if let Some(link) = &mut peer.link {
-                    link.replication = Replication::Idle;
-                }
-            }
+            (Role::Secondary | Role::Unknown, Role::Secondary | Role::Unknown) => self.leave_idle(node),
+        }
+    }
+
+    fn is_of_an_older_reign(&self, node: NodeId) -> bool {
+        self.peer(node).link.as_ref().is_some_and(|link| link.term < self.record().term)
+    }
+
+    fn leave_idle(&mut self, node: NodeId) {
+        let peer = self.peer_mut(node);
+        peer.rule = None;
+        if let Some(link) = &mut peer.link {
+            link.replication = Replication::Idle;
         }
     }
 
