@@ -68,7 +68,7 @@ use discard::Discard;
 use fencing::Fencing;
 use foresight::Foresight;
 use inquiry::Inquiry;
-use leaving::Parting;
+use leaving::{Outdating, Parting};
 use links::Peer;
 use orders::{Demotion, Wait};
 use receiving::Inbound;
@@ -237,6 +237,7 @@ pub struct Replica {
     foresights: Vec<Foresight>,
     after_durable: Vec<AfterDurable>,
     partings: Vec<Parting>,
+    outdating: Vec<Outdating>,
     export: Option<ExportState>,
     /// Whether clients may read this side of a split brain, as it was left.
     serves_as_was: bool,
@@ -309,6 +310,7 @@ impl Replica {
             foresights: Vec::new(),
             after_durable: Vec::new(),
             partings: Vec::new(),
+            outdating: Vec::new(),
             export: None,
             serves_as_was: false,
             frozen_since: None,
@@ -396,6 +398,7 @@ impl Replica {
             self.check_timeouts(effects);
             self.send_after_durable(effects);
             self.advance_partings(effects);
+            self.advance_outdating(effects);
             self.advance_introductions(effects);
             self.advance_inbound(effects);
             self.advance_equals();

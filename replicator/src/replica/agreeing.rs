@@ -10,7 +10,7 @@ use crate::notice::Notice;
 use crate::peer::message::{Denial, Message, VoteReply, VoteRequest};
 use crate::promotion::agreement::{self, Agreed, Agreement, Standing};
 use crate::promotion::membership::{InSyncSet, MembershipRecord};
-use crate::promotion::preconditions::PEER_IS_PRIMARY;
+use crate::promotion::preconditions::{DISK_OUTDATED, PEER_IS_PRIMARY};
 use crate::promotion::refusal::{RefusalCode, Refused};
 use crate::state::{DiskState, Role};
 use crate::units::{NodeId, Span, Tick};
@@ -195,6 +195,13 @@ impl Replica {
             Err(Denial::PrimaryLives { primary }) => Some(primary),
             _ => None,
         });
+        // What was true when the order came may not be any more, and nobody else looks again.
+        if let Err(refused) = self.may_try_promotion()
+            && refused.name != DISK_OUTDATED
+        {
+            candidacy.last_refusal = Some(refused);
+            return None;
+        }
         if let Some(primary) = lives {
             let name = self.name_of(primary).to_owned();
             candidacy.last_refusal = Some(Refused {

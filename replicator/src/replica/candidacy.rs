@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::effect::{Answer, Effect, Effects};
 use crate::event::{OrderId, Warrant};
 use crate::generation::lineage::Position;
+use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
 use crate::peer::message::{Basis, Message, VoteReply, VoteRequest, VoteStage};
 use crate::promotion::ballot::{self, Ballot, Decision};
@@ -77,7 +78,7 @@ impl Replica {
     pub(super) fn on_promote(&mut self, order: OrderId, wait: Span, warrant: Warrant, effects: &mut Effects) {
         if self.role == Role::Primary {
             let mut text = format!("{} is Primary already", self.config.resource);
-            if warrant == Warrant::PeerIsFenced && self.frozen().is_some() {
+            if warrant == Warrant::PeerIsFenced && self.fences() && self.frozen().is_some() {
                 self.note_fenced_by_order();
                 text += "; whoever it has lost counts as fenced";
             }
@@ -112,13 +113,20 @@ impl Replica {
         });
     }
 
-    /// Whether the linked Primary has not yet shown, since this moment, that it lives: a frame that was under way
-    /// proves nothing, an echo of this node's later clock does.
+    /// A replica is linked that was not, or not by this link, when somebody vouched that whoever cannot be reached is
+    /// silent: should it be lost again, nobody has vouched for that.
+    pub(super) fn doubt_proof(&mut self) {
+        if let Some(candidacy) = &mut self.candidacy
+            && candidacy.warrant == Warrant::PeerIsFenced
+        {
+            candidacy.warrant = Warrant::Known;
+        }
+    }
+
+    /// Whether the linked Primary has not yet shown, since this moment, that it lives.
     fn primary_may_be_gone(&self, since: Tick, refused: &Refused) -> bool {
-        let is_alive = |peer: &super::links::Peer| {
-            let echoed = peer.link.as_ref().and_then(|link| link.echoed);
-            peer.role == Role::Primary && echoed > Some(since)
-        };
+        let is_alive =
+            |peer: &super::links::Peer| peer.role == Role::Primary && peer.has_lived_since(since);
         refused.name == preconditions::PEER_IS_PRIMARY && !self.peers.iter().any(is_alive)
     }
 
@@ -132,11 +140,21 @@ impl Replica {
         refused.name == preconditions::DISK_OUTDATED && may_change
     }
 
+    /// The local disk as a promotion has to take it: a superblock that calls it Inconsistent may be on its way, or have
+    /// got there after the link was lost that it was written for.
+    fn own_disk(&self) -> DiskState {
+        match self.superblock.content().disk {
+            _ if self.disk_fault.is_some() => DiskState::Failed,
+            DurableDisk::Inconsistent => self.disk.min(DiskState::Inconsistent),
+            DurableDisk::Outdated | DurableDisk::UpToDate => self.disk,
+        }
+    }
+
     /// The table of preconditions, on what this node knows now.
     pub(super) fn may_try_promotion(&self) -> Result<(), Refused> {
         let primary = self.peers.iter().find(|peer| peer.role == Role::Primary);
         preconditions::check(&Preconditions {
-            disk: if self.disk_fault.is_some() { DiskState::Failed } else { self.disk },
+            disk: self.own_disk(),
             primary: primary.map(|peer| self.name_of(peer.node).to_owned()),
             is_promoting: self.candidacy.is_some(),
             is_discarding: self.discard.as_ref().is_some_and(|discard| discard.is_in_earnest()),
@@ -159,10 +177,19 @@ impl Replica {
         }
     }
 
+    /// How long a round waits for voters that are linked and do not answer. Before a loss is accepted, as long as a link
+    /// may be silent: one of them may know a Primary that lives.
+    fn round_patience(&self, candidacy: &Candidacy) -> Span {
+        match candidacy.warrant {
+            Warrant::Force => self.config.peer_timeout,
+            Warrant::Known | Warrant::PeerIsFenced => ROUND_PATIENCE,
+        }
+    }
+
     pub(super) fn candidacy_deadline(&self) -> Option<Tick> {
         self.candidacy.as_ref().map(|candidacy| match candidacy.stage {
             Stage::Resting { until } => until.min(candidacy.deadline),
-            Stage::Asking { since, .. } => since.plus(ROUND_PATIENCE),
+            Stage::Asking { since, .. } => since.plus(self.round_patience(candidacy)),
             Stage::Taking(ref taking) => taking.since.plus(ROUND_PATIENCE),
             Stage::Looking { .. } | Stage::Flushing | Stage::Storing { .. } | Stage::Recording { .. } => {
                 candidacy.deadline
@@ -175,7 +202,8 @@ impl Replica {
             return;
         }
         let Some(mut candidacy) = self.candidacy.take() else { return };
-        if self.disk_fault.is_some() {
+        // A verdict may have made this node the target of a resync since the promotion was tried (I6).
+        if self.own_disk() <= DiskState::Inconsistent {
             candidacy.last_refusal = self.may_try_promotion().err();
             self.abandon_candidacy(candidacy, effects);
             return;
@@ -355,9 +383,12 @@ impl Replica {
     ) -> Option<Stage> {
         let own_vote = voting::may_grant(&self.voter_view(), &request);
         let linked = self.peers.iter().filter(|peer| peer.link.is_some()).count();
-        let is_over = replies.len() >= linked || self.now >= since.plus(ROUND_PATIENCE);
-        if candidacy.warrant == Warrant::Force && is_over {
-            return self.judge_forced(candidacy, &replies, effects);
+        let is_over = replies.len() >= linked || self.now >= since.plus(self.round_patience(candidacy));
+        if candidacy.warrant == Warrant::Force {
+            return match is_over {
+                true => self.judge_forced(candidacy, &replies, effects),
+                false => Some(Stage::Asking { since, request, replies }),
+            };
         }
         if !self.config.on_peer_lost.asks_a_majority() {
             return self.judge_agreement(candidacy, since, request, replies, effects);

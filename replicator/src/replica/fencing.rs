@@ -9,7 +9,7 @@ use crate::notice::Notice;
 use crate::promotion::agreement::Standing;
 use crate::promotion::fence::{self, Fenced};
 use crate::state::{DiskState, Role};
-use crate::units::{NodeId, Tick};
+use crate::units::{Incarnation, NodeId, Tick};
 
 use super::Replica;
 use super::links::{Peer, Replication};
@@ -25,12 +25,15 @@ pub(super) enum Fencing {
 
 impl Replica {
     /// Whether a fence command is what opens the way without a peer.
-    fn fences(&self) -> bool {
+    pub(super) fn fences(&self) -> bool {
         self.config.on_peer_lost == OnPeerLost::Fence
     }
 
-    /// A peer is linked again: what was proved of its absence holds no more.
+    /// A peer is linked again: what was proved of its absence holds no more, nor what was said of it.
     pub(super) fn forget_fencing(&mut self, node: NodeId) {
+        if self.peer(node).is_replica() {
+            self.doubt_proof();
+        }
         match self.fencing.get_mut(&node) {
             Some(Fencing::Running { is_void, .. }) => *is_void = true,
             Some(Fencing::Ended(..)) => {
@@ -143,10 +146,27 @@ impl Replica {
         }
     }
 
+    /// Whether a member says itself, on its link, that nobody can take it for the newest copy: it is another run than the
+    /// recorded one, which alone can prove to be that, or its disk is old or broken. A link is no proof by itself: one
+    /// for a dry run leaves the member what it was.
+    fn has_stood_back(&self, node: NodeId, recorded: Incarnation) -> bool {
+        let peer = self.peer(node);
+        let is_another_run = peer.introduced().is_some_and(|state| state.incarnation != recorded);
+        is_another_run || peer.disk <= DiskState::Outdated
+    }
+
     /// Whether this Primary may go on without a member that is lost; runs the fence command where that decides.
-    pub(super) fn may_go_on_without(&mut self, node: NodeId, effects: &mut Effects) -> bool {
-        if !self.fences() || !Self::is_unreachable(self.peer(node)) {
-            return true; // A majority decides, or nobody; or it is linked as another run, and follows.
+    pub(super) fn may_go_on_without(
+        &mut self,
+        node: NodeId,
+        recorded: Incarnation,
+        effects: &mut Effects,
+    ) -> bool {
+        if !self.fences() || self.has_stood_back(node, recorded) {
+            return true; // A majority decides, or nobody, or the member itself.
+        }
+        if !Self::is_unreachable(self.peer(node)) {
+            return false; // It is linked, and about to follow or to say more.
         }
         match self.standing_by_fencing(node) {
             Standing::NotFenced => {

@@ -213,6 +213,12 @@ impl Peer {
         self.trouble.as_ref().map(|trouble| trouble.reason.as_str())
     }
 
+    /// Whether it has shown that it heard this node after that moment: a frame that was under way then proves nothing,
+    /// an echo of this node's later clock does.
+    pub(super) fn has_lived_since(&self, moment: Tick) -> bool {
+        self.link.as_ref().and_then(|link| link.echoed) > Some(moment)
+    }
+
     pub(super) fn is_target_of_us(&self) -> bool {
         self.outbound().is_some()
     }
@@ -423,14 +429,7 @@ impl Replica {
             Message::RecordPassedOn(record) => self.on_record_passed_on(node, link, &record, effects),
             Message::RecordStored(record) => self.on_record_stored(node, &record, effects),
             Message::Farewell { reason } => {
-                let why = explanations::farewell(reason);
-                let role = self.peer(node).role;
-                self.drop_link(node, &why.reason, effects);
-                self.note_sent_away(role, reason, effects);
-                if role == Role::Secondary && reason.is_of_an_outdated_copy() {
-                    self.note_farewell(node);
-                }
-                self.peer_mut(node).trouble = Some(why);
+                self.on_farewell(node, reason, effects);
             }
         }
     }
@@ -523,12 +522,17 @@ impl Replica {
         Message::Heartbeat { role: self.role, disk: self.disk, stable_up_to, flushed }
     }
 
+    /// Whether a link is the one that a peer is linked by now.
+    pub(super) fn is_linked_by(&self, node: NodeId, link: LinkId) -> bool {
+        self.peer(node).link.as_ref().is_some_and(|current| current.id == link)
+    }
+
     pub(super) fn send_after_durable(&mut self, effects: &mut Effects) {
         let keeper = &self.superblock;
         let due: Vec<_> =
             self.after_durable.extract_if(.., |waiting| keeper.is_durable(waiting.revision)).collect();
         for waiting in due {
-            if self.peer(waiting.peer).link.as_ref().is_some_and(|link| link.id == waiting.link) {
+            if self.is_linked_by(waiting.peer, waiting.link) {
                 self.send(waiting.peer, &waiting.message, effects);
             }
         }

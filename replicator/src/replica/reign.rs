@@ -390,7 +390,9 @@ impl Replica {
             match self.standing(node, recorded) {
                 Standing::Holds => {}
                 Standing::Renewed(incarnation) => in_sync = in_sync.with(node, incarnation),
-                Standing::Lost if self.may_go_on_without(node, effects) => in_sync = in_sync.without(node),
+                Standing::Lost if self.may_go_on_without(node, recorded, effects) => {
+                    in_sync = in_sync.without(node);
+                }
                 Standing::Lost => {}
             }
         }

@@ -143,11 +143,17 @@ impl Replica {
         if is_member {
             self.continues = Some(incarnation);
         }
+        // Where no majority keeps the record, whoever has left its Primary stays Outdated until it follows one again: the
+        // Primary may have made this record before it heard the goodbye.
+        let has_left = !self.config.on_peer_lost.asks_a_majority()
+            && record.primary != Some(local)
+            && self.disk == DiskState::Outdated
+            && self.inbound.is_none();
         self.superblock.change(|content| {
             content.membership = record;
             if is_member {
                 content.incarnation_recorded = incarnation;
-                if content.disk != DurableDisk::Inconsistent {
+                if content.disk != DurableDisk::Inconsistent && !has_left {
                     content.disk = DurableDisk::UpToDate;
                 }
             }

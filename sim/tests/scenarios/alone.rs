@@ -1,9 +1,12 @@
 //! `on-peer-lost = "continue"`, and promotion by force: availability at a price that is said, never merged silently.
 
 use replicator::config::OnPeerLost;
+use replicator::effect::Answer;
 use replicator::event::{Order, Warrant};
+use replicator::layout::superblock::{DurableDisk, Superblock};
 use replicator::state::{ConnectionState, DiskState, Role};
-use sim::node::NodeOptions;
+use replicator::units::Span;
+use sim::node::{IoWork, NodeOptions};
 use sim::world::{ALPHA, BETA, TIE, World, WorldOptions};
 
 use crate::{in_sync, pass, promoted, promoted_with};
@@ -112,6 +115,63 @@ fn force_does_not_depose_a_primary_that_a_voter_knows_to_live() {
 }
 
 #[test]
+fn force_waits_for_a_voter_that_is_linked_and_may_know_a_primary() {
+    let mut world = promoted(1);
+    world.set_cut_both([ALPHA, BETA], true);
+    world.write_now(ALPHA, 0, 4096);
+    pass(&mut world, 8000);
+    world.set_cut(TIE, BETA, true);
+    let order = world.order(BETA, Order::Promote { wait: Span::default(), warrant: Warrant::Force });
+    pass(&mut world, 1500);
+    assert!(!world.answers.contains_key(&order), "the answer of the tiebreaker is on its way");
+    world.set_cut(TIE, BETA, false);
+    pass(&mut world, 500);
+    assert!(matches!(&world.answers[&order], Answer::Refused(refused) if refused.name == "peer-is-primary"));
+}
+
+#[test]
+fn force_is_refused_when_the_primary_returns_while_the_voters_are_asked() {
+    for seed in 0..5 {
+        let mut world = promoted(seed);
+        world.set_cut_both([ALPHA, BETA], true);
+        pass(&mut world, 5000);
+        // It is linked to beta, and silent.
+        world.set_cut(TIE, BETA, true);
+        let order = world.order(BETA, Order::Promote { wait: Span::default(), warrant: Warrant::Force });
+        world.set_cut_both([ALPHA, BETA], false);
+        pass(&mut world, 5000);
+        assert!(
+            matches!(&world.answers[&order], Answer::Refused(refused) if refused.name == "peer-is-primary"),
+            "{:?}",
+            world.answers[&order]
+        );
+        assert_eq!(world.role(ALPHA), Role::Primary);
+    }
+}
+
+#[test]
+fn a_target_whose_source_dies_as_its_resync_begins_is_not_promoted_by_force() {
+    let is_inconsistent = |work: &IoWork| {
+        let IoWork::Superblock(_, block) = work else { return false };
+        Superblock::parse(block).expect("its own").disk == DurableDisk::Inconsistent
+    };
+    let mut world = promoted(1);
+    world.kill(BETA);
+    for round in 0..256 {
+        world.write_now(ALPHA, (round * 7) % 8 * 131_072, 131_072);
+    }
+    world.start(BETA);
+    let is_on_its_way = world.run_until(Span::from_millis(5000), |world| {
+        world.nodes[BETA.index()].in_flight.values().any(is_inconsistent)
+    });
+    assert!(is_on_its_way, "{}", world.summaries());
+    world.kill(ALPHA);
+    pass(&mut world, 5000);
+    let refused = world.promote_with(BETA, 1000, Warrant::Force).expect_err("I6");
+    assert_eq!(refused.name, "disk-inconsistent");
+}
+
+#[test]
 fn a_forced_primary_follows_the_majority_again_once_it_has_recorded_its_term() {
     for seed in 0..10 {
         let mut world = promoted(seed);
@@ -134,7 +194,6 @@ fn a_forced_primary_follows_the_majority_again_once_it_has_recorded_its_term() {
 
 #[test]
 fn an_inconsistent_disk_is_not_promoted_by_force() {
-    use replicator::layout::superblock::DurableDisk;
     let disks = [DurableDisk::UpToDate, DurableDisk::Inconsistent];
     let mut world = World::started(1, WorldOptions { disks, ..WorldOptions::default() });
     world.kill(ALPHA);
@@ -143,6 +202,31 @@ fn an_inconsistent_disk_is_not_promoted_by_force() {
         let refused = world.promote_with(BETA, 1000, Warrant::Force).expect_err("I6");
         assert_eq!(refused.name, "disk-inconsistent");
     }
+}
+
+#[test]
+fn a_primary_that_is_heard_of_again_takes_back_the_proof_that_it_is_fenced() {
+    let mut world = promoted(1);
+    world.set_cut_both([ALPHA, TIE], true);
+    world.set_cut_both([BETA, TIE], true);
+    world.set_cut_both([ALPHA, BETA], true);
+    pass(&mut world, 4000);
+    let warrant = Warrant::PeerIsFenced;
+    let order = world.order(BETA, Order::Promote { wait: Span::from_millis(60_000), warrant });
+    pass(&mut world, 500);
+    world.set_cut_both([ALPHA, BETA], false);
+    let is_back = |world: &World| {
+        world.status(BETA).connections[0].connection_state == ConnectionState::Connected
+            && world.status(BETA).connections[0].peer_role == Role::Primary
+    };
+    assert!(world.run_until(Span::from_millis(3000), is_back), "{}", world.summaries());
+    pass(&mut world, 200);
+    world.set_cut_both([ALPHA, BETA], true);
+    world.set_cut_both([BETA, TIE], false);
+    let began = world.now;
+    assert!(world.run_until(Span::from_millis(60_000), |world| world.answers.contains_key(&order)));
+    assert!(matches!(world.answers[&order], Answer::Done { .. }), "{:?}", world.answers[&order]);
+    assert!(world.now - began > 5_000_000, "its lease was not waited for: {} us", world.now - began);
 }
 
 #[test]

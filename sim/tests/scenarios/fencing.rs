@@ -3,11 +3,12 @@
 
 use replicator::config::OnPeerLost;
 use replicator::event::{Order, Warrant};
-use replicator::state::{DiskState, Role};
+use replicator::layout::superblock::DurableDisk;
+use replicator::state::{ConnectionState, DiskState, Role};
 use replicator::units::{ByteRange, NodeId, Span};
-use sim::node::{FenceCommand, NodeOptions};
+use sim::node::{DiskHealth, FenceCommand, NodeOptions};
 use sim::workload::Ask;
-use sim::world::{ALPHA, BETA, World, WorldOptions};
+use sim::world::{ALPHA, BETA, GAMMA, World, WorldOptions};
 
 use crate::{in_sync, pass, promoted_with};
 
@@ -25,6 +26,11 @@ fn promoted(seed: u64, command: &FenceCommand) -> World {
         node.fence_command = command.clone();
     }
     world
+}
+
+/// Whether a fence command was run.
+fn has_fenced(world: &World) -> bool {
+    world.notices.iter().any(|(_, name, _)| *name == "fencing")
 }
 
 #[test]
@@ -272,7 +278,7 @@ fn a_secondary_that_stops_in_order_is_not_fenced_and_cannot_be_promoted_alone() 
         pass(&mut world, 500);
         let write = world.write(ALPHA, 0, 4096);
         assert!(world.wait_for(write, 1000), "{}", world.summaries());
-        assert!(!world.notices.iter().any(|(_, name, _)| *name == "fencing"), "nobody is shot");
+        assert!(!has_fenced(&world), "nobody is shot");
         world.kill(BETA);
         world.kill(ALPHA);
         world.start(BETA);
@@ -288,17 +294,89 @@ fn a_secondary_that_stops_in_order_is_not_fenced_and_cannot_be_promoted_alone() 
 }
 
 #[test]
-fn a_disconnected_secondary_is_outdated_and_not_fenced() {
-    for order in [(BETA, Order::Disconnect { peer: Some(ALPHA) }), (BETA, Order::Disconnect { peer: None })] {
-        let mut world = promoted(3, &FenceCommand::Shoots);
-        world.ask_operator(order.0, order.1).expect("nothing stands against it");
+fn a_disconnected_secondary_is_outdated_and_not_fenced_whoever_disconnects_it() {
+    for (seed, node) in (0..10).zip([ALPHA, BETA].into_iter().cycle()) {
+        let mut world = promoted(seed, &FenceCommand::Shoots);
+        world.ask_operator(node, Order::Disconnect { peer: None }).expect("nothing stands against it");
         let write = world.write(ALPHA, 0, 4096);
         assert!(world.wait_for(write, 1000), "{}", world.summaries());
         assert_eq!(world.disk(BETA), DiskState::Outdated);
-        assert!(!world.notices.iter().any(|(_, name, _)| *name == "fencing"), "nobody is shot");
-        world.ask_operator(BETA, Order::Connect { peer: None }).expect("nothing stands against it");
+        assert!(!has_fenced(&world), "nobody is shot");
+        let reason = world.status(node).connections[0].reason.clone();
+        assert_eq!(reason.as_deref(), Some("disconnected by an operator"));
+        world.ask_operator(node, Order::Connect { peer: None }).expect("nothing stands against it");
         world.assert_converges();
         assert_eq!(in_sync(&world, ALPHA), ["alpha", "beta"]);
+    }
+}
+
+#[test]
+fn two_secondaries_that_are_sent_away_at_once_are_outdated_and_not_fenced() {
+    for seed in 0..20 {
+        let options = NodeOptions { replicas: 3, ..fencing().node };
+        let mut world = promoted_with(seed, WorldOptions { node: options, ..fencing() });
+        world.ask_operator(ALPHA, Order::Disconnect { peer: None }).expect("nothing stands against it");
+        let write = world.write(ALPHA, 0, 4096);
+        assert!(world.wait_for(write, 1000), "{}", world.summaries());
+        for node in [BETA, GAMMA] {
+            assert_eq!(world.nodes[node.index()].superblock().disk, DurableDisk::Outdated, "{node}");
+        }
+        assert!(!has_fenced(&world), "nobody is shot");
+    }
+}
+
+#[test]
+fn a_secondary_that_is_sent_away_and_does_not_answer_is_fenced() {
+    let mut world = promoted(1, &FenceCommand::Exits(7));
+    world.stand_still(BETA, 60_000);
+    world.ask_operator(ALPHA, Order::Disconnect { peer: None }).expect("nothing stands against it");
+    let write = world.write(ALPHA, 0, 4096);
+    pass(&mut world, 2000);
+    assert!(!world.is_done(write) && !has_fenced(&world), "its goodbye may be on its way");
+    assert!(world.wait_for(write, 5000), "{}", world.summaries());
+    assert!(has_fenced(&world));
+}
+
+#[test]
+fn a_link_for_a_dry_run_neither_thaws_a_primary_nor_outdates_its_peer() {
+    for seed in 0..5 {
+        let mut world = promoted(seed, &FenceCommand::Exits(1));
+        world.set_cut_both([ALPHA, BETA], true);
+        let write = world.write(ALPHA, 0, 4096);
+        pass(&mut world, 8000);
+        world.ask_operator(ALPHA, Order::Disconnect { peer: None }).expect("nothing stands against it");
+        pass(&mut world, 500);
+        world.set_cut_both([ALPHA, BETA], false);
+        world.ask_operator(ALPHA, Order::Foresee { peer: None }).expect("they would replicate");
+        pass(&mut world, 5000);
+        assert!(!world.is_done(write), "nothing was proved\n{}", world.summaries());
+        assert_eq!((in_sync(&world, ALPHA), world.disk(BETA)), (in_sync(&world, BETA), DiskState::Consistent));
+        world.ask_operator(ALPHA, Order::Connect { peer: None }).expect("nothing stands against it");
+        assert!(world.wait_for(write, 5000), "{}", world.summaries());
+        world.assert_converges();
+    }
+}
+
+#[test]
+fn a_secondary_whose_disk_fails_says_so_and_is_not_fenced() {
+    for health in [DiskHealth::Failing, DiskHealth::Stuck] {
+        let mut world = promoted(1, &FenceCommand::Shoots);
+        world.set_health(BETA, health);
+        let write = world.write(ALPHA, 0, 4096);
+        assert!(world.wait_for(write, 60_000), "{}", world.summaries());
+        assert!(!has_fenced(&world), "{health:?}");
+    }
+}
+
+#[test]
+fn outdate_waits_until_it_is_known_whether_the_primary_lives() {
+    for seed in 0..5 {
+        let mut world = promoted(seed, &FenceCommand::Hangs);
+        world.set_cut_both([ALPHA, BETA], true);
+        pass(&mut world, 200 * seed);
+        assert_eq!(world.status(BETA).connections[0].connection_state, ConnectionState::Connected);
+        world.ask_operator(BETA, Order::Outdate).expect("alpha is gone, as it turns out");
+        assert_eq!(world.disk(BETA), DiskState::Outdated);
     }
 }
 
