@@ -125,8 +125,7 @@ impl Replica {
 
     /// Whether the linked Primary has not yet shown, since this moment, that it lives.
     fn primary_may_be_gone(&self, since: Tick, refused: &Refused) -> bool {
-        let is_alive =
-            |peer: &super::links::Peer| peer.role == Role::Primary && peer.has_lived_since(since);
+        let is_alive = |peer: &super::links::Peer| peer.role == Role::Primary && peer.has_lived_since(since);
         refused.name == preconditions::PEER_IS_PRIMARY && !self.peers.iter().any(is_alive)
     }
 

@@ -10,7 +10,6 @@ use crate::notice::Notice;
 use crate::peer::message::{FarewellReason, Message};
 use crate::promotion::refusal::{RefusalCode, Refused};
 use crate::state::{DiskState, Role};
-use crate::superblock_keeper::Revision;
 use crate::units::{NodeId, Tick};
 
 use super::Replica;
@@ -28,9 +27,9 @@ pub(super) struct Parting {
 #[derive(Clone, Copy, Debug)]
 enum Awaited {
     /// This node is Outdated on its disk: an operator here ends the link.
-    OwnDisk(Revision),
+    OwnDisk,
     /// The same: the Primary ends this link, and waits for the goodbye.
-    OwnDiskFor(LinkId, Revision),
+    OwnDiskFor(LinkId),
     /// The goodbye of a Secondary that this Primary sends away. It comes, or the link is lost.
     Goodbye,
 }
@@ -70,8 +69,7 @@ impl Replica {
             effects.push(Effect::SetDialing { peer: node, wanted: false });
             if self.left_primary() == Some(node) && self.disk_fault.is_none() {
                 self.leave_primary(effects);
-                let awaited = Awaited::OwnDisk(self.superblock.newest());
-                self.partings.push(Parting { node, awaited });
+                self.partings.push(Parting { node, awaited: Awaited::OwnDisk });
             } else if self.sends_away(node) {
                 // It has to be fenced unless it says that it is Outdated.
                 self.send(node, &Message::Farewell { reason: FarewellReason::Disconnected }, effects);
@@ -109,21 +107,19 @@ impl Replica {
 
     /// Says goodbye where nothing stands against it any more; not to whom `connect` has called back.
     pub(super) fn advance_partings(&mut self, effects: &mut Effects) {
-        let (keeper, peers, has_failed) = (&self.superblock, &self.peers, self.disk_fault.is_some());
+        let (may_say_goodbye, peers) = (self.may_say_goodbye(), &self.peers);
         let is_linked = |node| peers.iter().any(|peer| peer.node == node && peer.link.is_some());
         let is_due = |parting: &mut Parting| match parting.awaited {
-            Awaited::OwnDisk(revision) | Awaited::OwnDiskFor(_, revision) => {
-                has_failed || keeper.is_durable(revision)
-            }
+            Awaited::OwnDisk | Awaited::OwnDiskFor(_) => may_say_goodbye,
             Awaited::Goodbye => !is_linked(parting.node),
         };
         let due: Vec<Parting> = self.partings.extract_if(.., is_due).collect();
         for Parting { node, awaited } in due {
             match awaited {
-                Awaited::OwnDisk(_) | Awaited::Goodbye if self.peer(node).wanted => {}
-                Awaited::OwnDisk(_) | Awaited::Goodbye => self.part(node, effects),
-                Awaited::OwnDiskFor(link, _) if !self.is_linked_by(node, link) => {}
-                Awaited::OwnDiskFor(..) => {
+                Awaited::OwnDisk | Awaited::Goodbye if self.peer(node).wanted => {}
+                Awaited::OwnDisk | Awaited::Goodbye => self.part(node, effects),
+                Awaited::OwnDiskFor(link) if !self.is_linked_by(node, link) => {}
+                Awaited::OwnDiskFor(_) => {
                     self.say_goodbye(node, FarewellReason::Disconnected, effects);
                     self.note_ended_by_peer(node, FarewellReason::Disconnected, effects);
                 }
@@ -141,8 +137,7 @@ impl Replica {
             let link = self.peer(node).link.as_ref().map(|link| link.id);
             if let Some(link) = link.filter(|_| self.fences() && self.disk_fault.is_none()) {
                 self.inbound.take_if(|inbound| inbound.from == node);
-                let awaited = Awaited::OwnDiskFor(link, self.superblock.newest());
-                self.partings.push(Parting { node, awaited });
+                self.partings.push(Parting { node, awaited: Awaited::OwnDiskFor(link) });
                 return;
             }
         }

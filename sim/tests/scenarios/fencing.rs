@@ -312,10 +312,15 @@ fn a_disconnected_secondary_is_outdated_and_not_fenced_whoever_disconnects_it() 
 
 #[test]
 fn two_secondaries_that_are_sent_away_at_once_are_outdated_and_not_fenced() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         let options = NodeOptions { replicas: 3, ..fencing().node };
         let mut world = promoted_with(seed, WorldOptions { node: options, ..fencing() });
+        // It hears of the set without beta, and with itself, before it can say goodbye.
+        world.set_health(GAMMA, DiskHealth::Stuck);
         world.ask_operator(ALPHA, Order::Disconnect { peer: None }).expect("nothing stands against it");
+        pass(&mut world, 100);
+        assert_eq!(in_sync(&world, ALPHA), ["alpha", "gamma"]);
+        world.set_health(GAMMA, DiskHealth::Good);
         let write = world.write(ALPHA, 0, 4096);
         assert!(world.wait_for(write, 1000), "{}", world.summaries());
         for node in [BETA, GAMMA] {
@@ -350,7 +355,10 @@ fn a_link_for_a_dry_run_neither_thaws_a_primary_nor_outdates_its_peer() {
         world.ask_operator(ALPHA, Order::Foresee { peer: None }).expect("they would replicate");
         pass(&mut world, 5000);
         assert!(!world.is_done(write), "nothing was proved\n{}", world.summaries());
-        assert_eq!((in_sync(&world, ALPHA), world.disk(BETA)), (in_sync(&world, BETA), DiskState::Consistent));
+        assert_eq!(
+            (in_sync(&world, ALPHA), world.disk(BETA)),
+            (in_sync(&world, BETA), DiskState::Consistent)
+        );
         world.ask_operator(ALPHA, Order::Connect { peer: None }).expect("nothing stands against it");
         assert!(world.wait_for(write, 5000), "{}", world.summaries());
         world.assert_converges();
