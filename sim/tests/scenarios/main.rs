@@ -15,6 +15,7 @@ mod quorum;
 mod resync;
 mod split_brain;
 mod votes;
+mod went_back;
 
 use std::collections::BTreeMap;
 

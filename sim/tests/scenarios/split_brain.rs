@@ -15,7 +15,7 @@ use replicator::state::{ConnectionState, DiskState, Role};
 use replicator::units::{BLOCK_BYTES, ByteRange, NodeId, Span};
 use sim::node::{NodeOptions, SimNode, VOLUME_BYTES};
 use sim::workload::Ask;
-use sim::world::{ALPHA, BETA, World, WorldOptions};
+use sim::world::{ALPHA, BETA, Delays, World, WorldOptions};
 
 use crate::{pass, promoted_with};
 
@@ -566,4 +566,62 @@ fn the_own_side_is_served_only_by_a_secondary_that_stands_alone_and_no_longer_th
     world.ask_operator(BETA, serve_as_was()).expect("it is StandAlone");
     world.promote(BETA, 1000).expect("it was in sync to the end");
     assert!(!world.status(BETA).serves_as_was);
+}
+
+#[test]
+fn what_was_marked_for_the_winner_while_the_loser_wrote_alone_says_nothing_of_what_is_written_afterwards() {
+    let at_beta = |world: &mut World| {
+        for round in 0..200 {
+            world.write_now(BETA, (round * 7) % 8 * 131_072, 131_072);
+        }
+        assert!(world.has_noticed(BETA, "journal-full"));
+    };
+    for seed in 0..3 {
+        let mut world = parted_with(seed, &WorldOptions::default(), writes(ALPHA, 50, 20), at_beta);
+        meet(&mut world);
+        world.promote(ALPHA, 20_000).expect("it is the newest that the voters know");
+        world.ask_operator(BETA, discard_mine()).expect("every block is known");
+        end_equal(&mut world);
+        world.demote(ALPHA).expect("no clients");
+        world.promote(BETA, 20_000).expect("it is in sync");
+        world.kill(ALPHA);
+        // Few of these are overwritten later, and the journal leaves them behind first.
+        for block in 0..30 {
+            world.write_now(BETA, (700 + block * 3) * BLOCK_BYTES, BLOCK_BYTES);
+        }
+        for round in 0..150 {
+            world.write_now(BETA, (round * 7) % 8 * 131_072, 131_072);
+        }
+        world.start(ALPHA);
+        world.assert_converges();
+        world.read_everything(BETA);
+    }
+}
+
+#[test]
+fn an_answer_that_nothing_was_discarded_is_true_whenever_the_link_is_lost() {
+    let options =
+        WorldOptions { delays: Delays { io: 4000, ..Delays::default() }, ..WorldOptions::default() };
+    let (mut whole, mut gone) = (0, 0);
+    for seed in 0..30 {
+        let mut world = split_with(seed % 6, &options);
+        let order = ask_and_wait(&mut world, 8_000 + seed * 1200);
+        world.reset([ALPHA, BETA]);
+        let is_answered = |world: &World| world.answers.contains_key(&order);
+        assert!(world.run_until(Span::from_millis(20_000), is_answered), "{}", world.summaries());
+        match &world.answers[&order] {
+            Answer::Refused(refused) => {
+                whole += 1;
+                assert_eq!(refused.name, "interrupted");
+                pass(&mut world, 3000);
+                assert!(branch_is_whole(&world) && is_stand_alone(&world, BETA), "{}", world.summaries());
+            }
+            answer => {
+                gone += 1;
+                assert!(matches!(answer, Answer::Done { .. }), "{answer:?}");
+                end_equal(&mut world);
+            }
+        }
+    }
+    assert!(whole > 5 && gone > 5, "{whole} {gone}");
 }
