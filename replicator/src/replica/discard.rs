@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::effect::{Answer, Effect, Effects};
 use crate::event::{LinkId, OrderId};
 use crate::generation::compare::{Divergence, StopReason, SyncAction, compare, divergence};
-use crate::generation::split_brain::{Discards, Side, loser};
+use crate::generation::split_brain::{Discards, Side, giving_way, loser};
 use crate::journal::reader::RingReader;
 use crate::notice::Notice;
 use crate::peer::message::PeerState;
@@ -197,8 +197,7 @@ impl Replica {
         let resource = &self.config.resource;
         let Some((ours, theirs)) = self.split_states(node) else { return Ok(()) };
         // A Primary that gives way steps down before.
-        let asking = PeerState { discards: what, role: Role::Secondary, ..ours.clone() };
-        match compare(&asking, theirs).action {
+        match giving_way(what, ours, theirs) {
             SyncAction::Target(_) => Ok(()),
             SyncAction::Stop(StopReason::BlocksUnknown) => {
                 let reason = "which blocks this node changed alone is not known for certain: its disk is damaged, or \

@@ -203,7 +203,9 @@ impl Replica {
         let is_answered =
             link.introduction.received.as_ref().is_some_and(|state| state.introduction == number);
         let has_said_marks = link.introduction.sent.as_ref().is_some_and(|state| state.has_dirty_bits);
-        if is_answered && has_said_marks && self.forget_marks_by_introduction(node) {
+        // A dry run proves as much, but changes nothing.
+        let may_forget = is_answered && has_said_marks && !link.is_tentative;
+        if may_forget && self.forget_marks_by_introduction(node) {
             return self.reintroduce_to(node);
         }
         let Some(link) = &self.peer(node).link else { return };
@@ -218,6 +220,7 @@ impl Replica {
             return self.foresee(node);
         }
         if !are_configured_alike(ours, theirs) {
+            self.peer_mut(node).rule = None;
             self.stop_replication(node, None, explanations::other_configuration(), effects);
             return;
         }

@@ -2,6 +2,7 @@
 
 mod advice;
 mod alone;
+mod as_was;
 mod catch_up;
 mod disks;
 mod dry_run;
