@@ -175,7 +175,8 @@ impl Replica {
             return;
         }
         let Some(mut candidacy) = self.candidacy.take() else { return };
-        if self.disk_fault.is_some() {
+        // A verdict may have begun to overwrite this disk since the promotion was found possible (I6).
+        if self.disk_fault.is_some() || self.disk == DiskState::Inconsistent {
             candidacy.last_refusal = self.may_try_promotion().err();
             self.abandon_candidacy(candidacy, effects);
             return;

@@ -536,7 +536,7 @@ fn an_answer_that_nothing_was_discarded_is_true_whenever_the_link_is_lost() {
     let (mut whole, mut gone) = (0, 0);
     for seed in 0..30 {
         let mut world = split_with(seed % 6, &options);
-        let order = ask_and_wait(&mut world, 8_000 + seed * 1200);
+        let order = ask_and_wait(&mut world, 1_000 + seed * 600);
         world.reset([ALPHA, BETA]);
         let is_answered = |world: &World| world.answers.contains_key(&order);
         assert!(world.run_until(Span::from_millis(20_000), is_answered), "{}", world.summaries());
