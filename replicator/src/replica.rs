@@ -567,6 +567,11 @@ impl Replica {
         let content = self.superblock.content();
         let is_resynced = content.resync.is_some();
         assert!(!is_resynced || content.disk == DurableDisk::Inconsistent, "I6: a resync of a usable disk");
+        let disk = self.disk;
+        assert!(
+            !is_resynced || disk <= DiskState::Inconsistent,
+            "I6: a disk that is resynced is called {disk}"
+        );
         if self.role == Role::Primary {
             assert!(self.complete <= journaled, "I1: complete {} > journaled {journaled}", self.complete);
             // While its last record is on its way to disk, it names nobody.

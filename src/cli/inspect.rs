@@ -66,6 +66,16 @@ fn shows_rescue(path: &Path, as_json: bool) -> anyhow::Result<bool> {
     }
 }
 
+impl Place {
+    /// What else was looked for.
+    fn what_else(self) -> &'static str {
+        match self {
+            Self::Beginning | Self::End => "",
+            Self::Either => "; nor is it a rescue image that was finished",
+        }
+    }
+}
+
 /// The metadata that is meant.
 ///
 /// # Errors
@@ -124,7 +134,8 @@ fn read(path: &Path, place: Place) -> anyhow::Result<Found> {
     let copies = [SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET].map(|copy| read_block(&file, offset + copy));
     let [first, second] = copies.map(Option::unwrap_or_default);
     let (superblock, _) = choose_newest(&first, &second).map_err(|reason| {
-        Ended::with(Status::Failed, format!("{name} holds no metadata that can be read: {reason}"))
+        let text = format!("{name} holds no metadata that can be read: {reason}{}", place.what_else());
+        Ended::with(Status::Failed, text)
     })?;
     let journal = scan_journal(&file, offset, &superblock).map_err(|error| error.to_string());
     let copies = [first, second].map(|block| Superblock::parse(&block).err());

@@ -117,6 +117,8 @@ struct RescueFiles {
 struct OpenRescue {
     rescue: u64,
     path: PathBuf,
+    /// The nearest folder above it that was there before: those below were made for it.
+    oldest_folder: PathBuf,
     file: File,
     head: RescueHead,
     begun: u64,
@@ -171,9 +173,11 @@ impl RescueFiles {
             return Err(StepError::Exists(path));
         }
         self.check_size(bytes)?;
-        // The folder may have to be made; then its file system is that of the nearest one that is there.
-        let folder = folder_of(&path);
-        let nearest = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
+        // The configured folder may have to be made; then its file system is that of the nearest one that is there.
+        let nearest = match save {
+            Save::To(_) => folder_of(&path),
+            Save::ByDefault | Save::No => nearest_folder(folder_of(&path)),
+        };
         let space = rustix::fs::statvfs(nearest)
             .map_err(|errno| StepError::File { path: nearest.into(), error: errno.into() })?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
@@ -203,6 +207,7 @@ impl RescueFiles {
             io::ErrorKind::AlreadyExists => StepError::Exists(path.clone()),
             _ => StepError::File { path: path.clone(), error },
         };
+        let oldest_folder = nearest_folder(folder_of(&path)).to_owned();
         if *save == Save::ByDefault {
             std::fs::create_dir_all(folder_of(&path)).map_err(failed)?;
         }
@@ -212,6 +217,7 @@ impl RescueFiles {
         let open = OpenRescue {
             rescue,
             path: path.clone(),
+            oldest_folder,
             file,
             begun: clock::seconds(),
             totals: RangeTotals::default(),
@@ -275,10 +281,19 @@ impl OpenRescue {
         self.file.sync_all()?;
         self.file.write_all_at(&image.encode(), image.last_block_offset())?;
         self.file.sync_all()?;
-        File::open(folder_of(&self.path))?.sync_all()?;
+        for folder in folder_of(&self.path).ancestors() {
+            File::open(folder)?.sync_all()?;
+            if folder == self.oldest_folder {
+                break;
+            }
+        }
         self.is_finished = true;
         Ok(())
     }
+}
+
+fn nearest_folder(folder: &Path) -> &Path {
+    folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"))
 }
 
 fn folder_of(path: &Path) -> &Path {

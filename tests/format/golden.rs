@@ -57,7 +57,11 @@ fn superblock() -> Superblock {
         zones: Zones::for_volume(volume_bytes, 1 << 30, 2).unwrap(),
         disk: DurableDisk::Outdated,
         flags: SuperblockFlags { ended_as_primary: true, stopped_cleanly: true, journal_nonvolatile: false },
-        resync: Some(ResyncPosition { generation: GenerationId(0x1111), lsn: Lsn(4999), source: NodeId(1) }),
+        resync: Some(ResyncPosition {
+            generation: GenerationId(0x1111),
+            lsn: Lsn(4999),
+            source: Some(NodeId(1)),
+        }),
         membership: MembershipRecord { term, version: 2, primary: Some(NodeId(0)), in_sync, voters },
         incarnation_recorded: Incarnation(0x77),
         incarnation: Incarnation(0x79),

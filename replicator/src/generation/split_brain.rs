@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::generation::compare::{StopReason, SyncAction, Verdict, divergence};
+use crate::generation::compare::{StopReason, SyncAction, Verdict, compare, divergence};
 use crate::peer::message::PeerState;
 use crate::state::{DiskState, Role};
 
@@ -161,6 +161,13 @@ pub fn loser(
     };
     let chosen = chosen.filter(|side| case != Primaries::One || *side == secondary)?;
     Some((chosen, policy))
+}
+
+/// What follows if a node, which is Secondary by then, has orders to throw so much away in favour of another.
+#[must_use]
+pub fn giving_way(what: Discards, loser: &PeerState, winner: &PeerState) -> SyncAction {
+    let asking = PeerState { discards: what, role: Role::Secondary, ..loser.clone() };
+    compare(&asking, winner).action
 }
 
 #[cfg(test)]

@@ -64,7 +64,10 @@ fn method(course: Course, source: (&str, &PeerState), target: (&str, &PeerState)
             "the journal of {} holds every record after write {keeps} (the oldest it keeps is {})",
             source.0, source.1.oldest_kept
         ),
-        SyncMethod::FullResync => "there is no common generation to begin from".to_owned(),
+        SyncMethod::FullResync if course.common == GenerationId::default() => {
+            "there is no common generation to begin from".to_owned()
+        }
+        SyncMethod::FullResync => format!("{} has orders to discard everything that it holds", target.0),
         SyncMethod::FullResyncWentBack => {
             let (knows, of, base) = match keeps < source.1.base.1 {
                 true => (source.0, target.0, source.1.base.1),
@@ -186,7 +189,10 @@ fn content(state: &PeerState) -> String {
 mod tests {
     use super::*;
     use crate::generation::compare::laws::small_world;
-    use crate::units::NodeId;
+    use crate::generation::lineage::Lineage;
+    use crate::generation::split_brain::Discards;
+    use crate::state::DiskState;
+    use crate::units::{NodeId, Term};
 
     #[test]
     fn each_row_before_the_one_that_decided_is_refuted_and_none_behind_it() {
@@ -203,5 +209,26 @@ mod tests {
             assert_eq!(rules, SyncRule::IN_ORDER[..at]);
             assert!(refuted.iter().all(|(_, why)| !why.is_empty()), "{refuted:?}");
         }
+    }
+
+    #[test]
+    fn a_full_resync_by_order_is_not_said_to_be_for_want_of_a_common_generation() {
+        let lineage = |id| {
+            let generation =
+                Generation { id: GenerationId(id), granted: false, first_lsn: Lsn(5), term: Term::ZERO };
+            Lineage::parse(vec![Lineage::zeroed().generations()[0], generation]).expect("two")
+        };
+        let mut world = small_world().into_iter().filter(|one| one.disk == DiskState::Consistent);
+        let one = world.next().expect("there are some");
+        let state = |node, id, discards| PeerState {
+            node: NodeId(node),
+            lineage: lineage(id),
+            end: Lsn(6),
+            discards,
+            ..one.clone()
+        };
+        let ours = state(0, 77, Discards::Everything);
+        let method = reasoning(&ours, &state(1, 78, Discards::Nothing)).method.expect("it is the target");
+        assert!(method.contains("this node has orders to discard"), "{method}");
     }
 }

@@ -88,8 +88,8 @@ pub struct ResyncPosition {
     pub generation: GenerationId,
     /// The common point: what this node reports as its Lsn until the resync ends.
     pub lsn: Lsn,
-    /// Who the resync comes from.
-    pub source: NodeId,
+    /// In whose bitmap everything is marked that this node lacks; nobody before one has said that it is.
+    pub source: Option<NodeId>,
 }
 
 /// What is kept for one peer.
@@ -419,7 +419,11 @@ mod tests {
                 stopped_cleanly: false,
                 journal_nonvolatile: true,
             },
-            resync: Some(ResyncPosition { generation: GenerationId(2), lsn: Lsn(50), source: NodeId(0) }),
+            resync: Some(ResyncPosition {
+                generation: GenerationId(2),
+                lsn: Lsn(50),
+                source: Some(NodeId(0)),
+            }),
             membership: MembershipRecord { term, version: 4, primary: Some(NodeId(1)), in_sync, voters },
             incarnation_recorded: Incarnation(77),
             incarnation: Incarnation(78),

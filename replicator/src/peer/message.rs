@@ -38,8 +38,8 @@ pub struct PeerState {
     pub base: (GenerationId, Lsn),
     /// Whether the sender has blocks marked dirty for the receiver.
     pub has_dirty_bits: bool,
-    /// From whom the sender's disk is being resynced, if a resync has begun and not ended: its end is then where the
-    /// resync began.
+    /// In whose bitmap everything is marked that the sender lacks, while a resync from there is not over: its end is then
+    /// where the resync began.
     pub resync_from: Option<NodeId>,
     /// Whether the sender takes records from a third node now: what it says of its end does not hold for long, so
     /// that nothing follows from it.

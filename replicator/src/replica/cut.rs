@@ -16,11 +16,7 @@ impl Replica {
         self.write_back.cut(last);
         self.journal.cut(last, session);
         self.complete = self.complete.min(last);
-        for peer in &mut self.peers {
-            peer.flushed = peer.flushed.min(last);
-            peer.acknowledged = peer.acknowledged.min(last);
-            peer.marked = peer.marked.min(last);
-        }
+        self.forget_peers_beyond(last);
         // Whoever this node ships to holds some of what is taken back, or has it on the way.
         let targets: Vec<NodeId> =
             self.peers.iter().filter(|peer| peer.is_target_of_us()).map(|peer| peer.node).collect();
@@ -39,6 +35,16 @@ impl Replica {
         // With the cut: a peer remembered beyond it would seem to have gone back.
         self.remember_peers();
         self.superblock.change(|_| {})
+    }
+
+    /// What is known of the peers beyond `last` is of writes that this node gives up: the same numbers come again for
+    /// others.
+    pub(super) fn forget_peers_beyond(&mut self, last: Lsn) {
+        for peer in &mut self.peers {
+            peer.flushed = peer.flushed.min(last);
+            peer.acknowledged = peer.acknowledged.min(last);
+            peer.marked = peer.marked.min(last);
+        }
     }
 
     /// Whether a cut is on its way to disk.

@@ -11,13 +11,14 @@ use bytes::Bytes;
 use crate::effect::{Answer, Effect, Effects};
 use crate::event::{LinkId, OrderId};
 use crate::generation::compare::{Divergence, StopReason, SyncAction, compare, divergence};
-use crate::generation::split_brain::{Discards, Side, loser};
+use crate::generation::split_brain::{Discards, Side, giving_way, loser};
 use crate::journal::reader::RingReader;
 use crate::notice::Notice;
 use crate::peer::message::PeerState;
 use crate::promotion::refusal::{RefusalCode, Refused};
 use crate::rescue::{Changed, Giving, RescueStep, RescueWork, Save};
 use crate::state::Role;
+use crate::superblock_keeper::Revision;
 use crate::units::{BlockRange, NodeId};
 
 use super::Replica;
@@ -58,6 +59,8 @@ pub(super) enum Stage {
     Closing(RescueStep),
     /// The peer hears of it; the verdict makes it the source.
     Announced,
+    /// The superblock that takes the old branch away is on its way to disk: there is no way back.
+    Cutting(Revision),
 }
 
 /// Blocks on their way into the file.
@@ -80,7 +83,7 @@ impl Discard {
         match self.stage {
             Stage::Settling | Stage::Listing { .. } => "listing",
             Stage::Checking(_) | Stage::Opening(_) | Stage::Saving(_) | Stage::Closing(_) => "saving",
-            Stage::Announced => "announced",
+            Stage::Announced | Stage::Cutting(_) => "announced",
         }
     }
 
@@ -91,14 +94,19 @@ impl Discard {
             Stage::Settling
             | Stage::Listing { .. }
             | Stage::Saving(Saving::Reading { .. })
-            | Stage::Announced => false,
+            | Stage::Announced
+            | Stage::Cutting(_) => false,
         }
     }
 
     fn has_begun_a_file(&self) -> bool {
         match self.stage {
             Stage::Opening(_) | Stage::Saving(_) | Stage::Closing(_) => true,
-            Stage::Settling | Stage::Listing { .. } | Stage::Checking(_) | Stage::Announced => false,
+            Stage::Settling
+            | Stage::Listing { .. }
+            | Stage::Checking(_)
+            | Stage::Announced
+            | Stage::Cutting(_) => false,
         }
     }
 }
@@ -189,8 +197,7 @@ impl Replica {
         let resource = &self.config.resource;
         let Some((ours, theirs)) = self.split_states(node) else { return Ok(()) };
         // A Primary that gives way steps down before.
-        let asking = PeerState { discards: what, role: Role::Secondary, ..ours.clone() };
-        match compare(&asking, theirs).action {
+        match giving_way(what, ours, theirs) {
             SyncAction::Target(_) => Ok(()),
             SyncAction::Stop(StopReason::BlocksUnknown) => {
                 let reason = "which blocks this node changed alone is not known for certain: its disk is damaged, or \
@@ -271,7 +278,9 @@ impl Replica {
         match discard.stage {
             Stage::Settling => self.list_when_settled(effects),
             Stage::Listing { .. } => self.list_on(effects),
-            Stage::Checking(_)
+            Stage::Cutting(revision) if self.superblock.is_durable(revision) => self.note_discarded(effects),
+            Stage::Cutting(_)
+            | Stage::Checking(_)
             | Stage::Opening(_)
             | Stage::Saving(_)
             | Stage::Closing(_)
@@ -282,6 +291,9 @@ impl Replica {
     /// Why it cannot go on, if it cannot.
     fn discard_is_void(&self) -> Option<String> {
         let discard = self.discard.as_ref()?;
+        if matches!(discard.stage, Stage::Cutting(_)) {
+            return self.disk_fault.is_some().then(|| "the local disk failed".to_owned());
+        }
         let peer = self.peer(discard.peer);
         let name = self.name_of(discard.peer);
         let link = peer.link.as_ref().filter(|link| link.id == discard.link);
@@ -329,10 +341,22 @@ impl Replica {
             self.reintroduce_to(discard.peer);
         }
         let kept = match &discard.file {
-            Some(file) if matches!(discard.stage, Stage::Announced) => format!("; {file} stays"),
+            Some(file) if matches!(discard.stage, Stage::Announced | Stage::Cutting(_)) => {
+                format!("; {file} stays")
+            }
             Some(_) | None => String::new(),
         };
-        let text = format!("nothing was discarded: {reason}{kept}");
+        let outcome = match discard.stage {
+            Stage::Cutting(_) => "whether anything was discarded is not known",
+            Stage::Settling
+            | Stage::Listing { .. }
+            | Stage::Checking(_)
+            | Stage::Opening(_)
+            | Stage::Saving(_)
+            | Stage::Closing(_)
+            | Stage::Announced => "nothing was discarded",
+        };
+        let text = format!("{outcome}: {reason}{kept}");
         effects.push(Effect::Notify(Notice::warning("discard-given-up", text.clone())));
         match discard.order {
             Some(order) => {
@@ -363,20 +387,26 @@ impl Replica {
         self.reintroduce_to(node);
     }
 
-    /// The marks and the cut are durable: the branch is gone, and the resync goes on whatever happens.
-    pub(super) fn note_discarded(&mut self, from: NodeId, effects: &mut Effects) {
-        if self.discard.as_ref().is_none_or(|discard| discard.peer != from) {
-            return;
+    /// A resync from `source` is being recorded: if it is for this that the node gives way, the branch goes with it.
+    pub(super) fn note_discard_under_way(&mut self, source: NodeId, revision: Revision) {
+        if let Some(discard) = self.discard.as_mut().filter(|discard| discard.peer == source)
+            && matches!(discard.stage, Stage::Announced)
+        {
+            discard.stage = Stage::Cutting(revision);
         }
+    }
+
+    /// The marks and the cut are durable: the branch is gone, and the resync goes on whatever happens.
+    fn note_discarded(&mut self, effects: &mut Effects) {
         let Some(discard) = self.discard.take() else { return };
-        if let Some(link) = &mut self.peer_mut(from).link {
+        if let Some(link) = &mut self.peer_mut(discard.peer).link {
             link.discards = Discards::Nothing;
         }
         let text = format!(
             "discarded {}{}; {} brings this node up to date",
             self.loss_text(&discard),
             saved_text(&discard, "saved in"),
-            self.name_of(from)
+            self.name_of(discard.peer)
         );
         effects.push(Effect::Notify(Notice::warning("split-brain-resolved", text.clone())));
         if let Some(order) = discard.order {

@@ -148,7 +148,8 @@ impl Replica {
             Stage::Settling
             | Stage::Listing { .. }
             | Stage::Saving(Saving::Reading { .. })
-            | Stage::Announced => {}
+            | Stage::Announced
+            | Stage::Cutting(_) => {}
         }
     }
 

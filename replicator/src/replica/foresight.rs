@@ -6,7 +6,7 @@
 use crate::effect::{Answer, Effect, Effects};
 use crate::event::OrderId;
 use crate::generation::compare::SyncAction;
-use crate::generation::split_brain::{Side, loser};
+use crate::generation::split_brain::{Discards, Policy, Side, giving_way, loser};
 use crate::generation::why::reasoning;
 use crate::peer::message::{FarewellReason, Message, PeerState};
 use crate::promotion::refusal::{RefusalCode, Refused};
@@ -145,14 +145,8 @@ impl Replica {
             SyncAction::Target(course) => (End::Replication, loss(names.0, ours.end, course.target_keeps)),
             SyncAction::Stop(_) => match loser(&self.config.split_brain, &verdict, ours, theirs) {
                 None => (End::StandAlone, String::new()),
-                Some((side, policy)) => {
-                    let name = if side == Side::Ours { names.0 } else { names.1 };
-                    let policy = policy.name();
-                    (
-                        End::Replication,
-                        format!("; by the policy `{policy}` {name} would give way, and be resynced"),
-                    )
-                }
+                Some((Side::Ours, policy)) => by_policy(policy, names.0, ours, theirs),
+                Some((Side::Theirs, policy)) => by_policy(policy, names.1, theirs, ours),
             },
         };
         let because = reasoning.method.map(|method| format!(", because {method}")).unwrap_or_default();
@@ -222,6 +216,22 @@ impl Replica {
 /// Whether replication between the two is possible at all.
 pub(super) fn are_configured_alike(ours: &PeerState, theirs: &PeerState) -> bool {
     ours.configuration_digest == theirs.configuration_digest && ours.volume_bytes == theirs.volume_bytes
+}
+
+/// What a policy comes to by which one side should give way.
+fn by_policy(policy: Policy, name: &str, loser: &PeerState, winner: &PeerState) -> (End, String) {
+    let policy = policy.name();
+    match giving_way(Discards::Changes, loser, winner) {
+        SyncAction::Target(_) => {
+            (End::Replication, format!("; by the policy `{policy}` {name} would give way, and be resynced"))
+        }
+        SyncAction::Stop(_) | SyncAction::NoSync | SyncAction::Source(_) => (
+            End::StandAlone,
+            format!(
+                "; the policy `{policy}` does not lead out: which blocks {name} changed alone is not known for certain"
+            ),
+        ),
+    }
 }
 
 /// What the target would give up.

@@ -135,7 +135,7 @@ impl Replica {
             oldest_kept: content.resync.map_or(self.journal.ring().oldest_kept(), |resync| resync.lsn.next()),
             base: (base_generation, base),
             has_dirty_bits: peer.has_dirty_bits,
-            resync_from: content.resync.map(|resync| resync.source),
+            resync_from: content.resync.and_then(|resync| resync.source),
             follows_another: self.follows_another(node),
             discards: peer.link.as_ref().map_or(Discards::Nothing, |link| link.discards),
             record: content.membership,
@@ -203,7 +203,9 @@ impl Replica {
         let is_answered =
             link.introduction.received.as_ref().is_some_and(|state| state.introduction == number);
         let has_said_marks = link.introduction.sent.as_ref().is_some_and(|state| state.has_dirty_bits);
-        if is_answered && has_said_marks && self.forget_marks_by_introduction(node) {
+        // A dry run proves as much, but changes nothing.
+        let may_forget = is_answered && has_said_marks && !link.is_tentative;
+        if may_forget && self.forget_marks_by_introduction(node) {
             return self.reintroduce_to(node);
         }
         let Some(link) = &self.peer(node).link else { return };
@@ -218,6 +220,7 @@ impl Replica {
             return self.foresee(node);
         }
         if !are_configured_alike(ours, theirs) {
+            self.peer_mut(node).rule = None;
             self.stop_replication(node, None, explanations::other_configuration(), effects);
             return;
         }
@@ -313,7 +316,11 @@ impl Replica {
 
     /// What a peer is that may become the target of a resync from here.
     fn target_before(&self, node: NodeId, theirs: &PeerState) -> TargetBefore {
-        let is_resumed = theirs.resync_from == Some(self.config.local) && self.peer(node).has_dirty_bits;
+        let peer = self.peer(node);
+        // A target that had more by the end of a resync, and says now that it is in the middle of one, went back in time.
+        let is_resumed = theirs.resync_from == Some(self.config.local)
+            && peer.has_dirty_bits
+            && peer.flushed <= theirs.end;
         let is_whole = theirs.resync_from.is_none() && theirs.disk > DiskState::Inconsistent;
         let is_zeroed = theirs.lineage.newest_id() == GenerationId::ZEROED && theirs.end == Lsn::ZERO;
         match () {

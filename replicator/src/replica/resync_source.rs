@@ -32,7 +32,7 @@ pub(super) struct ResyncSource {
     is_full: bool,
     /// What is known of the target's blocks.
     expectation: Expectation,
-    /// The newest write that the target keeps.
+    /// The newest write that the target keeps; none if it gets every block.
     target_keeps: Lsn,
 }
 
@@ -57,12 +57,14 @@ enum Stage {
 
 impl ResyncSource {
     pub(super) fn new(rule: SyncRule, course: Course, target: TargetBefore) -> Self {
-        let is_full = match course.method {
-            SyncMethod::FullResync | SyncMethod::FullResyncWentBack => target != TargetBefore::Interrupted,
-            SyncMethod::BitmapResync | SyncMethod::CatchUp => false,
+        // A full resync that goes on has every block marked that is left. A disk that went back was never resynced.
+        let (is_full, target_keeps) = match course.method {
+            SyncMethod::FullResync => (target != TargetBefore::Interrupted, Lsn::ZERO),
+            SyncMethod::FullResyncWentBack => (true, Lsn::ZERO),
+            SyncMethod::BitmapResync | SyncMethod::CatchUp => (false, course.target_keeps),
         };
         let expectation = Expectation::of(rule, course.method, target);
-        Self { stage: Stage::Gathering, is_full, expectation, target_keeps: course.target_keeps }
+        Self { stage: Stage::Gathering, is_full, expectation, target_keeps }
     }
 
     /// Up to where the target will ask for no record: everything before it is marked, or about to be.
@@ -146,11 +148,8 @@ impl Replica {
         if is_full {
             self.bitmap.set(slot, volume);
         }
-        // What the target has beyond this point counts for nothing from here on.
-        let peer = self.peer_mut(node);
-        peer.flushed = peer.flushed.min(target_keeps);
-        peer.acknowledged = peer.acknowledged.min(target_keeps);
-        let lacks = peer.accounted().next();
+        let peer = self.peer(node);
+        let lacks = peer.flushed.min(target_keeps).max(peer.marked).next();
         // What is flushed keeps its number: what is lost with the power is written again as something else. And what is
         // stable gets into the data area, from where it is copied; the rest goes as records.
         let start = self.write_back_limit();
@@ -187,8 +186,12 @@ impl Replica {
         match &resync.stage {
             Stage::Marking { .. } => self.read_marks(node, effects),
             Stage::Marked { revision, start } if self.bitmap.is_durable(*revision) => {
-                let start = *start;
+                let (start, target_keeps) = (*start, resync.target_keeps);
                 let peer = self.peer_mut(node);
+                // What the target has beyond this point counts for nothing from here on. Not before: as long as the marks
+                // are not durable, its base is what tells that one disk went back.
+                peer.flushed = peer.flushed.min(target_keeps);
+                peer.acknowledged = peer.acknowledged.min(target_keeps);
                 (peer.has_dirty_bits, peer.marked) = (true, peer.marked.max(start));
                 self.remember_peers();
                 let revision = self.superblock.newest();

@@ -20,7 +20,7 @@ use crate::resync::digest::Comparison;
 use crate::resync::target::Receiving;
 use crate::state::DiskState;
 use crate::superblock_keeper::Revision;
-use crate::units::{BLOCK_BYTES, BlockRange, Lsn, NodeId, index_range};
+use crate::units::{BLOCK_BYTES, BlockRange, GenerationId, Lsn, NodeId, index_range};
 use crate::write_back::WriteBack;
 
 use super::mark_reader::{MarkRead, MarkReader};
@@ -138,14 +138,10 @@ impl Replica {
             Stage::Marking { .. } => self.mark_own_records(effects),
             Stage::Marked { revision, keeps } if self.bitmap.is_durable(*revision) => {
                 let keeps = *keeps;
-                self.record_resync(course, keeps);
+                self.record_resync(course, keeps, effects);
             }
             Stage::Recording(revision) if self.superblock.is_durable(*revision) => {
-                self.set_disk(DiskState::Inconsistent, effects);
                 self.tell_marks(course, effects);
-                if let Some(from) = self.inbound.as_ref().map(|inbound| inbound.from) {
-                    self.note_discarded(from, effects);
-                }
             }
             Stage::Receiving { .. } => self.take_in_copies(effects),
             Stage::Finishing(revision) if self.superblock.is_durable(*revision) => {
@@ -221,7 +217,7 @@ impl Replica {
         }
     }
 
-    fn record_resync(&mut self, course: Course, keeps: Lsn) {
+    fn record_resync(&mut self, course: Course, keeps: Lsn, effects: &mut Effects) {
         let Some(source) = self.inbound.as_ref().map(|inbound| inbound.from) else { return };
         // So that the marks are read again after a restart.
         for node in
@@ -231,15 +227,28 @@ impl Replica {
             let has_marks = self.bitmap.count(slot) > 0;
             self.peer_mut(node).has_dirty_bits |= has_marks;
         }
-        self.remember_peers();
         let earlier = self.superblock.content().resync;
-        // A resync that goes on began where it began.
-        let keeps = earlier.map_or(keeps, |earlier| earlier.lsn.min(keeps));
+        let (generation, lsn) = match course.method {
+            // Nothing that is here counts: whoever resyncs this node next copies every block, too.
+            SyncMethod::FullResync | SyncMethod::FullResyncWentBack => (GenerationId::default(), Lsn::ZERO),
+            // A resync that goes on began where it began.
+            SyncMethod::BitmapResync | SyncMethod::CatchUp => {
+                (course.common, earlier.map_or(keeps, |earlier| earlier.lsn.min(keeps)))
+            }
+        };
+        let is_same = |earlier: &ResyncPosition| (earlier.generation, earlier.lsn) == (generation, lsn);
+        let goes_on = earlier.filter(|earlier| earlier.source == Some(source) && is_same(earlier));
+        self.forget_peers_beyond(lsn);
+        self.remember_peers();
         let revision = self.superblock.change(|content| {
             content.disk = DurableDisk::Inconsistent;
-            content.resync = Some(ResyncPosition { generation: course.common, lsn: keeps, source });
+            // The source has marked nothing for this one yet, and may never come to it.
+            content.resync = goes_on.or(Some(ResyncPosition { generation, lsn, source: None }));
         });
         self.set_target_stage(Stage::Recording(revision));
+        // From here on nothing may be built on what this disk holds, whatever becomes of the link.
+        self.set_disk(DiskState::Inconsistent, effects);
+        self.note_discard_under_way(source, revision);
     }
 
     fn tell_marks(&mut self, course: Course, effects: &mut Effects) {
@@ -271,11 +280,16 @@ impl Replica {
         self.journal.restart(start, generation, session);
         (self.data_flushed, self.stable, self.complete) = (start, start, start);
         self.doubt_others(node, start);
+        // What the source has, it has flushed up to here.
+        self.peer_mut(node).flushed = start;
+        self.remember_peers();
         let ring = self.journal.ring();
         let anchor = ring.anchor(ring.tail(), start);
         let revision = self.superblock.change(|content| {
             content.journal = anchor;
             content.lineage = lineage;
+            // Every block that this node lacks is marked there by now.
+            content.resync = content.resync.map(|resync| ResyncPosition { source: Some(node), ..resync });
         });
         let receiving = Box::<Receiving>::default();
         self.set_target_stage(Stage::Receiving { receiving, is_flushing: false });
@@ -296,7 +310,6 @@ impl Replica {
             let peer = self.peer_mut(node);
             (peer.has_dirty_bits, peer.marked) = (true, start);
         }
-        self.remember_peers();
     }
 
     pub(super) fn on_copies(&mut self, node: NodeId, copies: Vec<Record>, effects: &mut Effects) {

@@ -57,10 +57,11 @@ impl Replica {
             return vec![way(action, loses)];
         };
         match (&link.replication, outlook.encounter) {
-            (Replication::Stopped, Some(encounter)) => {
+            (Replication::Stopped, Some(encounter)) if encounter.is_reached => {
                 outlook.ways_out(encounter.reasoning.verdict.action, peer)
             }
-            (Replication::Stopped, None) => {
+            // No verdict was reached: what two nodes may do that are not configured alike, none says.
+            (Replication::Stopped, _) => {
                 let known = peer.trouble.as_ref().and_then(|trouble| trouble.action.clone());
                 known.map(|action| way(action, NOTHING)).into_iter().collect()
             }

@@ -56,7 +56,7 @@ impl Expectation {
 pub enum TargetBefore {
     /// Made with `--uptodate-zeroed`, and never written.
     Zeroed,
-    /// Resynced by this very node, not to the end.
+    /// Resynced by this very node, not to the end: whatever it lacks is marked here.
     Interrupted,
     /// Anything else.
     Other,

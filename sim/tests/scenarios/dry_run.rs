@@ -2,12 +2,14 @@
 
 use replicator::config::OnPeerLost;
 use replicator::event::Order;
+use replicator::generation::split_brain::Policy;
 use replicator::promotion::refusal::Refused;
 use replicator::state::ConnectionState;
-use replicator::units::NodeId;
+use replicator::units::{Lsn, NodeId};
 use sim::node::NodeOptions;
 use sim::world::{ALPHA, BETA, World, WorldOptions};
 
+use crate::split_brain::{parted_with, with_policies, writes};
 use crate::{disk_image, pass, promoted, promoted_with};
 
 fn disconnected(world: &mut World, node: NodeId) {
@@ -103,4 +105,52 @@ fn a_connect_in_earnest_is_not_held_up_by_a_dry_run() {
         world.assert_converges();
         assert!(world.answers.contains_key(&question));
     }
+}
+
+#[test]
+fn a_dry_run_says_so_where_a_policy_cannot_resolve_a_split_brain() {
+    let options = with_policies(Policy::DiscardLeastChanges);
+    for (is_unknown, ends) in [(false, Ok(())), (true, Err("stand-alone"))] {
+        let mut world = parted_with(3, &options, writes(ALPHA, 50, 20), writes(BETA, 60, 8));
+        // One of the two has gone back in time, as far as alpha knows: what beta changed alone is not all known then.
+        world.forge_superblock(ALPHA, |content| {
+            content.peers[0].base_lsn = if is_unknown { Lsn(45) } else { content.peers[0].base_lsn };
+        });
+        world.set_cut_both([ALPHA, BETA], true);
+        world.start(ALPHA);
+        world.start(BETA);
+        pass(&mut world, 1000);
+        disconnected(&mut world, BETA);
+        world.set_cut_both([ALPHA, BETA], false);
+        let answer = world.ask_operator(BETA, Order::Foresee { peer: None });
+        let text = answer.as_ref().map_or_else(|refused| refused.reason.clone(), Clone::clone);
+        assert!(text.contains("the policy `discard-least-changes`"), "{text}");
+        assert_eq!(answer.map(|_| ()).map_err(|refused| refused.name), ends, "{text}");
+        // And so it is.
+        world.ask_operator(BETA, Order::Connect { peer: None }).expect("connecting");
+        pass(&mut world, 10_000);
+        assert_eq!(world.has_noticed(BETA, "split-brain-resolved"), ends.is_ok());
+    }
+}
+
+#[test]
+fn a_dry_run_takes_back_no_marks_even_if_it_proves_them_needless() {
+    let mut world = promoted(1);
+    world.write_now(ALPHA, 0, 4096);
+    pass(&mut world, 5000);
+    world.kill(ALPHA);
+    world.forge_superblock(ALPHA, |content| {
+        let slot = &mut content.peers[0];
+        (slot.has_dirty_bits, slot.marked_up_to) = (true, Lsn(1));
+    });
+    world.set_cut_both([ALPHA, BETA], true);
+    world.start(ALPHA);
+    pass(&mut world, 1000);
+    disconnected(&mut world, ALPHA);
+    world.set_cut_both([ALPHA, BETA], false);
+    let _ = foresee(&mut world, ALPHA);
+    assert!(world.nodes[0].superblock().peers[0].has_dirty_bits);
+    world.ask_operator(ALPHA, Order::Connect { peer: None }).expect("connecting");
+    pass(&mut world, 5000);
+    assert!(!world.nodes[0].superblock().peers[0].has_dirty_bits, "it is proved by a link in earnest");
 }

@@ -2,6 +2,7 @@
 
 mod advice;
 mod alone;
+mod as_was;
 mod catch_up;
 mod disks;
 mod dry_run;
@@ -15,6 +16,7 @@ mod quorum;
 mod resync;
 mod split_brain;
 mod votes;
+mod went_back;
 
 use std::collections::BTreeMap;
 

@@ -1,12 +1,12 @@
 //! A peer that the journal cannot bring up to date any more: blocks are copied to it, and only those that may differ.
 
 use replicator::event::Order;
-use replicator::state::{DiskState, Role};
+use replicator::state::{ConnectionState, DiskState, Role};
 use replicator::units::Span;
 use sim::node::DiskHealth;
-use sim::world::{ALPHA, BETA, World};
+use sim::world::{ALPHA, BETA, Delays, World, WorldOptions};
 
-use crate::{pass, promoted};
+use crate::{pass, promoted, promoted_with};
 
 /// Beta is away so long that alpha's journal has left records behind that beta lacks. They touch less than a quarter of
 /// the volume.
@@ -173,4 +173,44 @@ fn copies_and_flushes_of_a_resync_that_broke_off_count_for_nothing_in_the_next_o
         }
         world.assert_converges();
     }
+}
+
+#[test]
+fn a_node_that_becomes_the_target_of_a_resync_while_it_asks_for_votes_is_not_promoted_on_half_a_copy() {
+    let options = WorldOptions {
+        delays: Delays { io: 100, frame: 2000, ..Delays::default() },
+        ..WorldOptions::default()
+    };
+    let (mut granted, mut refused) = (0, 0);
+    for seed in 0..60 {
+        let mut world = promoted_with(seed, options.clone());
+        for block in 0..20 {
+            world.write_now(ALPHA, block * 4096, 4096);
+        }
+        world.demote(ALPHA).expect("no clients");
+        pass(&mut world, 2000);
+        world.kill(BETA);
+        // Blocks in doubt: of two equal nodes the one that holds the marks is the source.
+        world.forge_superblock(BETA, |content| {
+            let slot = &mut content.peers[0];
+            (slot.node, slot.has_dirty_bits) = (Some(ALPHA), true);
+        });
+        world.start(BETA);
+        world.run_for(Span(3000));
+        let is_linked =
+            |world: &World| world.status(ALPHA).connections[0].connection_state == ConnectionState::Connected;
+        assert!(world.run_until(Span::from_millis(5000), is_linked), "{}", world.summaries());
+        world.run_for(Span(seed * 100));
+        match world.promote(ALPHA, 3000) {
+            Ok(_) => granted += 1,
+            Err(_) => refused += 1,
+        }
+        assert!(world.run_until(Span::from_millis(20_000), World::is_in_sync), "{}", world.summaries());
+        if world.role(ALPHA) != Role::Primary {
+            world.promote(ALPHA, 20_000).expect("both hold the same");
+        }
+        world.assert_converges();
+        world.read_everything(ALPHA);
+    }
+    assert!(granted > 5 && refused > 0, "{granted} {refused}");
 }

@@ -198,9 +198,11 @@ fn state_lines(superblock: &Superblock) -> Vec<String> {
         format!("incarnation: {}   recorded: {}", superblock.incarnation, superblock.incarnation_recorded),
     ];
     if let Some(resync) = superblock.resync {
+        let source =
+            resync.source.map_or("a node that has copied nothing yet".to_owned(), |node| node.to_string());
         lines.push(format!(
-            "resync: not finished, from {}; counts as Lsn {} of generation {}",
-            resync.source, resync.lsn, resync.generation
+            "resync: not finished, from {source}; counts as Lsn {} of generation {}",
+            resync.lsn, resync.generation
         ));
     }
     lines
@@ -350,7 +352,7 @@ pub mod tests {
         superblock.flags =
             SuperblockFlags { ended_as_primary: true, stopped_cleanly: true, journal_nonvolatile: true };
         superblock.resync =
-            Some(ResyncPosition { generation: GenerationId(9), lsn: Lsn(41), source: NodeId(0) });
+            Some(ResyncPosition { generation: GenerationId(9), lsn: Lsn(41), source: Some(NodeId(0)) });
         superblock.peers[0] = PeerSlot {
             node: Some(NodeId(0)),
             base_lsn: Lsn(33),

@@ -115,3 +115,15 @@ fn what_is_too_large_or_does_not_fit_is_refused_before_it_is_begun_and_in_betwee
     let mut any = files(folder.path(), None);
     assert!(step(&mut any, check(u64::MAX)).expect_err("no disk is as large").contains("are free"));
 }
+
+#[test]
+fn a_check_refuses_a_folder_that_only_an_operator_would_make() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut files = files(folder.path(), None);
+    let save = || Save::To(folder.path().join("missing/file"));
+    let refused =
+        step(&mut files, RescueWork::Check { save: save(), bytes: 0 }).expect_err("it is not there");
+    assert!(refused.contains("missing"), "{refused}");
+    assert!(step(&mut files, begin(save())).is_err());
+    step(&mut files, RescueWork::Check { save: Save::ByDefault, bytes: 0 }).expect("it will be made");
+}

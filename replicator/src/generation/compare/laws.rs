@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::tests::{generation, state, zeroed};
 use super::*;
-use crate::units::{NodeId, Term, bytes_usize};
+use crate::units::{NodeId, Term};
 
 fn mirrored(verdict: Verdict) -> Verdict {
     let action = match verdict.action {
@@ -191,7 +191,7 @@ pub(in crate::generation) fn small_world() -> Vec<PeerState> {
                     one.base.1 = Lsn(base.min(end));
                     one.stable = Lsn(stable);
                     // Not with everything else, but each choice with each lineage, end and disk.
-                    one.discards = Discards::ALL[(world.len() / 3 + bytes_usize(oldest_kept)) % 3].0;
+                    one.discards = Discards::ALL[(world.len() / 3 + world.len()) % 3].0;
                     world.push(one);
                 }
             }

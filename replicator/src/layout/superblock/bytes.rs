@@ -41,7 +41,7 @@ disk_struct! {
         volume_bytes: U64,
         /// 1 if the three resync fields mean something, else they are zero.
         resync_present: u8,
-        /// Source of the resync.
+        /// In whose bitmap everything is marked that this node lacks; 255 before one has said that it is.
         resync_source: u8,
         /// Zero.
         reserved_1: [u8; 6],

@@ -43,7 +43,7 @@ pub(super) fn encode(superblock: &Superblock) -> Box<[u8; BLOCK_SIZE]> {
     bytes.volume_bytes = U64::new(superblock.volume_bytes);
     if let Some(resync) = superblock.resync {
         bytes.resync_present = 1;
-        bytes.resync_source = resync.source.0;
+        bytes.resync_source = resync.source.map_or(NODE_NONE, |node| node.0);
         bytes.resync_generation = U64::new(resync.generation.0);
         bytes.resync_lsn = U64::new(resync.lsn.0);
     }
@@ -223,8 +223,8 @@ fn parse_flags(bits: u32) -> Result<SuperblockFlags, SuperblockError> {
 
 fn parse_resync(bytes: &SuperblockBytes) -> Result<Option<ResyncPosition>, SuperblockError> {
     let (generation, lsn) = (GenerationId(bytes.resync_generation.get()), Lsn(bytes.resync_lsn.get()));
-    match (bytes.resync_present, replica(bytes.resync_source)) {
-        (0, Some(NodeId(0))) if generation.0 == 0 && lsn == Lsn::ZERO => Ok(None),
+    match (bytes.resync_present, replica_or_nobody(bytes.resync_source)) {
+        (0, Some(Some(NodeId(0)))) if generation.0 == 0 && lsn == Lsn::ZERO => Ok(None),
         (1, Some(source)) => Ok(Some(ResyncPosition { generation, lsn, source })),
         _ => Err(SuperblockError::Resync),
     }
