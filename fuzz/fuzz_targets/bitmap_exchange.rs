@@ -14,7 +14,9 @@ use replicator::bitmap::DirtyBitmap;
 use replicator::block_set::BlockSet;
 use replicator::layout::bitmap_page::{BITMAP_PAGE_BLOCKS, BitmapPage};
 use replicator::peer::codec::{MessageError, RUNS_MAX};
-use replicator::peer::frame::{FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameStamp, ReceivedFrame};
+use replicator::peer::frame::{
+    FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameStamp, ReceivedFrame,
+};
 use replicator::peer::message::Message;
 use replicator::peer::message_type::MessageType;
 use replicator::units::{BLOCK_BYTES, BlockRange, Term, Tick, VOLUME_BYTES_MAX};

@@ -6,19 +6,20 @@
 //! `cargo +nightly fuzz run replica_events fuzz/artifacts/replica_events/FILE`.
 #![no_main]
 
-#[path = "replica_events/bench.rs"]
+#[path = "../replica_events/bench.rs"]
 mod bench;
-#[path = "replica_events/disk.rs"]
+#[path = "../replica_events/disk.rs"]
 mod disk;
-#[path = "replica_events/frames.rs"]
+#[path = "../replica_events/frames.rs"]
 mod frames;
-#[path = "replica_events/script.rs"]
+#[path = "../replica_events/script.rs"]
 mod script;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use replicator::event::{
-    Allocation, ConnectedClients, Durability, Event, FenceEnd, LinkLoss, NoLink, Order, OrderId, Request, Warrant,
+    Allocation, ConnectedClients, Durability, Event, FenceEnd, LinkLoss, NoLink, Order, OrderId, Request,
+    Warrant,
 };
 use replicator::generation::split_brain::Discards;
 use replicator::rescue::{Giving, Save};
@@ -75,7 +76,9 @@ fn order(bench: &Bench, script: &mut Script<'_>) -> Order {
         },
         3 => Order::WeighForce,
         4 => Order::Outdate,
-        5 => Order::Demote { clients: script.pick(&[ConnectedClients::Refuse, ConnectedClients::Disconnect]) },
+        5 => {
+            Order::Demote { clients: script.pick(&[ConnectedClients::Refuse, ConnectedClients::Disconnect]) }
+        }
         6 => Order::Connect { peer },
         7 => Order::Foresee { peer },
         8 => Order::Disconnect { peer },
@@ -127,7 +130,11 @@ fn step(bench: &mut Bench, script: &mut Script<'_>) {
         10 => {
             let peer = bench.a_peer(script);
             let reason = script.pick(&[0, 1, 2, 3]);
-            bench.lose(peer, [LinkLoss::Closed, LinkLoss::Socket(104), LinkLoss::BadFrame, LinkLoss::Dropped][reason].clone());
+            bench.lose(
+                peer,
+                [LinkLoss::Closed, LinkLoss::Socket(104), LinkLoss::BadFrame, LinkLoss::Dropped][reason]
+                    .clone(),
+            );
         }
         11..=13 => {
             let peer = bench.a_peer(script);

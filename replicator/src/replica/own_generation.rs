@@ -92,7 +92,9 @@ impl Replica {
     /// whoever takes its time with what it lacks is not waited for.
     pub(super) fn awaits_return(&mut self) -> bool {
         let now = self.now;
-        let Some(absence) = self.reign.as_mut().and_then(|reign| reign.generation_mut().absence_mut()) else { return false };
+        let Some(absence) = self.reign.as_mut().and_then(|reign| reign.generation_mut().absence_mut()) else {
+            return false;
+        };
         let since = *absence.awaited_since.get_or_insert(now);
         let missing = absence.missing;
         let Some(reign) = &self.reign else { return false };

@@ -257,7 +257,8 @@ impl Known {
         let first = first.0.clamp(1, u64::MAX - 16);
         let count = 1 + u64::from(script.below(4));
         let record = |lsn: u64| {
-            let kind = script.pick(&[RecordKind::Write, RecordKind::Write, RecordKind::Zeroes, RecordKind::Trim]);
+            let kind =
+                script.pick(&[RecordKind::Write, RecordKind::Write, RecordKind::Zeroes, RecordKind::Trim]);
             match kind {
                 RecordKind::Write => {
                     let range = self.block_range(8, script);
@@ -363,7 +364,6 @@ impl Known {
 
     /// Any message at all.
     pub fn any_message(&self, script: &mut Script<'_>) -> Message {
-        let number = |script: &mut Script<'_>| script.pick(&[1, 1, 2, 3, 4, 5, u64::MAX, 1 << 40]);
         match script.below(20) {
             0 => Message::State(Box::new(self.state(self.introduction(script), script))),
             1 => {
@@ -387,32 +387,41 @@ impl Known {
             }
             5 => Message::Flush { up_to: self.lsn(script) },
             6 => Message::CatchUpFrom { end: self.lsn(script) },
+            row @ 7..=13 => self.resync_message(row, script),
+            row => self.vote_message(row, script),
+        }
+    }
+
+    /// What is said in a resync.
+    fn resync_message(&self, row: u8, script: &mut Script<'_>) -> Message {
+        let number = |script: &mut Script<'_>| script.pick(&[1, 1, 2, 3, 4, 5, u64::MAX, 1 << 40]);
+        match row {
             7 => self.dirty_runs(script),
-            8 => match self.lineage(script) {
-                lineage if lineage.is_empty() => {
-                    Message::ResyncFrom { start: self.lsn(script), lineage: Lineage::zeroed() }
-                }
-                lineage => Message::ResyncFrom { start: self.lsn(script), lineage },
-            },
+            8 => {
+                let (start, lineage) = (self.lsn(script), self.lineage(script));
+                let lineage = if lineage.is_empty() { Lineage::zeroed() } else { lineage };
+                Message::ResyncFrom { start, lineage }
+            }
             9 => Message::Copies(self.records(Lsn(number(script)), script)),
             10 => Message::CopiesFlushed { up_to: number(script) },
             11 => Message::ResyncEnd { consistent_at: self.lsn(script) },
             12 => Message::Compare(self.comparison(number(script), script)),
-            13 => Message::Compared(Compared { number: number(script), differing: self.differing(script) }),
+            _ => Message::Compared(Compared { number: number(script), differing: self.differing(script) }),
+        }
+    }
+
+    /// What voters say, and the last words.
+    fn vote_message(&self, row: u8, script: &mut Script<'_>) -> Message {
+        let record = Box::new(self.a_record(script));
+        match row {
             14 => Message::VoteRequest(Box::new(self.vote_request(script))),
             15 => {
                 let request = self.vote_request(script);
                 Message::VoteReply(Box::new(self.vote_reply(&request, script)))
             }
-            16 => match self.a_record(script) {
-                record if record.is_empty() => Message::RecordStored(Box::new(record)),
-                record => Message::RecordUpdate(Box::new(record)),
-            },
-            17 => Message::RecordStored(Box::new(self.a_record(script))),
-            18 => match self.a_record(script) {
-                record if record.is_empty() => Message::RecordStored(Box::new(record)),
-                record => Message::RecordPassedOn(Box::new(record)),
-            },
+            16 if !record.is_empty() => Message::RecordUpdate(record),
+            17 if !record.is_empty() => Message::RecordPassedOn(record),
+            16..=18 => Message::RecordStored(record),
             _ => Message::Farewell {
                 reason: script.pick(&[
                     FarewellReason::Stopping,
@@ -468,7 +477,9 @@ impl Known {
                 vec![Message::Progress(progress(batch.records.last().map_or(Lsn::ZERO, |record| record.lsn)))]
             }
             Message::Flush { up_to } => vec![Message::Progress(progress(*up_to))],
-            Message::CatchUpFrom { end } => vec![self.batch(Lsn(end.0 + 1), self.lineage.newest_id(), script)],
+            Message::CatchUpFrom { end } => {
+                vec![self.batch(Lsn(end.0 + 1), self.lineage.newest_id(), script)]
+            }
             Message::DirtyRuns { is_last: true, .. } => {
                 let lineage = if self.lineage.is_empty() { Lineage::zeroed() } else { self.lineage.clone() };
                 let start = self.marks[usize::from(script.below(4))];

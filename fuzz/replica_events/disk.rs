@@ -78,7 +78,9 @@ pub fn work_of(effect: Effect) -> Result<(IoId, Work), Effect> {
             (io, Work::Zero(range))
         }
         Effect::FlushJournal { io } | Effect::FlushData { io } => (io, Work::Flush),
-        Effect::ReadJournal { io, offset, length } => (io, Work::ReadMetadata(blocks(offset), blocks(length))),
+        Effect::ReadJournal { io, offset, length } => {
+            (io, Work::ReadMetadata(blocks(offset), blocks(length)))
+        }
         Effect::ReadData { io, range } => (io, Work::ReadData(range)),
         Effect::FindAllocated { io, range } => (io, Work::FindAllocated(range)),
         other => return Err(other),

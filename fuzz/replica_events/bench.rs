@@ -60,7 +60,8 @@ pub struct Bench {
 }
 
 fn config(script: &mut Script<'_>) -> Config {
-    let protocols = [ReplicationProtocol::C, ReplicationProtocol::C, ReplicationProtocol::B, ReplicationProtocol::A];
+    let protocols =
+        [ReplicationProtocol::C, ReplicationProtocol::C, ReplicationProtocol::B, ReplicationProtocol::A];
     let mut replica = |name: &str| ReplicaConfig {
         name: name.to_owned(),
         protocol: script.pick(&protocols),
@@ -102,7 +103,12 @@ fn superblock(config: &Config, script: &mut Script<'_>) -> Superblock {
     let resource = ResourceName::parse("mail").expect("a name");
     let peers = u8::try_from(config.replicas.len() - 1).expect("few");
     let zones = Zones::for_volume(VOLUME_BYTES, JOURNAL_BYTES, peers).expect("legal sizes");
-    let disk = script.pick(&[DurableDisk::UpToDate, DurableDisk::UpToDate, DurableDisk::Outdated, DurableDisk::Inconsistent]);
+    let disk = script.pick(&[
+        DurableDisk::UpToDate,
+        DurableDisk::UpToDate,
+        DurableDisk::Outdated,
+        DurableDisk::Inconsistent,
+    ]);
     let mut lineage = match disk {
         DurableDisk::UpToDate | DurableDisk::Outdated => Lineage::zeroed(),
         DurableDisk::Inconsistent => Lineage::default(),
@@ -275,7 +281,9 @@ impl Bench {
 
     /// Some I/O is reported, or all of them are.
     pub fn complete(&mut self, at: u8, script: &mut Script<'_>) {
-        let Some(io) = self.works.keys().copied().nth(usize::from(at) % self.works.len().max(1)) else { return };
+        let Some(io) = self.works.keys().copied().nth(usize::from(at) % self.works.len().max(1)) else {
+            return;
+        };
         self.complete_one(io, script);
     }
 
@@ -301,7 +309,9 @@ impl Bench {
     }
 
     pub fn fail(&mut self, at: u8) {
-        let Some(io) = self.works.keys().copied().nth(usize::from(at) % self.works.len().max(1)) else { return };
+        let Some(io) = self.works.keys().copied().nth(usize::from(at) % self.works.len().max(1)) else {
+            return;
+        };
         self.works.remove(&io);
         self.happens(Event::IoFailed { io, errno: 5 });
     }
@@ -377,8 +387,7 @@ fn restore(
     let (superblock, _) =
         choose_newest(&block(first.offset), &block(second.offset)).expect("one copy is always whole");
     let ring_start = superblock.zones.journal().offset / BLOCK_BYTES;
-    let mut scan =
-        RecoveryScan::over(RING_BYTES, superblock.voter, &superblock.journal, &superblock.lineage);
+    let mut scan = RecoveryScan::over(RING_BYTES, superblock.voter, &superblock.journal, &superblock.lineage);
     while let Some(read) = scan.next_read() {
         let first = ring_start + read.ring_offset / BLOCK_BYTES;
         scan.on_bytes(disk.metadata.read(first, read.length / BLOCK_BYTES));
