@@ -83,9 +83,13 @@ fn exchange(bytes: &[u8]) {
     let (ours, theirs) = bytes.split_at(bytes.len() * usize::from(*split) / 256);
     let (ours, theirs) = (runs_of(ours), runs_of(theirs));
     let mut sender = DirtyBitmap::new(Vec::<BitmapPage>::new());
-    theirs.iter().for_each(|run| sender.set(SLOT, *run));
+    for run in &theirs {
+        sender.set(SLOT, *run);
+    }
     let mut receiver = DirtyBitmap::new(Vec::<BitmapPage>::new());
-    ours.iter().for_each(|run| receiver.set(SLOT, *run));
+    for run in &ours {
+        receiver.set(SLOT, *run);
+    }
 
     let told = marked(&sender.blocks(SLOT), u64::MAX);
     let mut arrived = BlockSet::default();

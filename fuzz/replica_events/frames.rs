@@ -9,7 +9,7 @@ use replicator::peer::message::{
     VoteStage,
 };
 use replicator::promotion::membership::{InSyncSet, MembershipRecord};
-use replicator::record::{Record, RecordKind};
+use replicator::record::{RECORD_BLOCKS_MAX, Record, RecordKind};
 use replicator::resync::Differing;
 use replicator::resync::digest::{BlockDigest, Comparison};
 use replicator::resync::target::Compared;
@@ -248,6 +248,7 @@ impl Known {
             31 => BlockRange::new(VOLUME_BLOCKS - 1, 2),
             30 => BlockRange::new((1 << 32) - 2, 1),
             29 => BlockRange::new(0, VOLUME_BLOCKS.min(count_max)),
+            28 => BlockRange::new(0, 200.min(count_max)),
             _ => BlockRange::new(first, count.min(VOLUME_BLOCKS - first)),
         }
     }
@@ -261,7 +262,7 @@ impl Known {
                 script.pick(&[RecordKind::Write, RecordKind::Write, RecordKind::Zeroes, RecordKind::Trim]);
             match kind {
                 RecordKind::Write => {
-                    let range = self.block_range(8, script);
+                    let range = self.block_range(RECORD_BLOCKS_MAX, script);
                     let bytes = vec![script.byte(); range.count as usize * BLOCK_SIZE];
                     Record::write(Lsn(lsn), range, Bytes::from(bytes))
                 }
