@@ -6,8 +6,6 @@
 //! `cargo +nightly fuzz run bitmap_exchange fuzz/artifacts/bitmap_exchange/FILE`.
 #![no_main]
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use replicator::bitmap::DirtyBitmap;
@@ -19,7 +17,9 @@ use replicator::peer::frame::{
 };
 use replicator::peer::message::Message;
 use replicator::peer::message_type::MessageType;
-use replicator::units::{BLOCK_BYTES, BlockRange, Term, Tick, VOLUME_BYTES_MAX};
+use replicator::units::{
+    BLOCK_BYTES, BlockRange, Term, Tick, VOLUME_BYTES_MAX, bytes_u64, bytes_usize, index_range,
+};
 
 const STAMP: FrameStamp = FrameStamp { term: Term { number: 3, taker: 4 }, clock: Tick(5), echo: Tick(6) };
 const SLOT: u8 = 0;
@@ -61,8 +61,17 @@ fn runs_of(bytes: &[u8]) -> Vec<BlockRange> {
     bytes.chunks_exact(3).map(run).collect()
 }
 
-fn blocks(runs: &[BlockRange]) -> BTreeSet<u64> {
-    runs.iter().flat_map(|run| run.first..run.end()).collect()
+/// The model: whether each block of the volume is in one of the runs.
+fn blocks(runs: &[BlockRange]) -> Vec<bool> {
+    let mut blocks = vec![false; bytes_usize(MODEL_BLOCKS)];
+    for run in runs {
+        blocks[index_range(run.first..run.end())].fill(true);
+    }
+    blocks
+}
+
+fn count(blocks: &[bool]) -> u64 {
+    bytes_u64(blocks.iter().filter(|is_in| **is_in).count())
 }
 
 /// Every run of the marked blocks, by the way a sender goes through them.
@@ -93,8 +102,9 @@ fn exchange(bytes: &[u8]) {
 
     let told = marked(&sender.blocks(SLOT), u64::MAX);
     let mut arrived = BlockSet::default();
-    let frames = told.chunks(RUNS_MAX).count().max(1);
-    for (at, runs) in (1..).zip(told.chunks(RUNS_MAX)) {
+    let runs_of_a_frame = (1 + 8 * usize::from(*split)).min(RUNS_MAX);
+    let frames = told.chunks(runs_of_a_frame).count();
+    for (at, runs) in (1..).zip(told.chunks(runs_of_a_frame)) {
         let message = Message::DirtyRuns { runs: runs.to_vec(), is_last: at == frames };
         let frame = message.encode(STAMP);
         assert!(frame.head.len() <= FRAME_HEADER_BYTES + FRAME_BODY_BYTES_MAX);
@@ -107,10 +117,14 @@ fn exchange(bytes: &[u8]) {
             arrived.add(run);
         }
     }
-    let expected: BTreeSet<u64> = blocks(&ours).union(&blocks(&theirs)).copied().collect();
-    assert_eq!(blocks(&marked(&receiver.blocks(SLOT), 1 + u64::from(*split))), expected);
-    assert_eq!(receiver.count(SLOT), expected.len() as u64);
-    assert_eq!(arrived.count(), blocks(&theirs).len() as u64);
+    let union: Vec<bool> =
+        blocks(&ours).iter().zip(blocks(&theirs)).map(|(one, other)| *one || other).collect();
+    assert!(
+        blocks(&marked(&receiver.blocks(SLOT), 1 + u64::from(*split))) == union,
+        "the union, and nothing else"
+    );
+    assert_eq!(receiver.count(SLOT), count(&union));
+    assert_eq!(arrived.count(), count(&blocks(&theirs)));
     // What is missing of anything is what was not sent.
     let all = BlockRange::new(0, MODEL_BLOCKS);
     let missing: u64 = arrived.missing(all).iter().map(|run| run.count).sum();
