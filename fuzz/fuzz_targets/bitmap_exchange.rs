@@ -120,7 +120,7 @@ fn exchange(bytes: &[u8]) {
     let union: Vec<bool> =
         blocks(&ours).iter().zip(blocks(&theirs)).map(|(one, other)| *one || other).collect();
     assert!(
-        blocks(&marked(&receiver.blocks(SLOT), 1 + u64::from(*split))) == union,
+        blocks(&marked(&receiver.blocks(SLOT), 16 + 16 * u64::from(*split))) == union,
         "the union, and nothing else"
     );
     assert_eq!(receiver.count(SLOT), count(&union));
