@@ -195,7 +195,6 @@ impl Replica {
     }
 
     pub(super) fn reach_verdict(&mut self, node: NodeId, effects: &mut Effects) {
-        // Also a message that comes with the peer's state may be what leads here.
         self.renew_introduction(node);
         let Some(link) = &self.peer(node).link else { return };
         if !matches!(link.replication, Replication::Introducing) {
@@ -250,7 +249,6 @@ impl Replica {
             SyncAction::Target(_) if broken[0] => {
                 self.stop_replication(node, Some(verdict.rule), explanations::own_disk_failed(), effects);
             }
-            // Whoever was granted a higher term says so with every frame, and this node had stepped down.
             SyncAction::Target(_) if self.role == Role::Primary => {
                 self.stop_replication(
                     node,
