@@ -28,6 +28,7 @@ mod leaving;
 mod links;
 mod mark_reader;
 mod orders;
+mod own_generation;
 mod passing_on;
 mod receiving;
 mod reign;

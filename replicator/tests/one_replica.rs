@@ -1,5 +1,8 @@
 //! One replica among others that are played by the test: what it makes of their frames, and what it says when.
 
+#[path = "one_replica/lies.rs"]
+mod lies;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -17,7 +20,7 @@ use replicator::peer::message::{Basis, Message, PeerState, RecordBatch, VoteRequ
 use replicator::promotion::membership::{InSyncSet, MembershipRecord};
 use replicator::record::Record;
 use replicator::replica::{Replica, Restored};
-use replicator::state::{DiskState, Role};
+use replicator::state::{ConnectionState, DiskState, Role};
 use replicator::units::{
     BLOCK_SIZE, BlockRange, GenerationId, Incarnation, Lsn, NodeId, Span, Term, Tick, VoterId, bytes_u64,
     bytes_usize,

@@ -6,7 +6,7 @@ use crate::promotion::membership::{InSyncSet, MembershipRecord};
 use crate::state::{DiskState, Role};
 use crate::units::{GenerationId, Incarnation, Lsn, NodeId, REPLICAS_MAX, Term, VoterId};
 
-/// Terms and versions are below this where they are read.
+/// Terms, versions and numbers of writes are below this where they are read.
 const COUNTERS_END: u64 = 1 << 63;
 
 /// Stands for "nobody" where a node number is expected.
@@ -244,7 +244,7 @@ impl<'a> FieldReader<'a> {
     }
 
     pub(crate) fn lsn(&mut self, field: &'static str) -> Result<Lsn, FieldError> {
-        Ok(Lsn(self.u64(field)?))
+        Ok(Lsn(self.counter(field)?))
     }
 
     pub(crate) fn incarnation(&mut self) -> Result<Incarnation, FieldError> {

@@ -117,6 +117,15 @@ pub(super) fn peers_disk_failed() -> NoLink {
     explained("its disk failed", "Replace the disk there, make its metadata anew, start its daemon again.")
 }
 
+/// The peer has generations that outrank those of a running Primary here, and no term that does: whoever was granted a
+/// higher term says so with every frame, and this node had stepped down.
+pub(super) fn primary_is_no_target() -> NoLink {
+    explained(
+        "it shows generations of a higher term, and a running Primary is no target",
+        "Compare both sides by `twinblk explain`; to follow it, demote this node.",
+    )
+}
+
 /// This node has no disk that could be brought up to date.
 pub(super) fn own_disk_failed() -> NoLink {
     explained("the local disk failed", "Replace the disk, make its metadata anew, start the daemon again.")

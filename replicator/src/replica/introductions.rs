@@ -195,6 +195,7 @@ impl Replica {
     }
 
     pub(super) fn reach_verdict(&mut self, node: NodeId, effects: &mut Effects) {
+        self.renew_introduction(node);
         let Some(link) = &self.peer(node).link else { return };
         if !matches!(link.replication, Replication::Introducing) {
             return;
@@ -250,6 +251,14 @@ impl Replica {
             }
             SyncAction::Target(_) if broken[0] => {
                 self.stop_replication(node, Some(verdict.rule), explanations::own_disk_failed(), effects);
+            }
+            SyncAction::Target(_) if self.role == Role::Primary => {
+                self.stop_replication(
+                    node,
+                    Some(verdict.rule),
+                    explanations::primary_is_no_target(),
+                    effects,
+                );
             }
             SyncAction::Source(course) => self.start_source(node, verdict.rule, course, target_before),
             SyncAction::Target(course) => {

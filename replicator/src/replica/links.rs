@@ -414,10 +414,10 @@ impl Replica {
                 self.on_new_generation(node, stamp.term, generation, lineage, effects);
             }
             Message::Progress(progress) => self.on_progress(node, progress),
-            Message::Flush { up_to } => self.journal.want_flush(up_to),
+            Message::Flush { up_to } => self.on_flush(node, up_to),
             Message::CatchUpFrom { end } => self.on_catch_up_from(node, end, effects),
             Message::DirtyRuns { runs, is_last } => self.on_dirty_runs(node, &runs, is_last, effects),
-            Message::ResyncFrom { start, lineage } => self.on_resync_from(node, start, lineage),
+            Message::ResyncFrom { start, lineage } => self.on_resync_from(node, start, lineage, effects),
             Message::Copies(copies) => self.on_copies(node, copies, effects),
             Message::CopiesFlushed { up_to } => self.on_copies_flushed(node, up_to, effects),
             Message::ResyncEnd { consistent_at } => self.on_resync_end(node, consistent_at),

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use crate::config::{PEER_WINDOW_BYTES, ReplicationProtocol, WRITE_BACK_BYTES_MAX};
 use crate::effect::{Effect, Effects};
 use crate::generation::compare::{Course, SyncMethod};
-use crate::generation::lineage::{Generation, Lineage};
+use crate::generation::lineage::{GENERATIONS_MAX, Generation, Lineage};
 use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
 use crate::peer::message::{Message, Progress, RecordBatch};
@@ -228,18 +228,24 @@ impl Replica {
             return;
         }
         let own = self.superblock.content().lineage.newest_id();
-        let known = lineage.find(own).is_some() || self.superblock.content().lineage.is_empty();
         let Some(inbound) = &mut self.inbound else { return };
-        let is_queued = inbound.queue.iter().any(|arrived| matches!(arrived, Arrived::Generation(..)));
-        if generation.first_lsn != inbound.received.next()
-            || !(known || is_queued)
-            || lineage.newest() != Some(&generation)
-        {
+        let before = inbound.announced().unwrap_or(own);
+        let is_known = before == GenerationId::default() || lineage.find(before).is_some();
+        let is_queued = |arrived: &&Arrived| matches!(arrived, Arrived::Generation(..));
+        let has_room = inbound.queue.iter().filter(is_queued).count() < GENERATIONS_MAX;
+        if generation.first_lsn != inbound.received.next() || !is_known || !has_room {
             let reason = format!("generation {} does not follow what this node holds", generation.id);
             self.drop_link(node, &reason, effects);
             return;
         }
         inbound.queue.push_back(Arrived::Generation(generation, lineage));
+    }
+
+    /// The source waits for a flush. It asks behind its records, so that some of them may not have been taken in yet.
+    pub(super) fn on_flush(&mut self, node: NodeId, up_to: Lsn) {
+        if let Some(inbound) = self.inbound.as_ref().filter(|inbound| inbound.from == node) {
+            self.journal.want_flush(up_to.min(inbound.received));
+        }
     }
 
     /// Takes in what arrived, in order.

@@ -14,6 +14,7 @@ use crate::units::{GenerationId, Incarnation, Lsn, NodeId, Span, Term, Tick, VOT
 
 use super::Replica;
 use super::links::Peer;
+use super::own_generation::{Absence, OwnGeneration};
 use super::sending::Outbound;
 
 /// How long completions may be held back for a peer that is entering the in-sync set.
@@ -58,17 +59,6 @@ struct Joining {
     node: NodeId,
     cap: Lsn,
     since: Tick,
-}
-
-/// Whether this Primary's newest generation covers what it writes next.
-#[derive(Clone, Copy, Debug)]
-enum OwnGeneration {
-    /// It does.
-    Current,
-    /// A peer will not see what comes next: a new one must be durable before anything more is completed.
-    Due,
-    /// It is being recorded.
-    Recording(Revision),
 }
 
 /// What has become of a member of the in-sync set.
@@ -138,6 +128,16 @@ impl Reign {
     /// Whether what is written next has a generation that is durable.
     pub(super) fn has_its_generation(&self) -> bool {
         matches!(self.generation, OwnGeneration::Current)
+    }
+
+    /// Whether `node` is about to enter the set.
+    pub(super) fn lets_in(&self, node: NodeId) -> bool {
+        self.newest().in_sync.has_node(node) || self.joining.is_some_and(|joining| joining.node == node)
+    }
+
+    /// Whether what is written next has a generation.
+    pub(super) fn generation_mut(&mut self) -> &mut OwnGeneration {
+        &mut self.generation
     }
 
     fn cap(&self) -> Option<Lsn> {
@@ -228,11 +228,8 @@ impl Replica {
         reign.recorded = reign.proposals[at];
         reign.proposals.drain(..=at);
         let after = reign.recorded.in_sync;
-        let (version, has_lost) =
-            (reign.recorded.version, before.iter().any(|(node, _)| !after.has_node(node)));
-        if has_lost {
-            reign.generation = OwnGeneration::Due;
-        }
+        let version = reign.recorded.version;
+        reign.generation = reign.generation.of_another_set(&before, &after);
         let names: Vec<&str> = after.iter().map(|(node, _)| self.config.name_of(node)).collect();
         let text =
             format!("in-sync set of term {} version {version}: {}", self.record().term, names.join(", "));
@@ -270,8 +267,9 @@ impl Replica {
                     reign.generation = OwnGeneration::Current;
                 }
             }
-            OwnGeneration::Due => {
-                if self.writes.has_unfinished_writes() || self.complete < self.assigned() {
+            OwnGeneration::Due(_) => {
+                let is_due = self.writes.has_unfinished_writes() || self.complete < self.assigned();
+                if is_due && !self.awaits_return() {
                     self.begin_generation(effects);
                 }
             }
@@ -335,7 +333,8 @@ impl Replica {
             }
             return;
         }
-        if now < reign.join_again_at && self.writes.has_unfinished_writes() {
+        let is_awaited = reign.generation.absence().is_some_and(Absence::is_awaited);
+        if now < reign.join_again_at && self.writes.has_unfinished_writes() && !is_awaited {
             return;
         }
         let assigned = self.assigned();
@@ -514,13 +513,15 @@ impl Replica {
             .as_ref()
             .and_then(|reign| reign.joining)
             .map(|joining| joining.since.plus(JOIN_PATIENCE));
+        let absence = self.reign.as_ref().and_then(|reign| reign.generation.absence()?.awaited_until());
+        let absence = absence.filter(|until| *until > self.now);
         let lease = self.lease_ends().filter(|ends| *ends > self.now);
         let silence = self
             .peers
             .iter()
             .filter_map(|peer| peer.link.as_ref())
             .map(|link| link.last_received.plus(self.config.peer_timeout));
-        joining.into_iter().chain(lease).chain(silence).min()
+        joining.into_iter().chain(absence).chain(lease).chain(silence).min()
     }
 
     /// Whether this node is a Primary that ends when a higher term is stored somewhere.

@@ -138,8 +138,13 @@ impl Replica {
             return; // Of an earlier introduction.
         };
         let (is_full, target_keeps) = (*is_full, *target_keeps);
+        if let Some(beyond) = runs.iter().find(|run| run.end() > volume.end()) {
+            let reason = format!("it marks {beyond}, beyond the end of the volume");
+            self.drop_link(node, &reason, effects);
+            return;
+        }
         let slot = self.bitmap_slot(node);
-        for run in runs.iter().filter(|run| run.end() <= volume.end()) {
+        for run in runs {
             self.bitmap.set(slot, *run);
         }
         if !is_last {

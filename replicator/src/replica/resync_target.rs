@@ -268,11 +268,22 @@ impl Replica {
     }
 
     /// Every block that may differ is marked at the source: the journal is forgotten and begins anew.
-    pub(super) fn on_resync_from(&mut self, node: NodeId, start: Lsn, lineage: Lineage) {
+    pub(super) fn on_resync_from(
+        &mut self,
+        node: NodeId,
+        start: Lsn,
+        lineage: Lineage,
+        effects: &mut Effects,
+    ) {
         let is_from_source = self.inbound.as_ref().is_some_and(|inbound| inbound.from == node);
         let is_waiting = matches!(self.resync_target(), Some(ResyncTarget { stage: Stage::Waiting, .. }));
         if !is_from_source || !is_waiting {
             return; // Of an earlier introduction.
+        }
+        if lineage.newest().is_none_or(|newest| newest.first_lsn > start.next()) {
+            let reason = format!("write {} would be of no generation of its lineage", start.next());
+            self.drop_link(node, &reason, effects);
+            return;
         }
         let generation = lineage.newest_id();
         let session = self.journal.ring().session() + 1;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::config::CATCH_UP_READ_BYTES;
+use crate::config::{CATCH_UP_READ_BYTES, PEER_WINDOW_BYTES};
 use crate::effect::Effects;
 use crate::event::{IoId, LinkId};
 use crate::generation::compare::Course;
@@ -150,7 +150,8 @@ impl Outbound {
     }
 
     fn on_progress(&mut self, progress: Progress, now: Tick) {
-        self.progress = progress;
+        // However much it grants: what is on its way is held in memory here.
+        self.progress = Progress { window_bytes: progress.window_bytes.min(PEER_WINDOW_BYTES), ..progress };
         while let Some((_, bytes)) = self.unreceived.pop_front_if(|(last, _)| *last <= progress.received) {
             self.unreceived_bytes -= bytes;
         }
@@ -283,10 +284,15 @@ impl Replica {
 
     fn ship(&mut self, node: NodeId, records: Vec<Record>, effects: &mut Effects) {
         let last = records.last().expect("it is not empty").lsn;
+        // A peer that is further behind than the lineage reaches was brought here by a state that was not its own.
+        let Some(generation) = self.superblock.content().lineage.generation_of(last).map(|entry| entry.id)
+        else {
+            let reason = format!("it wants write {last}, whose generation this node does not know any more");
+            self.drop_link(node, &reason, effects);
+            return;
+        };
         let cost = records.iter().map(Record::cost).sum();
         let bytes = records.iter().map(|record| bytes_u64(record.payload.len())).sum::<u64>();
-        let generation =
-            self.superblock.content().lineage.generation_of(last).expect("every record has a generation").id;
         let stable_up_to = if self.role == Role::Primary { self.stable } else { Lsn::ZERO };
         self.send(node, &Message::Records(RecordBatch { generation, stable_up_to, records }), effects);
         self.note_stable_told(node);

@@ -192,7 +192,10 @@ impl Replica {
             let peer = self.peer(node);
             peer.has_no_need_of() < last && self.replicates_with(peer)
         };
-        if behind.iter().any(|node| is_back(*node)) {
+        // A disk that went back in time was not behind when the marks were made.
+        let has_fallen_back =
+            |peer: &Peer| peer.is_replica() && peer.accounted() < last && !behind.contains(&peer.node);
+        if behind.iter().any(|node| is_back(*node)) || self.peers.iter().any(has_fallen_back) {
             // It has come back meanwhile and may be reading just these records; bits that are set too many do no
             // harm. The move is tried again when the peer has them, or is gone.
             return;

@@ -192,8 +192,9 @@ impl Replica {
         record: &MembershipRecord,
         effects: &mut Effects,
     ) {
-        // Where no majority decides, a Primary is deposed by nobody's record.
-        let is_sovereign = self.role == Role::Primary && !self.is_deposed_by_terms();
+        // Where no majority decides, a Primary is deposed by nobody's record; and records of its own term it makes.
+        let is_of_own_term = record.term == self.record().term;
+        let is_sovereign = self.role == Role::Primary && (is_of_own_term || !self.is_deposed_by_terms());
         if may.is_err() || is_sovereign {
             // Equal is fine: the Primary only wants to know. It hears of what is on disk, not of what will be.
             let message = Message::RecordStored(Box::new(*self.record()));

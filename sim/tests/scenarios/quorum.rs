@@ -3,6 +3,7 @@
 use replicator::event::Durability;
 use replicator::state::{DiskState, Role};
 use replicator::units::{ByteRange, Span};
+use sim::node::DiskHealth;
 use sim::workload::Ask;
 use sim::world::{ALPHA, BETA, TIE, World};
 
@@ -62,11 +63,12 @@ fn without_a_majority_everything_waits_until_the_tiebreaker_returns() {
 }
 
 #[test]
-fn frozen_writes_are_sent_again_when_the_peer_returns_first() {
+fn frozen_writes_are_sent_again_when_the_peer_returns_first_and_no_generation_is_made() {
     for seed in 0..10 {
         let mut world = promoted(seed);
         world.kill_tiebreaker();
         pass(&mut world, 50);
+        let generations = world.status(ALPHA).lineage.len();
         world.kill(BETA);
         let write = world.write(ALPHA, 0, 4096);
         pass(&mut world, 10_000);
@@ -75,8 +77,66 @@ fn frozen_writes_are_sent_again_when_the_peer_returns_first() {
         assert!(world.wait_for(write, 5000), "seed {seed}\n{}", world.summaries());
         world.start_tiebreaker();
         world.assert_converges();
+        assert_eq!(world.status(ALPHA).lineage.len(), generations, "seed {seed}");
         world.read_everything(ALPHA);
     }
+}
+
+#[test]
+fn a_link_that_flaps_while_the_tiebreaker_is_away_makes_no_generation_and_takes_nobody_out_for_good() {
+    for seed in 0..10 {
+        let mut world = promoted(seed);
+        world.write_now(ALPHA, 0, 4096);
+        world.kill_tiebreaker();
+        pass(&mut world, 50);
+        let generations = world.status(ALPHA).lineage.len();
+        for flap in 0..4 {
+            world.set_cut_both([ALPHA, BETA], true);
+            let write = world.write(ALPHA, flap * 4096, 4096);
+            pass(&mut world, 4000 + 100 * seed);
+            assert!(!world.is_done(write), "seed {seed}");
+            world.set_cut_both([ALPHA, BETA], false);
+            assert!(world.wait_for(write, 4000), "seed {seed}, flap {flap}\n{}", world.summaries());
+            assert_eq!(in_sync(&world, ALPHA), ["alpha", "beta"], "it was completed with beta");
+            assert_eq!(world.status(ALPHA).lineage.len(), generations, "seed {seed}, flap {flap}");
+        }
+        world.start_tiebreaker();
+        world.assert_converges();
+        world.read_everything(ALPHA);
+    }
+}
+
+#[test]
+fn a_member_that_was_away_while_nobody_wrote_makes_no_generation() {
+    let mut world = promoted(3);
+    world.write_now(ALPHA, 0, 4096);
+    let generations = world.status(ALPHA).lineage.len();
+    world.set_cut_both([ALPHA, BETA], true);
+    pass(&mut world, 8000);
+    assert_eq!(in_sync(&world, ALPHA), ["alpha"]);
+    world.set_cut_both([ALPHA, BETA], false);
+    world.assert_converges();
+    world.write_now(ALPHA, 0, 4096);
+    assert_eq!(world.status(ALPHA).lineage.len(), generations);
+}
+
+#[test]
+fn a_lost_member_that_is_linked_again_but_stuck_holds_nobody_up_for_long() {
+    let mut world = promoted(4);
+    world.write_now(ALPHA, 0, 4096);
+    let generations = world.status(ALPHA).lineage.len();
+    world.set_cut_both([ALPHA, BETA], true);
+    pass(&mut world, 8000);
+    world.set_health(BETA, DiskHealth::Stuck);
+    world.set_cut_both([ALPHA, BETA], false);
+    pass(&mut world, 3000);
+    let write = world.write(ALPHA, 0, 4096);
+    assert!(world.wait_for(write, 1500), "{}", world.summaries());
+    assert_eq!(in_sync(&world, ALPHA), ["alpha"]);
+    assert_eq!(world.status(ALPHA).lineage.len(), generations + 1, "beta has not seen it");
+    world.set_health(BETA, DiskHealth::Good);
+    world.assert_converges();
+    world.read_everything(ALPHA);
 }
 
 #[test]

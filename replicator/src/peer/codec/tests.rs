@@ -37,7 +37,7 @@ fn incarnation() -> impl Strategy<Value = Incarnation> {
 }
 
 fn lsn() -> impl Strategy<Value = Lsn> {
-    prop_oneof![(0..200u64), any::<u64>()].prop_map(Lsn)
+    prop_oneof![0..200u64, 0..1u64 << 63].prop_map(Lsn)
 }
 
 fn position() -> impl Strategy<Value = Position> {
@@ -189,7 +189,7 @@ fn resync() -> impl Strategy<Value = Message> {
 }
 
 fn progress() -> impl Strategy<Value = Message> {
-    (vec(any::<u64>(), 4), any::<u64>()).prop_map(|(mut steps, window_bytes)| {
+    (vec(0..1u64 << 63, 4), any::<u64>()).prop_map(|(mut steps, window_bytes)| {
         steps.sort_unstable();
         let [data_flushed, flushed, journaled, received] = [0, 1, 2, 3].map(|at| Lsn(steps[at]));
         Message::Progress(Progress { received, journaled, flushed, data_flushed, window_bytes })
