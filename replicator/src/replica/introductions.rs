@@ -228,14 +228,27 @@ impl Replica {
         if ours.follows_another || theirs.follows_another {
             return self.put_off_verdict(node);
         }
-        let verdict = compare(ours, theirs);
-        let parted = divergence(ours, theirs);
-        let met = Meeting { action: Some(verdict.action), ours: ours.clone(), theirs: theirs.clone() };
+        let (ours, theirs) = (ours.clone(), theirs.clone());
+        self.follow_verdict(node, ours, theirs, effects);
+    }
+
+    /// Reaches the verdict on two states, and begins what it says.
+    fn follow_verdict(
+        &mut self,
+        node: NodeId,
+        ours: Box<PeerState>,
+        theirs: Box<PeerState>,
+        effects: &mut Effects,
+    ) {
+        let verdict = compare(&ours, &theirs);
+        let parted = divergence(&ours, &theirs);
         let peer_is_primary = theirs.role == Role::Primary;
-        let target_before = self.target_before(node, theirs);
-        let broken = [target_is_broken(ours), target_is_broken(theirs)];
+        let target_before = self.target_before(node, &theirs);
+        let broken = [target_is_broken(&ours), target_is_broken(&theirs)];
         let text = format!("{}: rule {verdict}, {}", self.name_of(node), action_text(&verdict.action));
         effects.push(Effect::Notify(Notice::info("verdict", text)));
+        let met = Meeting { action: Some(verdict.action), ours, theirs };
+        let rule = Some(verdict.rule);
         let peer = self.peer_mut(node);
         (peer.rule, peer.trouble, peer.met) = (Some(verdict), None, Some(met));
         match verdict.action {
@@ -243,22 +256,17 @@ impl Replica {
             SyncAction::Stop(reason) => {
                 let why = explanations::stopped(reason, &self.config.resource, self.role, parted);
                 self.note_split_brain(node, reason, &why, effects);
-                self.stop_replication(node, Some(verdict.rule), why, effects);
+                self.stop_replication(node, rule, why, effects);
                 self.apply_split_brain_policy(node, effects);
             }
             SyncAction::Source(_) if broken[1] => {
-                self.stop_replication(node, Some(verdict.rule), explanations::peers_disk_failed(), effects);
+                self.stop_replication(node, rule, explanations::peers_disk_failed(), effects);
             }
             SyncAction::Target(_) if broken[0] => {
-                self.stop_replication(node, Some(verdict.rule), explanations::own_disk_failed(), effects);
+                self.stop_replication(node, rule, explanations::own_disk_failed(), effects);
             }
             SyncAction::Target(_) if self.role == Role::Primary => {
-                self.stop_replication(
-                    node,
-                    Some(verdict.rule),
-                    explanations::primary_is_no_target(),
-                    effects,
-                );
+                self.stop_replication(node, rule, explanations::primary_is_no_target(), effects);
             }
             SyncAction::Source(course) => self.start_source(node, verdict.rule, course, target_before),
             SyncAction::Target(course) => {
