@@ -371,6 +371,32 @@ fn the_reasons_not_to_vote_are_those_of_the_code() {
 }
 
 #[test]
+fn every_attack_names_a_rule_and_tests_that_exist() {
+    let document = read("docs/ATTACKS.md");
+    let everything: String = sources().iter().map(|path| read(path)).collect();
+    let tests: BTreeSet<&str> = everything
+        .split("#[test]\n")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("fn ")?.1.split(['(', '<']).next())
+        .collect();
+    let rows: Vec<&str> = document.lines().filter(|line| line.starts_with("| ")).collect();
+    assert!(rows.len() > 50, "only {} rows", rows.len());
+    for row in rows.iter().filter(|row| !row.ends_with("| tests |")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let named = quoted(cells.last().expect("a cell"));
+        assert!(!named.is_empty() && cells.iter().all(|cell| !cell.is_empty()), "{row}");
+        for test in named {
+            assert!(tests.contains(test), "{test} is no test");
+        }
+    }
+    let rules = table_under(&document, "## Rows of the verdict");
+    assert_eq!(
+        rules.iter().map(|row| row[0].to_owned()).collect::<Vec<_>>(),
+        SyncRule::IN_ORDER.map(|rule| rule.to_string())
+    );
+}
+
+#[test]
 fn the_states_of_advice_are_those_of_the_code() {
     let source = read("replicator/src/replica/status.rs");
     let ends = [

@@ -81,6 +81,8 @@ use tail::TailMove;
 pub struct ContinuityMark {
     /// That run.
     pub incarnation: Incarnation,
+    /// The run that it continues, until its superblock names itself.
+    pub continues: Option<Incarnation>,
     /// The newest write that it said it had in its journal.
     pub acknowledged: Lsn,
 }
@@ -210,6 +212,8 @@ pub struct Replica {
     incarnation: Incarnation,
     /// The recorded incarnation that this run continues without loss.
     continues: Option<Incarnation>,
+    /// The run that the superblock named at the start, if that was without loss.
+    preceded_by: Option<Incarnation>,
     /// Newest write that is complete, as far as this node decides it.
     complete: Lsn,
     /// Newest write known to be flushed on every in-sync replica.
@@ -264,6 +268,7 @@ impl Replica {
             DurableDisk::UpToDate => DiskState::Consistent,
         };
         let continues = continuity::continued(&superblock, recovery.end, continuity, is_corrupt);
+        let preceded_by = continues.map(|_| superblock.incarnation);
         let mut write_back = WriteBack::new(recovery.written_back_up_to);
         for (_, record) in recovery.replay {
             write_back.accept(record, started);
@@ -292,6 +297,7 @@ impl Replica {
             role: Role::Secondary,
             disk,
             continues,
+            preceded_by,
             writes: Writes::default(),
             reads: Reads::default(),
             throttle: Throttle::new(config.resync, started),
@@ -482,7 +488,9 @@ impl Replica {
     /// later run in this boot must find in its journal.
     #[must_use]
     pub fn continuity_mark(&self) -> ContinuityMark {
-        ContinuityMark { incarnation: self.incarnation, acknowledged: self.journal.journaled() }
+        // A daemon that dies before its superblock names it has lost nothing either.
+        let continues = self.preceded_by.filter(|_| !self.is_started());
+        ContinuityMark { incarnation: self.incarnation, continues, acknowledged: self.journal.journaled() }
     }
 
     /// When something becomes due by time alone.

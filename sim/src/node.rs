@@ -68,6 +68,8 @@ pub enum DiskHealth {
     Stuck,
     /// No I/O of the data area is ever reported.
     DataStuck,
+    /// No flush of the journal is ever reported; everything else works.
+    FlushesStuck,
 }
 
 /// What fails next on a disk, once.
@@ -124,7 +126,12 @@ impl DiskHealth {
             | IoWork::ReadJournal(..)
             | IoWork::FlushJournal(_) => false,
         };
-        self == Self::Stuck || (self == Self::DataStuck && is_of_data)
+        match self {
+            Self::Good | Self::Failing => false,
+            Self::Stuck => true,
+            Self::DataStuck => is_of_data,
+            Self::FlushesStuck => matches!(work, IoWork::FlushJournal(_)),
+        }
     }
 }
 

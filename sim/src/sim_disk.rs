@@ -15,7 +15,7 @@ const SECTOR: usize = 512;
 type Block = Bytes;
 
 /// One area of a disk: blocks of zeroes until something is written.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SimDisk {
     live: BTreeMap<u64, Block>,
     durable: BTreeMap<u64, Block>,

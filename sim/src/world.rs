@@ -4,8 +4,10 @@
 mod deeds;
 mod executing;
 mod links;
+mod replacing;
 
 pub use deeds::other;
+pub use replacing::BackUp;
 
 use std::collections::BTreeMap;
 

@@ -20,8 +20,8 @@ const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
 const MAGIC: [u8; 8] = *b"TBLKRUN1";
 /// Bytes of a boot id: a UUID in text.
 const BOOT_ID_BYTES: usize = 36;
-/// Magic, boot id, incarnation, Lsn, checksum.
-const PAGE_BYTES: usize = 8 + BOOT_ID_BYTES + 8 + 8 + 4;
+/// Magic, boot id, incarnation, the one that it continues or zero, Lsn, checksum.
+const PAGE_BYTES: usize = 8 + BOOT_ID_BYTES + 8 + 8 + 8 + 4;
 
 /// Why no marks can be published, nor an older one taken back.
 #[derive(Debug, Error)]
@@ -104,8 +104,8 @@ fn boot_id() -> Result<[u8; BOOT_ID_BYTES], ContinuityError> {
 }
 
 fn encode(mark: &ContinuityMark, boot_id: &[u8; BOOT_ID_BYTES]) -> [u8; PAGE_BYTES] {
-    let (incarnation, acknowledged) = (mark.incarnation.0.to_le_bytes(), mark.acknowledged.0.to_le_bytes());
-    let content = [&MAGIC[..], boot_id, &incarnation, &acknowledged].concat();
+    let numbers = [mark.incarnation.0, mark.continues.unwrap_or_default().0, mark.acknowledged.0];
+    let content = [&MAGIC[..], boot_id, &numbers.map(u64::to_le_bytes).concat()].concat();
     let sum = Crc32c::of(&content).0.to_le_bytes();
     [&content[..], &sum].concat().try_into().expect("the fields add up to a page")
 }
@@ -115,7 +115,8 @@ fn decode(page: &[u8; PAGE_BYTES], boot_id: &[u8; BOOT_ID_BYTES]) -> Option<Cont
     let numbers_at = MAGIC.len() + BOOT_ID_BYTES;
     let mark = ContinuityMark {
         incarnation: Incarnation(number(numbers_at)?),
-        acknowledged: Lsn(number(numbers_at + 8)?),
+        continues: Some(Incarnation(number(numbers_at + 8)?)).filter(|run| *run != Incarnation::default()),
+        acknowledged: Lsn(number(numbers_at + 16)?),
     };
     // Equal as a whole, so also in magic, boot id and checksum.
     (encode(&mark, boot_id) == *page).then_some(mark)
@@ -125,7 +126,11 @@ fn decode(page: &[u8; PAGE_BYTES], boot_id: &[u8; BOOT_ID_BYTES]) -> Option<Cont
 mod tests {
     use super::*;
 
-    const MARK: ContinuityMark = ContinuityMark { incarnation: Incarnation(0xfeed), acknowledged: Lsn(42) };
+    const MARK: ContinuityMark = ContinuityMark {
+        incarnation: Incarnation(0xfeed),
+        continues: Some(Incarnation(0xfe)),
+        acknowledged: Lsn(42),
+    };
 
     #[test]
     fn the_newest_mark_of_this_boot_is_found_by_the_next_run() {
@@ -134,7 +139,7 @@ mod tests {
         let (mut continuity, earlier) = Continuity::open(&path).unwrap();
         assert_eq!(earlier, None);
         continuity.publish(MARK).unwrap();
-        let newer = ContinuityMark { acknowledged: Lsn(43), ..MARK };
+        let newer = ContinuityMark { continues: None, acknowledged: Lsn(43), ..MARK };
         continuity.publish(newer).unwrap();
         drop(continuity);
         assert_eq!(Continuity::open(&path).unwrap().1, Some(newer));

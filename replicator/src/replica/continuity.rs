@@ -15,8 +15,10 @@ pub(super) fn continued(
     if recorded == Incarnation::default() || is_corrupt {
         return None;
     }
-    let same_boot = mark
-        .is_some_and(|mark| mark.incarnation == superblock.incarnation && journal_end >= mark.acknowledged);
+    let same_boot = mark.is_some_and(|mark| {
+        let is_of_mark = [Some(mark.incarnation), mark.continues].contains(&Some(superblock.incarnation));
+        is_of_mark && journal_end >= mark.acknowledged
+    });
     let flags = superblock.flags;
     (flags.stopped_cleanly || same_boot || flags.journal_nonvolatile).then_some(recorded)
 }

@@ -198,6 +198,7 @@ impl World {
         }
         if fault_budget::names_a_loss(&what) {
             self.watch.loss_named();
+            self.primaries.forced();
         }
         if what == Order::Stop {
             self.stops.push((node, order));
@@ -269,6 +270,11 @@ impl World {
     /// It was refused.
     pub fn demote(&mut self, node: NodeId) -> Result<String, Refused> {
         self.ask_operator(node, Order::Demote { clients: ConnectedClients::Refuse })
+    }
+
+    /// So many clients are connected to a node now.
+    pub fn clients_connect(&mut self, node: NodeId, clients: usize) {
+        self.tell(node, Event::ClientsCounted { clients });
     }
 
     /// A client asks a node for something.

@@ -208,12 +208,12 @@ impl World {
         }
         let event = match health {
             DiskHealth::Failing => Event::IoFailed { io, errno: 5 },
-            DiskHealth::Good | DiskHealth::Stuck | DiskHealth::DataStuck
+            DiskHealth::Good | DiskHealth::Stuck | DiskHealth::DataStuck | DiskHealth::FlushesStuck
                 if self.sabotage.is_some_and(|sabotage| sabotage.swallows(node, &work)) =>
             {
                 Event::IoCompleted { io }
             }
-            DiskHealth::Good | DiskHealth::Stuck | DiskHealth::DataStuck => {
+            DiskHealth::Good | DiskHealth::Stuck | DiskHealth::DataStuck | DiskHealth::FlushesStuck => {
                 let done = Done::of(&work);
                 let event = machine.finish(io, work);
                 self.watch.done(&self.nodes, node, io, &done, self.now);

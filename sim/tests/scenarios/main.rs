@@ -10,11 +10,16 @@ mod explain;
 mod failover;
 mod fencing;
 mod journal;
+mod old_disks;
 mod promote;
 mod protocol_abc;
 mod quorum;
+mod reigns;
 mod resync;
 mod split_brain;
+mod three;
+mod unflushed;
+mod verdicts;
 mod votes;
 mod went_back;
 
@@ -23,6 +28,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use replicator::config::ReplicationProtocol;
+use replicator::status_report::LsnReport;
 use replicator::units::{NodeId, Span};
 use sim::node::NodeOptions;
 use sim::world::{ALPHA, World, WorldOptions};
@@ -58,4 +64,15 @@ fn pass(world: &mut World, milliseconds: u64) {
 /// Names of the members of the in-sync set as a node has stored it.
 fn in_sync(world: &World, node: NodeId) -> Vec<String> {
     world.status(node).in_sync.into_iter().map(|member| member.name).collect()
+}
+
+/// How far a node has come.
+fn lsn(world: &World, node: NodeId) -> LsnReport {
+    world.status(node).lsn
+}
+
+/// The rule that a node's last verdict on a peer rests on.
+fn rule(world: &World, node: NodeId, peer: NodeId) -> Option<String> {
+    let connections = world.status(node).connections;
+    connections.into_iter().find(|connection| connection.peer_node_id == peer)?.rule
 }

@@ -80,6 +80,21 @@ fn a_forced_demotion_in_the_middle_of_writes_leaves_equal_replicas() {
 }
 
 #[test]
+fn a_node_with_a_client_is_demoted_only_by_force() {
+    let mut world = promoted(4);
+    world.write_now(ALPHA, 0, 4096);
+    world.clients_connect(ALPHA, 1);
+    let refused = world.demote(ALPHA).expect_err("a client is connected");
+    assert_eq!((refused.name, refused.code.exit_status()), ("in-use", 11));
+    assert_eq!(world.role(ALPHA), Role::Primary);
+    world.write_now(ALPHA, 4096, 4096);
+    let forced = Order::Demote { clients: ConnectedClients::Disconnect };
+    world.ask_operator(ALPHA, forced).expect("force is enough");
+    world.promote(BETA, 10_000).expect("it is in sync");
+    world.read_everything(BETA);
+}
+
+#[test]
 fn a_demotion_finishes_what_arrived_before_it() {
     for seed in 0..10 {
         let mut world = promoted(seed);

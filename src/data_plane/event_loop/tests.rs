@@ -112,7 +112,7 @@ impl Core for WriteThrough {
     }
 
     fn continuity_mark(&self) -> ContinuityMark {
-        ContinuityMark { incarnation: Incarnation(1), acknowledged: Lsn(self.journaled) }
+        ContinuityMark { incarnation: Incarnation(1), continues: None, acknowledged: Lsn(self.journaled) }
     }
 
     fn status(&self, _now: Tick) -> StatusReport {
@@ -244,7 +244,8 @@ fn what_a_client_writes_is_on_the_disk_and_is_read_back() {
         [&[1; 4096][..], &[7]].concat()
     );
     let mark = Continuity::open(&folder.path().join("page")).unwrap().1;
-    assert_eq!(mark, Some(ContinuityMark { incarnation: Incarnation(1), acknowledged: Lsn(1) }));
+    let published = ContinuityMark { incarnation: Incarnation(1), continues: None, acknowledged: Lsn(1) };
+    assert_eq!(mark, Some(published));
 }
 
 #[test]
