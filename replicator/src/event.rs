@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::peer::frame::ReceivedFrame;
 use crate::rescue::{Giving, RescueStep};
-use crate::units::{ByteRange, NodeId, RequestId, Span, bytes_u64};
+use crate::units::{ByteRange, NodeId, RequestId, Span, bytes_u64, VoterId};
 
 /// Names one I/O from the effect that orders it to the event that reports it. Never reused within a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,6 +162,14 @@ pub enum Order {
     },
     /// Say what a promotion by force would cost. Changes nothing.
     WeighForce,
+    /// Let a new voter take the seat of one that was replaced, although too few others can tell what that one had
+    /// recorded.
+    AcceptNewVoter {
+        /// The identity of the new one.
+        voter: VoterId,
+        /// Whether only to say what may be lost.
+        is_rehearsal: bool,
+    },
     /// Call this copy older than others, so that it cannot be promoted until it has been brought up to date.
     Outdate,
     /// Become Secondary.

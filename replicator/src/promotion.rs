@@ -6,6 +6,7 @@ pub mod fence;
 pub mod membership;
 pub mod preconditions;
 pub mod refusal;
+pub mod seats;
 pub mod tiebreaker;
 pub mod tiebreaker_file;
 pub mod voting;

@@ -27,6 +27,7 @@ mod introductions;
 mod leaving;
 mod links;
 mod mark_reader;
+mod new_voters;
 mod orders;
 mod own_generation;
 mod passing_on;
@@ -60,7 +61,7 @@ use crate::read::Reads;
 use crate::resync::throttle::Throttle;
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::{Revision, SuperblockKeeper};
-use crate::units::{Incarnation, Lsn, NodeId, RequestId, Span, Tick};
+use crate::units::{Incarnation, Lsn, NodeId, RequestId, Span, Tick, VoterId};
 use crate::write::Writes;
 use crate::write_back::WriteBack;
 
@@ -248,6 +249,8 @@ pub struct Replica {
     serves_as_was: bool,
     frozen_since: Option<Tick>,
     /// What fence commands have found out about lost peers.
+    /// The new voter that an operator has ordered to take in at once.
+    accepted_voter: Option<VoterId>,
     fencing: BTreeMap<NodeId, Fencing>,
     last_fence_run: u64,
 }
@@ -321,6 +324,7 @@ impl Replica {
             export: None,
             serves_as_was: false,
             frozen_since: None,
+            accepted_voter: None,
             fencing: BTreeMap::new(),
             last_fence_run: 0,
             config,
@@ -409,6 +413,7 @@ impl Replica {
             self.advance_introductions(effects);
             self.advance_inbound(effects);
             self.advance_equals();
+            self.advance_pins(effects);
             self.advance_candidacy(effects);
             self.advance_reign(effects);
             self.admit_requests(effects);

@@ -149,7 +149,8 @@ pub fn decide(ballot: &Ballot<'_>) -> Decision {
     Decision::Wait { refused, pause: lease.min().unwrap_or_default() }
 }
 
-/// A voter that this node has never met cannot be counted: its identity is not known yet.
+/// A voter that this node has never met cannot be counted: its identity is not known yet. A seat that was emptied is
+/// another matter: everybody knows that nobody votes there.
 fn unmet_voters(ballot: &Ballot<'_>) -> Option<Decision> {
     let is_unmet = |node: &NodeId| ballot.request.record.voters.ids[node.index()] == VoterId::default();
     let unmet: Vec<&str> =

@@ -13,9 +13,10 @@ use crate::event::LinkId;
 use crate::generation::lineage::Position;
 use crate::peer::codec::MessageError;
 use crate::peer::frame::{FrameStamp, OutboundFrame, ReceivedFrame};
-use crate::peer::message::{FarewellReason, Message, VoteReply, VoteRequest, VoteStage};
+use crate::peer::message::{Denial, FarewellReason, Message, VoteReply, VoteRequest, VoteStage};
 use crate::peer::message_type::MessageType;
 use crate::promotion::membership::MembershipRecord;
+use crate::promotion::seats;
 use crate::promotion::tiebreaker_file::TiebreakerState;
 use crate::promotion::voting::{
     Reign, SeenPrimary, StoreDenial, VoterView, may_grant, may_replace, may_store,
@@ -108,8 +109,8 @@ pub enum DropReason {
     /// No replica of this configuration.
     #[error("{0} is no replica of this resource")]
     NoReplica(NodeId),
-    /// Another voter than the one met first under this number.
-    #[error("the voter identity is {found}, known is {known}: a voter that was made anew does not vote")]
+    /// A voter that was replaced: another one has its place.
+    #[error("it answers as voter {found}, but {known} has its place")]
     UnknownVoter {
         /// By its own word.
         found: VoterId,
@@ -137,6 +138,10 @@ pub enum DropReason {
 #[derive(Debug)]
 struct Link {
     link: LinkId,
+    /// The identity that it has proved to have.
+    voter: VoterId,
+    /// Whether it has shown that it never stored a record.
+    is_new: bool,
     /// The newest clock value received on this link.
     echo: Tick,
     heard: Tick,
@@ -151,8 +156,8 @@ struct Link {
 /// Something to decide once no store is under way.
 #[derive(Debug)]
 enum Question {
-    /// A new link of this voter: may it be, and what is stored?
-    Introduction(VoterId),
+    /// A new link: what is stored?
+    Introduction,
     /// A candidate asks.
     Vote(Box<VoteRequest>),
     /// A Primary tells.
@@ -294,9 +299,10 @@ impl Tiebreaker {
         }
         self.forget_link(peer);
         let (role, term, secondary_run) = (Role::Unknown, Term::ZERO, None);
-        let held = Link { link, echo: Tick(0), heard: now, sent: now, role, term, secondary_run };
+        let (echo, heard, sent, is_new) = (Tick(0), now, now, false);
+        let held = Link { link, voter, is_new, echo, heard, sent, role, term, secondary_run };
         self.links.insert(peer, held);
-        self.ask(peer, Question::Introduction(voter), effects);
+        self.ask(peer, Question::Introduction, effects);
     }
 
     fn on_frame(
@@ -306,7 +312,10 @@ impl Tiebreaker {
         frame: &ReceivedFrame,
         effects: &mut Vec<TiebreakerEffect>,
     ) {
-        self.last_frames[peer.index()] = Some(now);
+        // What somebody new says does not make the lease of whoever had the seat before last longer.
+        if self.has_seat(peer) {
+            self.last_frames[peer.index()] = Some(now);
+        }
         let held = self.links.get_mut(&peer).expect("the caller checked the link");
         held.heard = now;
         held.echo = held.echo.max(frame.stamp.clock);
@@ -323,7 +332,11 @@ impl Tiebreaker {
         match message {
             Message::State(state) => {
                 held.role = state.role;
+                held.is_new = state.record.is_empty();
                 held.secondary_run = (state.role == Role::Secondary).then_some(state.incarnation);
+                if self.is_left_behind(peer, &state.record) {
+                    self.send_away(now, peer, effects);
+                }
             }
             Message::Heartbeat { role, .. } => {
                 held.role = role;
@@ -372,38 +385,81 @@ impl Tiebreaker {
     /// Decides one question after the other, until one of them starts a store.
     fn answer_questions(&mut self, now: Tick, effects: &mut Vec<TiebreakerEffect>) {
         while self.store.is_none() {
+            if self.meet_anew(effects) {
+                return;
+            }
             let Some(Waiting { peer, link, question }) = self.waiting.pop_front() else { return };
             assert!(self.is_current(peer, link), "questions go with their link");
             match question {
-                Question::Introduction(voter) => self.on_introduction(now, peer, voter, effects),
+                Question::Introduction => self.on_introduction(now, peer, effects),
                 Question::Vote(request) => self.on_vote_request(now, peer, &request, effects),
                 Question::Update(record) => {
-                    let may = may_store(&self.durable.record, &self.durable.known, &record, peer);
+                    let own = (self.durable.node, &self.durable.known);
+                    let may = may_store(&self.durable.record, own, &record, peer);
                     self.on_update(now, peer, &record, may, effects);
                 }
                 Question::PassedOn(record) => {
-                    let may = may_replace(&self.durable.record, &self.durable.known, &record);
+                    let own = (self.durable.node, &self.durable.known);
+                    let may = may_replace(&self.durable.record, own, &record);
                     self.on_update(now, peer, &record, may, effects);
                 }
             }
         }
     }
 
-    fn on_introduction(
-        &mut self,
-        now: Tick,
-        peer: NodeId,
-        voter: VoterId,
-        effects: &mut Vec<TiebreakerEffect>,
-    ) {
-        let known = self.durable.known.ids[peer.index()];
-        if known.0 != 0 && known != voter {
-            self.send(now, peer, &Message::Farewell { reason: FarewellReason::UnknownVoter }, effects);
-            self.drop_link(peer, DropReason::UnknownVoter { found: voter, known }, effects);
-            return;
+    /// The identity that has the seat of a replica, as far as the tiebreaker knows.
+    fn seat_of(&self, peer: NodeId) -> VoterId {
+        seats::holder(&self.durable.record, &self.durable.known, peer)
+    }
+
+    /// Whether the replica that is linked under this number is the one that has the seat.
+    fn has_seat(&self, peer: NodeId) -> bool {
+        self.links.get(&peer).is_some_and(|held| held.voter == self.seat_of(peer))
+    }
+
+    /// Whether records are taken from a replica: also where its seat was emptied, and it may have got it meanwhile.
+    fn may_bring_records(&self, peer: NodeId) -> bool {
+        self.has_seat(peer) || (!self.durable.record.is_empty() && seats::is_free(self.seat_of(peer)))
+    }
+
+    /// Whether a replica without a seat shows that it had one, and was replaced since.
+    fn is_left_behind(&self, peer: NodeId, shown: &MembershipRecord) -> bool {
+        let has_a_seat = self.has_seat(peer) || seats::is_free(self.seat_of(peer));
+        !has_a_seat && !shown.is_empty() && shown.order() < self.durable.record.order()
+    }
+
+    fn send_away(&mut self, now: Tick, peer: NodeId, effects: &mut Vec<TiebreakerEffect>) {
+        let (found, known) = (self.links[&peer].voter, self.seat_of(peer));
+        self.send(now, peer, &Message::Farewell { reason: FarewellReason::UnknownVoter }, effects);
+        self.drop_link(peer, DropReason::UnknownVoter { found, known }, effects);
+    }
+
+    /// Before the first promotion a replica that was made anew is met anew, if the others are there and have no record
+    /// either: nobody has promised anything. Says whether that is being stored.
+    fn meet_anew(&mut self, effects: &mut Vec<TiebreakerEffect>) -> bool {
+        if !self.durable.record.is_empty() || self.links.len() < self.config.replicas {
+            return false;
         }
+        let strangers = self.links.iter().filter(|(peer, _)| {
+            let seat = self.seat_of(**peer);
+            !seats::is_free(seat) && !self.has_seat(**peer)
+        });
+        let strangers: Vec<_> = strangers.map(|(peer, held)| (*peer, held.voter)).collect();
+        let [(peer, voter)] = strangers[..] else { return false };
+        if !self.links.values().all(|held| held.is_new) {
+            return false;
+        }
+        let mut state = self.next_state();
+        state.known.ids[peer.index()] = voter;
+        self.start_store(state, None, effects);
+        true
+    }
+
+    fn on_introduction(&mut self, now: Tick, peer: NodeId, effects: &mut Vec<TiebreakerEffect>) {
+        let voter = self.links[&peer].voter;
         let stored = Message::RecordStored(Box::new(self.durable.record));
-        if known == voter {
+        // Whoever is new under its number is told what is stored, and waits until a Primary takes it in.
+        if !seats::is_free(self.durable.known.ids[peer.index()]) {
             self.send(now, peer, &stored, effects);
             return;
         }
@@ -419,7 +475,10 @@ impl Tiebreaker {
         request: &VoteRequest,
         effects: &mut Vec<TiebreakerEffect>,
     ) {
-        let vote = may_grant(&self.view(now), request);
+        let vote = match self.has_seat(peer) {
+            true => may_grant(&self.view(now), request),
+            false => Err(Denial::OtherVoters),
+        };
         let (round, stage) = (request.round, request.stage);
         let takes = vote.is_ok() && stage == VoteStage::Take;
         let record = if takes { request.record } else { self.durable.record };
@@ -442,12 +501,12 @@ impl Tiebreaker {
         effects: &mut Vec<TiebreakerEffect>,
     ) {
         match may {
-            Ok(()) => {
+            Ok(()) if self.may_bring_records(peer) => {
                 let stored = Message::RecordStored(Box::new(*update));
                 self.store_record(*update, peer, stored, effects);
             }
             // The answer says what is stored instead, and the frame's term what reign it is.
-            Err(_) => self.send(now, peer, &Message::RecordStored(Box::new(self.durable.record)), effects),
+            Ok(()) | Err(_) => self.send(now, peer, &Message::RecordStored(Box::new(self.durable.record)), effects),
         }
     }
 
@@ -476,7 +535,7 @@ impl Tiebreaker {
     /// be one that is about to serve: it has the vote, and its next heartbeat will say Primary.
     fn reign(&self) -> Reign {
         let record = &self.durable.record;
-        let over = record.primary.is_some_and(|primary| {
+        let over = record.primary.filter(|primary| self.has_seat(*primary)).is_some_and(|primary| {
             let held = self.links.get(&primary).filter(|held| held.role == Role::Secondary);
             let run = held.and_then(|held| held.secondary_run);
             let recorded = record.in_sync.incarnation_of(primary);
@@ -509,8 +568,8 @@ impl Tiebreaker {
     ) {
         assert!(record.order() > self.durable.record.order(), "I2: a record is replaced by a newer one only");
         let mut state = self.next_state();
-        // Nobody can be met under another identity than the one recorded.
-        state.known = record.voters;
+        // Nobody has a vote under another identity than the one recorded.
+        state.known = seats::met_by(&record.voters);
         state.record = record;
         self.start_store(state, Some((peer, answer)), effects);
     }

@@ -2,7 +2,8 @@
 //! that a Primary sends. Replicas and the tiebreaker decide by the same table.
 //!
 //! Rule: a voter says yes only if no data can be lost by its yes (semantics §3). Pure and without memory;
-//! who counts the votes, and what is stored when, is the business of others.
+//! who counts the votes, and what is stored when, is the business of others. Who is a voter at all, and how the list
+//! of them changes, is decided in `seats`.
 
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ mod tests;
 use crate::generation::lineage::Position;
 use crate::peer::message::{Basis, Denial, VoteRequest};
 use crate::promotion::membership::{MembershipRecord, VoterList};
+use crate::promotion::seats;
 use crate::units::{Incarnation, NodeId, Span, Term, Tick};
 
 /// Whether a reign may still last, as far as a voter was told.
@@ -128,15 +130,14 @@ fn other_voters(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
         return None;
     }
     let asked = &request.record.voters;
-    let counted = asked.ids.iter().enumerate().all(|(at, id)| (id.0 != 0) == (at < view.voters));
-    let known = fits(&view.known, asked);
-    let recorded = view.record.is_empty() || view.record.voters == *asked;
-    (!(counted && known && recorded)).then_some(Denial::OtherVoters)
-}
-
-/// Whether nobody is listed under another identity than the one known.
-fn fits(known: &VoterList, listed: &VoterList) -> bool {
-    known.ids.iter().zip(listed.ids).all(|(known, listed)| known.0 == 0 || *known == listed)
+    let is_seated = seats::names(asked, view.node, &view.known);
+    let is_configured = seats::are_seats_of(asked, view.voters);
+    let is_agreed = match view.record.is_empty() {
+        // The first promotion is one of voters that have all been met.
+        true => seats::fits(&view.known, asked) && asked.ids.iter().take(view.voters).all(|id| id.0 != 0),
+        false => view.record.voters == *asked,
+    };
+    (!(is_seated && is_configured && is_agreed)).then_some(Denial::OtherVoters)
 }
 
 /// Whoever failed to reach a healthy Primary must not depose it.
@@ -219,8 +220,8 @@ fn lease(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
 /// Why a voter does not store a record that it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreDenial {
-    /// It is not among the voters of that record, or they are others than those of its own.
-    #[error("the voters of the record sent differ from those of the record stored")]
+    /// It is not among the voters of that record; or it has stored none, and has met others than those.
+    #[error("the record sent does not name this voter, or names others than those it has met")]
     OtherVoters,
     /// It has stored the same or a newer one.
     #[error("a record of term {term}, version {version} is stored already")]
@@ -240,18 +241,18 @@ pub enum StoreDenial {
     },
 }
 
-/// Whether a voter with the record `own`, which knows itself and others as `known`, stores `update`, which
+/// Whether the voter `node` with the record `own`, which knows itself and others as `known`, stores `update`, which
 /// `from` sent outside of a vote.
 ///
 /// # Errors
 /// The reason against it.
 pub fn may_store(
     own: &MembershipRecord,
-    known: &VoterList,
+    (node, known): (NodeId, &VoterList),
     update: &MembershipRecord,
     from: NodeId,
 ) -> Result<(), StoreDenial> {
-    may_replace(own, known, update)?;
+    may_replace(own, (node, known), update)?;
     let is_primary = match (own.term == update.term, update.primary) {
         (true, _) => own.primary == Some(from),
         (false, Some(primary)) => primary == from,
@@ -262,17 +263,19 @@ pub fn may_store(
     if is_primary { Ok(()) } else { Err(StoreDenial::NotThePrimary { from, term: update.term }) }
 }
 
-/// Whether a voter with the record `own` stores `update`, which somebody passed on who vouches that its Primary
-/// reigned: it is the late delivery of that Primary's own message, so it does not matter who brings it.
+/// Whether the voter `node` with the record `own` stores `update`, which somebody passed on who vouches that its Primary
+/// reigned: it is the late delivery of that Primary's own message, so it does not matter who brings it. The voters may
+/// be others than before: their list changes by such records, and one that does not name this voter is not for it.
 ///
 /// # Errors
 /// The reason against it.
 pub fn may_replace(
     own: &MembershipRecord,
-    known: &VoterList,
+    (node, known): (NodeId, &VoterList),
     update: &MembershipRecord,
 ) -> Result<(), StoreDenial> {
-    if !fits(known, &update.voters) || !(own.is_empty() || own.voters == update.voters) {
+    let is_named = seats::names(&update.voters, node, known);
+    if !is_named || (own.is_empty() && !seats::fits(known, &update.voters)) {
         return Err(StoreDenial::OtherVoters);
     }
     if update.order() <= own.order() {

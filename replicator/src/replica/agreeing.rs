@@ -114,9 +114,12 @@ impl Replica {
         }
         let own = self.position();
         let holds_no_more = |peer: &Peer| {
+            // A new disk is not the one that was a member.
+            let is_member_itself = newest.is_empty() || self.is_holder(newest, peer);
             let introduced =
                 peer.introduced().filter(|_| self.replicas_to_ask().any(|it| it.node == peer.node));
-            introduced.is_some_and(|state| state.lineage.position(state.end).age() <= own.age())
+            is_member_itself
+                && introduced.is_some_and(|state| state.lineage.position(state.end).age() <= own.age())
         };
         let members = self.peers.iter().filter(|peer| match newest.is_empty() {
             true => peer.is_replica(),
@@ -149,7 +152,8 @@ impl Replica {
         let equals: Vec<NodeId> =
             self.peers.iter().filter(|peer| self.holds_the_same(peer)).map(|peer| peer.node).collect();
         let local = self.config.local;
-        let are_all_here = record.in_sync.iter().all(|(node, _)| node == local || equals.contains(&node));
+        let is_here = |node| equals.contains(&node) && self.is_holder(&record, self.peer(node));
+        let are_all_here = record.in_sync.iter().all(|(node, _)| node == local || is_here(node));
         if equals.is_empty() || !are_all_here || self.disk <= DiskState::Outdated {
             return;
         }
@@ -162,7 +166,9 @@ impl Replica {
         if !is_newest || record.in_sync == in_sync {
             return;
         }
-        let record = MembershipRecord { version: record.version + 1, primary: None, in_sync, ..record };
+        let voters = self.list_to_propose();
+        let version = record.version + 1;
+        let record = MembershipRecord { version, primary: None, in_sync, voters, ..record };
         self.store_record(record);
         for node in equals {
             if let Some(link) = self.peer(node).link.as_ref().map(|link| link.id) {

@@ -305,7 +305,7 @@ impl Replica {
             version: 1,
             primary: Some(self.config.local),
             in_sync: crate::promotion::membership::InSyncSet::of(self.config.local, self.incarnation),
-            voters: self.voter_list(),
+            voters: self.list_to_propose(),
         }
     }
 
@@ -339,6 +339,9 @@ impl Replica {
     pub(super) fn on_vote_reply(&mut self, node: NodeId, reply: &VoteReply, effects: &mut Effects) {
         let heard = Voted { at: self.now, stage: reply.stage, vote: reply.vote };
         self.peer_mut(node).voted = Some(heard);
+        if !self.is_heard(node) {
+            return; // Whoever has not got a seat yet has no vote, and reports nothing of whoever had it.
+        }
         let is_shown = reply.stage == VoteStage::Ask || reply.vote.is_err();
         if is_shown && self.has_reigned(&reply.record, [reply].into_iter()) {
             self.learn_record(&reply.record, effects);
@@ -381,7 +384,7 @@ impl Replica {
         effects: &mut Effects,
     ) -> Option<Stage> {
         let own_vote = voting::may_grant(&self.voter_view(), &request);
-        let linked = self.peers.iter().filter(|peer| peer.link.is_some()).count();
+        let linked = self.peers.iter().filter(|peer| self.is_heard(peer.node)).count();
         let is_over = replies.len() >= linked || self.now >= since.plus(self.round_patience(candidacy));
         if candidacy.warrant == Warrant::Force {
             return match is_over {

@@ -12,6 +12,10 @@ use crate::units::VoterId;
 pub(super) const START_OVER: &str = "This version cannot copy a volume by itself: copy it over NBD from the node that is to be believed, \
      make every voter anew, and copy it back (\"Starting over\" on that page).";
 
+/// What to do with a voter that came back as whom it was before it was replaced.
+const NEW_METADATA_HERE: &str = "Stop the daemon here, make its metadata anew (`twinblk create-metadata`, or `twinblk tiebreaker --init`), and start it.";
+const NEW_METADATA_THERE: &str = "Stop its daemon, make its metadata anew there (`twinblk create-metadata`, or `twinblk tiebreaker --init`), and start it.";
+
 fn explained(reason: impl Into<String>, action: impl Into<String>) -> NoLink {
     NoLink { reason: reason.into(), action: Some(action.into()) }
 }
@@ -27,19 +31,36 @@ pub(super) fn farewell(reason: FarewellReason) -> NoLink {
             "None; `twinblk connect` on that node reverses it.",
         ),
         FarewellReason::UnknownVoter => explained(
-            "it knows this node by another voter identity: the metadata here was made anew, or the order of [[node]] changed",
-            START_OVER,
+            "another voter has the place of this node: its metadata is that of a disk that was replaced, or the order of \
+             [[node]] changed",
+            NEW_METADATA_HERE,
         ),
     }
 }
 
-/// A peer that is not the one that was met first.
-pub(super) fn unknown_voter(found: VoterId, pinned: VoterId) -> NoLink {
+/// A voter whose seat somebody else has got since.
+pub(super) fn unknown_voter(found: VoterId, holder: VoterId) -> NoLink {
     let reason = format!(
-        "it answers as voter {found}, but {pinned} was pinned at first contact: its metadata was made anew, or the \
-         order of [[node]] changed"
+        "it answers as voter {found}, but {holder} has its place: it came back with metadata of before it was replaced, or \
+         the order of [[node]] changed"
     );
-    explained(reason, START_OVER)
+    explained(reason, NEW_METADATA_THERE)
+}
+
+/// A second voter under one number.
+pub(super) fn second_voter(found: VoterId, holder: VoterId) -> NoLink {
+    let reason = format!("it answers as voter {found}, while {holder}, which has its place, is linked");
+    explained(reason, "Find out which two daemons run as this node, and stop one of them.")
+}
+
+/// A voter that has no seat yet.
+pub(super) fn new_voter(found: VoterId, resource: &str) -> NoLink {
+    let reason = format!("it is new, voter {found}: its vote does not count until a Primary has taken it in");
+    let action = format!(
+        "None while a Primary and a majority of the other voters are linked. Else bring them up; or on the Primary \
+         `twinblk accept-new-voter {resource} {found} --dry-run`, which says what may be lost."
+    );
+    explained(reason, action)
 }
 
 /// An operator of this node wants no link.

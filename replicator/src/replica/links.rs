@@ -79,6 +79,8 @@ pub(super) struct Voted {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) id: LinkId,
+    /// The identity that the voter there has proved to have.
+    pub(super) voter: VoterId,
     /// The peer's newest clock value.
     pub(super) peer_clock: Tick,
     /// The newest value of this node's clock that came back.
@@ -245,6 +247,10 @@ impl Replica {
         voter: VoterId,
         effects: &mut Effects,
     ) {
+        let is_stranger = self.is_stranger(node, voter);
+        if is_stranger && self.has_seat(node) {
+            return self.refuse_stranger(node, link, voter, effects);
+        }
         if let Some(old) = self.peer(node).link.as_ref().map(|link| link.id) {
             effects.push(Effect::DropPeer { peer: node, link: old });
             self.on_peer_lost(node, old, "a newer link replaced it", effects);
@@ -255,17 +261,11 @@ impl Replica {
             effects.push(Effect::DropPeer { peer: node, link });
             return;
         }
-        if pinned != VoterId::default() && pinned != voter {
-            let why = explanations::unknown_voter(voter, pinned);
-            effects.push(Effect::Notify(Notice::error(
-                "unknown-voter",
-                format!("{}: {}", self.name_of(node), why.reason),
-            )));
-            self.peer_mut(node).trouble = Some(why);
-            self.say_last(node, link, FarewellReason::UnknownVoter, effects);
-            return;
-        }
-        if pinned != voter && !is_tentative {
+        if is_stranger {
+            let why = explanations::new_voter(voter, &self.config.resource);
+            let text = format!("{}: {}", self.name_of(node), why.reason);
+            effects.push(Effect::Notify(Notice::warning("new-voter", text)));
+        } else if pinned != voter && !is_tentative {
             self.superblock.change(|content| content.pins.ids[node.index()] = voter);
         }
         let now = self.now;
@@ -275,9 +275,12 @@ impl Replica {
         let peer = self.peer_mut(node);
         let replication = if peer.is_replica() { Replication::Introducing } else { Replication::Idle };
         peer.trouble = None;
-        peer.last_heard = Some(now);
+        if !is_stranger {
+            peer.last_heard = Some(now);
+        }
         peer.link = Some(Link {
             id: link,
+            voter,
             peer_clock: Tick(0),
             echoed: None,
             last_received: now,
@@ -305,7 +308,7 @@ impl Replica {
     }
 
     /// Refuses a link that is no more than authenticated, and says why.
-    fn say_last(&mut self, node: NodeId, link: LinkId, reason: FarewellReason, effects: &mut Effects) {
+    pub(super) fn say_last(&mut self, node: NodeId, link: LinkId, reason: FarewellReason, effects: &mut Effects) {
         let stamp = FrameStamp { term: self.record().term, clock: self.now, echo: Tick(0) };
         let frame = Message::Farewell { reason }.encode(stamp);
         effects.push(Effect::SendToPeer { peer: node, link, frame });
@@ -363,6 +366,7 @@ impl Replica {
         effects: &mut Effects,
     ) {
         let now = self.now;
+        let has_seat = self.has_seat(node);
         let peer = self.peer_mut(node);
         peer.received_bytes += bytes_u64(frame.body.len() + frame.payload.len());
         let Some(link) = peer.link.as_mut().filter(|link| link.id == link_id) else { return };
@@ -372,7 +376,10 @@ impl Replica {
         if frame.stamp.echo > Tick(0) && frame.stamp.echo <= now {
             link.echoed = link.echoed.max(Some(frame.stamp.echo));
         }
-        peer.last_heard = Some(now);
+        // What somebody new says does not make the lease of whoever had the seat before last longer.
+        if has_seat {
+            peer.last_heard = Some(now);
+        }
         if frame.stamp.term > self.record().term && self.is_deposed_by_terms() {
             self.step_down(node, frame.stamp.term, effects);
         }
@@ -403,6 +410,9 @@ impl Replica {
         {
             link.record_shown = Some(*shown);
             self.end_late_grant(node, shown, effects);
+            if self.is_left_behind(node, shown) {
+                return self.send_away(node, effects);
+            }
         }
         match message {
             Message::State(state) => self.on_state(node, state, effects),

@@ -75,6 +75,9 @@ impl Replica {
         match what {
             Order::Promote { wait, warrant } => self.on_promote(order, wait, warrant, effects),
             Order::WeighForce => self.on_weigh_force(order, effects),
+            Order::AcceptNewVoter { voter, is_rehearsal } => {
+                self.on_accept_new_voter(order, voter, is_rehearsal, effects);
+            }
             Order::Outdate => self.on_outdate(order, effects),
             Order::Demote { clients } => self.on_demote(order, clients, effects),
             Order::Connect { peer } => self.on_connect(order, peer, effects),

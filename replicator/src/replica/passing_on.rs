@@ -30,14 +30,13 @@ impl Replica {
     /// Stores a record that a voter showed: a candidate votes for itself by the newest one that there is, even
     /// if its Primary could not tell everybody any more.
     pub(super) fn learn_record(&mut self, record: &MembershipRecord, effects: &mut Effects) {
-        let own_voter = self.superblock.content().voter;
-        let is_voter = record.voters.ids.get(self.config.local.index()) == Some(&own_voter);
-        let may = voting::may_replace(self.record(), &self.voter_list(), record).is_ok();
+        let own = (self.config.local, &self.voter_list());
+        let may = voting::may_replace(self.record(), own, record).is_ok();
         let is_free =
             self.candidacy.is_some() && self.candidacy_term().is_none() && self.role != Role::Primary;
         // Only one that names this node: a set that it was to leave is for its Primary alone to bring about.
         let names_it = record.in_sync.has_node(self.config.local);
-        if is_voter && may && is_free && names_it {
+        if may && is_free && names_it {
             self.store_record(*record);
             self.judge_own_disk(effects);
         }

@@ -7,7 +7,8 @@ use crate::effect::{Answer, Effect, Effects};
 use crate::generation::lineage::Generation;
 use crate::notice::Notice;
 use crate::peer::message::Message;
-use crate::promotion::membership::{InSyncSet, MembershipRecord};
+use crate::promotion::membership::{InSyncSet, MembershipRecord, VoterList};
+use crate::promotion::seats;
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
 use crate::units::{GenerationId, Incarnation, Lsn, NodeId, Span, Term, Tick, VOTERS_MAX};
@@ -99,7 +100,7 @@ impl Reign {
     }
 
     /// The newest record, stored by a majority or not.
-    fn newest(&self) -> &MembershipRecord {
+    pub(super) fn newest(&self) -> &MembershipRecord {
         self.proposals.back().unwrap_or(&self.recorded)
     }
 
@@ -113,6 +114,17 @@ impl Reign {
     /// The set that a majority has stored.
     pub(super) fn in_sync(&self) -> &InSyncSet {
         &self.recorded.in_sync
+    }
+
+    /// The list of voters, unless a change of it is under way.
+    pub(super) fn settled_voters(&self) -> Option<&VoterList> {
+        (self.recorded.voters == self.newest().voters).then_some(&self.recorded.voters)
+    }
+
+    /// How many voters have stored this record, or a newer one of the reign: those that have a seat in it.
+    fn stored_by(&self, record: &MembershipRecord) -> usize {
+        let seats = self.stored.iter().zip(record.voters.ids);
+        seats.filter(|(stored, voter)| **stored >= record.version && !seats::is_free(*voter)).count()
     }
 
     /// Whether a generation is on its way to disk: until it is there, nobody hears of it.
@@ -167,6 +179,7 @@ impl Replica {
         self.outrank_targets(effects);
         self.advance_joining(effects);
         self.propose_what_is_due(effects);
+        self.advance_voters(effects);
         self.note_frozen(effects);
     }
 
@@ -188,8 +201,7 @@ impl Replica {
     fn note_granted_at_last(&mut self, effects: &mut Effects) {
         let majority = self.config.majority();
         let Some(reign) = &mut self.reign else { return };
-        let version = reign.recorded.version;
-        let by_majority = reign.stored.iter().filter(|stored| **stored >= version).count() >= majority;
+        let by_majority = reign.stored_by(&reign.recorded) >= majority;
         let is_over = reign.authority == Authority::ThisNode && reign.proposals.is_empty() && by_majority;
         if is_over && self.config.on_peer_lost.asks_a_majority() {
             reign.authority = Authority::Majority;
@@ -208,13 +220,12 @@ impl Replica {
             reign.stored[local.index()] = reign.newest().version;
         }
         let (stored, authority) = (reign.stored, reign.authority);
+        let stored_by = |record: &MembershipRecord| reign.stored_by(record);
         let recorded = reign.recorded.in_sync;
         let is_stored = |record: &MembershipRecord| {
             let has_stored = |node: NodeId| stored[node.index()] >= record.version;
             let by_whom_it_takes = match authority {
-                Authority::Majority => {
-                    stored.iter().filter(|version| **version >= record.version).count() >= majority
-                }
+                Authority::Majority => stored_by(record) >= majority,
                 Authority::ThisNode => has_stored(local),
             };
             // Whoever enters has its own copy too: a member that cannot prove after a crash that it is one would be a
@@ -246,9 +257,12 @@ impl Replica {
         if record.term > self.record().term && self.is_deposed_by_terms() {
             self.step_down(node, record.term, effects);
         }
-        self.note_granted(node, record);
+        if self.is_heard(node) {
+            self.note_granted(node, record);
+        }
         let term = self.record().term;
-        let Some(reign) = &mut self.reign else { return };
+        let is_heard = self.is_heard(node);
+        let Some(reign) = self.reign.as_mut().filter(|_| is_heard) else { return };
         if record.term == term {
             let stored = &mut reign.stored[node.index()];
             *stored = (*stored).max(record.version);
@@ -347,6 +361,7 @@ impl Replica {
                 && peer.disk != DiskState::Inconsistent
                 && peer.outbound().is_some_and(is_near)
                 && !reign.requires(peer.node)
+                && self.is_holder(reign.newest(), peer)
         };
         // Those behind the one that was tried last come first: a slow one keeps nobody out.
         let candidates = self.peers.iter().filter(may_join).map(|peer| peer.node);
@@ -439,9 +454,16 @@ impl Replica {
     }
 
     /// Stores a record of this reign here and sends it to every voter.
-    fn publish(&mut self, record: MembershipRecord, effects: &mut Effects) {
+    pub(super) fn publish(&mut self, record: MembershipRecord, effects: &mut Effects) {
         let revision = self.store_record(record);
         let Some(reign) = &mut self.reign else { return };
+        // Whoever gets a seat has stored nothing yet.
+        let before = reign.newest().voters;
+        for (at, stored) in reign.stored.iter_mut().enumerate() {
+            if before.ids[at] != record.voters.ids[at] {
+                *stored = 0;
+            }
+        }
         reign.proposals.push_back(record);
         reign.own_revision = revision;
         match reign.authority {

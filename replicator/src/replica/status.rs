@@ -114,7 +114,7 @@ impl Replica {
         if !self.config.on_peer_lost.asks_a_majority() {
             return true; // Nobody votes.
         }
-        let linked = self.peers.iter().filter(|peer| peer.link.is_some()).count();
+        let linked = self.peers.iter().filter(|peer| self.has_seat(peer.node)).count();
         linked + 1 >= self.config.majority()
     }
 
@@ -311,7 +311,8 @@ impl Replica {
 
     /// The record that a promotion would have to follow, as far as linked voters have shown theirs.
     pub(super) fn record_to_follow(&self) -> &MembershipRecord {
-        let shown = self.peers.iter().filter_map(|peer| peer.link.as_ref()?.record_shown.as_ref());
+        let heard = self.peers.iter().filter(|peer| self.is_heard(peer.node));
+        let shown = heard.filter_map(|peer| peer.link.as_ref()?.record_shown.as_ref());
         ballot::record_to_follow(&self.config, shown.chain([self.record()]))
     }
 
@@ -358,7 +359,17 @@ impl Replica {
             });
         }
         for peer in &self.peers {
+            advice.extend(self.advice_on_new_voter(peer));
             advice.extend(self.advice_on(peer));
+        }
+        if self.is_new_here() {
+            advice.push(Advice {
+                state: "voter-new",
+                status: "This node has new metadata: its vote does not count until a Primary has taken it in."
+                    .to_owned(),
+                action: "None while a Primary and a majority of the other voters run.".to_owned(),
+                see: SEE_DISK,
+            });
         }
         advice.extend(self.advice_on_own_disk());
         advice
@@ -412,6 +423,16 @@ impl Replica {
             ),
         };
         Some(Advice { state, status: status.to_owned(), action, see })
+    }
+
+    fn advice_on_new_voter(&self, peer: &Peer) -> Option<Advice> {
+        let why = self.waits_for_a_seat(peer)?;
+        Some(Advice {
+            state: "new-voter",
+            status: format!("{}: {}.", self.name_of(peer.node), why.reason),
+            action: why.action.unwrap_or_default(),
+            see: SEE_DISK,
+        })
     }
 
     fn advice_on(&self, peer: &Peer) -> Option<Advice> {

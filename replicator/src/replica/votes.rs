@@ -6,6 +6,7 @@ use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
 use crate::peer::message::{Denial, Message, VoteReply, VoteRequest, VoteStage};
 use crate::promotion::membership::{MembershipRecord, VoterList};
+use crate::promotion::seats;
 use crate::promotion::voting::{self, SeenPrimary, StoreDenial, VoterView};
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
@@ -58,6 +59,10 @@ impl Replica {
     /// Whether the node that the record names as Primary has said hello as another run of its daemon: its
     /// reign is over whatever the lease says.
     fn has_restarted(&self, primary: NodeId) -> bool {
+        // Somebody new under its number says nothing of it.
+        if !self.has_seat(primary) {
+            return false;
+        }
         let recorded = self.record().in_sync.incarnation_of(primary);
         let introduced = self.configured_peer(primary).and_then(|peer| peer.introduced());
         introduced.is_some_and(|state| state.role == Role::Secondary && Some(state.incarnation) != recorded)
@@ -92,6 +97,7 @@ impl Replica {
         // Whoever asks for its own term grants none to another: what it was voted for must stay as it is.
         let vote = match self.candidacy_term() {
             Some(term) => Err(Denial::OlderTerm { term }),
+            None if !self.is_heard(node) => Err(Denial::OtherVoters),
             None => voting::may_grant(&self.voter_view(), request),
         };
         if vote.is_ok() && request.stage == VoteStage::Take {
@@ -150,7 +156,10 @@ impl Replica {
             && self.disk == DiskState::Outdated
             && self.inbound.is_none();
         self.superblock.change(|content| {
+            let own_voter = content.voter;
             content.membership = record;
+            content.pins = seats::met_by(&record.voters);
+            content.pins.ids[local.index()] = own_voter;
             if is_member {
                 content.incarnation_recorded = incarnation;
                 if content.disk != DurableDisk::Inconsistent && !has_left {
@@ -168,7 +177,8 @@ impl Replica {
         record: &MembershipRecord,
         effects: &mut Effects,
     ) {
-        let may = voting::may_store(self.record(), &self.voter_list(), record, node);
+        let own = (self.config.local, &self.voter_list());
+        let may = voting::may_store(self.record(), own, record, node);
         self.store_if(may, node, link, record, effects);
     }
 
@@ -180,7 +190,8 @@ impl Replica {
         record: &MembershipRecord,
         effects: &mut Effects,
     ) {
-        let may = voting::may_replace(self.record(), &self.voter_list(), record);
+        let own = (self.config.local, &self.voter_list());
+        let may = voting::may_replace(self.record(), own, record);
         self.store_if(may, node, link, record, effects);
     }
 
@@ -195,7 +206,7 @@ impl Replica {
         // Where no majority decides, a Primary is deposed by nobody's record; and records of its own term it makes.
         let is_of_own_term = record.term == self.record().term;
         let is_sovereign = self.role == Role::Primary && (is_of_own_term || !self.is_deposed_by_terms());
-        if may.is_err() || is_sovereign {
+        if may.is_err() || is_sovereign || !self.may_bring_records(node) {
             // Equal is fine: the Primary only wants to know. It hears of what is on disk, not of what will be.
             let message = Message::RecordStored(Box::new(*self.record()));
             self.send_when_durable(node, link, message);

@@ -244,53 +244,57 @@ fn a_living_primary_is_not_deposed_and_a_deposed_one_hinders_nobody() {
     assert_eq!(bench.vote(), Ok(()));
 }
 
+/// What a replica says of itself as Secondary.
+fn hello(node: NodeId, run: Incarnation) -> Message {
+    Message::State(Box::new(crate::peer::message::PeerState {
+        introduction: 1,
+        node,
+        volume_bytes: 1 << 20,
+        role: Role::Secondary,
+        disk: DiskState::Consistent,
+        lineage: crate::generation::lineage::Lineage::zeroed(),
+        end: Lsn(0),
+        flushed: Lsn(0),
+        stable: Lsn(0),
+        oldest_kept: Lsn(1),
+        base: Default::default(),
+        has_dirty_bits: false,
+        follows_another: false,
+        discards: crate::generation::split_brain::Discards::Nothing,
+        record: record(5, 1, A, both()),
+        incarnation: run,
+        continues: None,
+        resync_from: None,
+        is_tentative: false,
+        configuration_digest: 0,
+    }))
+}
+
 #[test]
 fn only_another_run_of_the_primarys_daemon_ends_its_lease_by_saying_secondary() {
-    let hello = |run| {
-        Message::State(Box::new(crate::peer::message::PeerState {
-            introduction: 1,
-            node: A,
-            volume_bytes: 1 << 20,
-            role: Role::Secondary,
-            disk: DiskState::Consistent,
-            lineage: crate::generation::lineage::Lineage::zeroed(),
-            end: Lsn(0),
-            flushed: Lsn(0),
-            stable: Lsn(0),
-            oldest_kept: Lsn(1),
-            base: Default::default(),
-            has_dirty_bits: false,
-            follows_another: false,
-            discards: crate::generation::split_brain::Discards::Nothing,
-            record: record(5, 1, A, both()),
-            incarnation: run,
-            continues: None,
-            resync_from: None,
-            is_tentative: false,
-            configuration_digest: 0,
-        }))
-    };
     let mut bench = Bench::new(remembering(record(5, 1, A, both())));
     let (a, b) = (bench.link(A), bench.link(B));
     bench.effects.clear();
     // A has the vote and is about to serve: it says Secondary in the run that was voted for.
-    bench.receive(A, a, &hello(A_RUN));
+    bench.receive(A, a, &hello(A, A_RUN));
     bench.receive(B, b, &ask(B, B_RUN, 6, VoteStage::Ask));
     assert_eq!(bench.vote(), Err(Denial::Lease { remaining: Span(6 * SECOND) }));
-    bench.receive(A, a, &hello(Incarnation(99)));
+    bench.receive(A, a, &hello(A, Incarnation(99)));
     bench.receive(B, b, &ask(B, B_RUN, 6, VoteStage::Ask));
     assert_eq!(bench.vote(), Ok(()));
 }
 
 #[test]
-fn a_voter_is_pinned_at_first_contact_and_another_under_its_number_is_refused() {
+fn a_voter_is_pinned_at_first_contact_and_another_under_its_number_has_no_vote() {
     let mut bench = Bench::new(fresh());
     bench.link(A);
     assert_eq!(bench.stored().known.ids[0], VoterId(100));
     assert!(matches!(&bench.sent()[..], [(A, _, Message::RecordStored(_))]));
-    bench.give(TiebreakerEvent::LinkUp { peer: A, link: LinkId(50), voter: VoterId(7) });
-    let (found, known) = (VoterId(7), VoterId(100));
-    assert_eq!(bench.drop_reason(), DropReason::UnknownVoter { found, known });
+    let link = LinkId(50);
+    bench.give(TiebreakerEvent::LinkUp { peer: A, link, voter: VoterId(7) });
+    assert!(matches!(&bench.sent()[..], [(A, _, Message::RecordStored(_))]), "it is told, and not pinned");
+    bench.receive(A, link, &ask(A, A_RUN, 1, VoteStage::Take));
+    assert_eq!(bench.vote(), Err(Denial::OtherVoters));
     bench.give(TiebreakerEvent::LinkUp { peer: NodeId(2), link: LinkId(51), voter: VoterId(7) });
     assert_eq!(bench.drop_reason(), DropReason::NoReplica(NodeId(2)));
 }
@@ -303,9 +307,85 @@ fn two_voters_under_one_number_are_told_apart_even_while_the_first_is_being_pinn
     bench.give(TiebreakerEvent::LinkUp { peer: A, link, voter: VoterId(7) });
     bench.receive(A, link, &ask(A, A_RUN, 1, VoteStage::Take));
     bench.stored();
-    let (found, known) = (VoterId(7), VoterId(100));
-    assert_eq!(bench.drop_reason(), DropReason::UnknownVoter { found, known });
+    let sent = bench.sent();
+    let vote = sent.iter().find_map(|(_, _, message)| match message {
+        Message::VoteReply(reply) => Some(reply.vote),
+        _ => None,
+    });
+    assert_eq!(vote, Some(Err(Denial::OtherVoters)));
     assert!(bench.tiebreaker.record().is_empty());
+}
+
+/// What a replica says of itself, with this record.
+fn state_of(node: NodeId, record: MembershipRecord) -> Message {
+    let Message::State(mut state) = hello(node, Incarnation(99)) else { panic!("a state") };
+    state.record = record;
+    Message::State(state)
+}
+
+#[test]
+fn a_replica_with_a_new_disk_has_no_vote_until_a_record_names_it() {
+    let mut bench = Bench::new(remembering(record(5, 1, A, InSyncSet::of(A, A_RUN))));
+    let a = bench.link(A);
+    let link = LinkId(50);
+    bench.give(TiebreakerEvent::LinkUp { peer: B, link, voter: VoterId(7) });
+    bench.sent();
+    bench.receive(B, link, &state_of(B, MembershipRecord::default()));
+    bench.receive(B, link, &ask(B, B_RUN, 6, VoteStage::Take));
+    assert_eq!(bench.vote(), Err(Denial::OtherVoters));
+    bench.receive(B, link, &Message::RecordPassedOn(Box::new(record(6, 3, B, both()))));
+    assert!(matches!(&bench.sent()[..], [(B, _, Message::RecordStored(stored))] if stored.term == term(5)));
+    // The Primary empties the seat, then gives it to the one that is there.
+    for voter in [seats::NOBODY, VoterId(7)] {
+        let version = bench.tiebreaker.record().version + 1;
+        let mut next = record(5, version, A, InSyncSet::of(A, A_RUN));
+        next.voters.ids[1] = voter;
+        bench.receive(A, a, &Message::RecordUpdate(Box::new(next)));
+        assert_eq!(bench.stored().record.voters.ids[1], voter);
+    }
+    bench.sent();
+    // The one that was replaced comes back with its memory.
+    let link = LinkId(51);
+    bench.give(TiebreakerEvent::LinkUp { peer: B, link, voter: VoterId(101) });
+    bench.sent();
+    bench.receive(B, link, &state_of(B, record(5, 1, A, both())));
+    let (found, known) = (VoterId(101), VoterId(7));
+    let effects = std::mem::take(&mut bench.effects);
+    let [TiebreakerEffect::Send { .. }, TiebreakerEffect::DropLink { reason, .. }] = &effects[..] else {
+        panic!("not told and dropped: {effects:?}")
+    };
+    assert_eq!(*reason, DropReason::UnknownVoter { found, known });
+}
+
+#[test]
+fn a_new_disk_under_the_number_of_the_primary_does_not_end_the_lease_of_whoever_had_it() {
+    let mut bench = Bench::new(remembering(record(5, 1, A, both())));
+    let b = bench.link(B);
+    let link = LinkId(50);
+    bench.give(TiebreakerEvent::LinkUp { peer: A, link, voter: VoterId(7) });
+    bench.sent();
+    bench.receive(A, link, &state_of(A, MembershipRecord::default()));
+    bench.receive(B, b, &ask(B, B_RUN, 6, VoteStage::Ask));
+    assert_eq!(bench.vote(), Err(Denial::Lease { remaining: Span(6 * SECOND) }));
+    // Nor does it make it longer.
+    bench.now = Tick(5 * SECOND);
+    bench.receive(A, link, &heartbeat(Role::Secondary));
+    bench.sent();
+    bench.receive(B, b, &ask(B, B_RUN, 6, VoteStage::Ask));
+    assert_eq!(bench.vote(), Err(Denial::Lease { remaining: Span(SECOND) }));
+}
+
+#[test]
+fn before_the_first_promotion_a_replica_that_was_made_anew_is_met_anew() {
+    let mut bench = Bench::new(TiebreakerState { known: voters(), ..fresh() });
+    let a = bench.link(A);
+    let link = LinkId(50);
+    bench.give(TiebreakerEvent::LinkUp { peer: B, link, voter: VoterId(7) });
+    bench.sent();
+    bench.receive(B, link, &state_of(B, MembershipRecord::default()));
+    assert!(bench.effects.is_empty(), "A has not shown that it has no record either");
+    bench.receive(A, a, &state_of(A, MembershipRecord::default()));
+    assert_eq!(bench.stored().known.ids[1], VoterId(7));
 }
 
 #[test]

@@ -100,8 +100,19 @@ fn other_voters_are_refused_wherever_they_differ() {
     assert!(denied(&view, |request| request.record.voters.ids[3] = VoterId(103)), "one more");
     assert!(denied(&view, |request| request.record.voters.ids[1] = VoterId(0)), "one that nobody met");
     assert!(denied(&VoterView { voters: 4, ..view }, |_| ()), "another number by configuration");
+    assert!(denied(&VoterView { voters: 2, ..view }, |_| ()), "fewer by configuration");
+    let mut emptied = record;
+    emptied.voters.ids[0] = seats::NOBODY;
+    let view = tiebreaker(&emptied);
+    assert!(denied(&view, |_| ()), "it asks for the list before the one that the voter has stored");
+    assert!(!denied(&view, |request| request.record.voters.ids[0] = seats::NOBODY));
+    let mut without_itself = record;
+    without_itself.voters.ids[2] = seats::NOBODY;
+    let view = tiebreaker(&without_itself);
+    assert!(denied(&view, |request| request.record.voters.ids[2] = seats::NOBODY), "it has no seat itself");
     let fresh = tiebreaker(&empty);
     assert!(!denied(&fresh, |_| ()));
+    assert!(denied(&fresh, |request| request.record.voters.ids[0] = VoterId(0)), "one that nobody met");
     assert!(denied(&fresh, |request| request.record.voters.ids[0] = VoterId(999)), "not the one met");
     let mut itself = VoterList::default();
     itself.ids[2] = VoterId(9);
@@ -256,7 +267,7 @@ fn the_lease_is_not_waited_for_where_the_reign_is_known_to_be_over() {
 
 #[test]
 fn a_late_proposal_never_replaces_the_record_that_followed_it() {
-    let known = &voters();
+    let known = (T, &voters());
     let with_b = MembershipRecord { version: 4, ..record(5, Some(A), both()) };
     let without_b = MembershipRecord { version: 5, ..record(5, Some(A), InSyncSet::of(A, A_RUN)) };
     assert_eq!(may_store(&with_b, known, &without_b, A), Ok(()));
@@ -303,7 +314,7 @@ fn a_reinstalled_tiebreaker_promotes_no_stale_replica() {
     let b = VoterView { node: B, incarnation: B_RUN, ..replica_a(&stale) };
     assert_eq!(may_grant(&b, &adapted), Err(Denial::OtherVoters));
     // And it is no place to record anything.
-    assert_eq!(may_store(&empty, &known, &stale, A), Err(StoreDenial::OtherVoters));
+    assert_eq!(may_store(&empty, (T, &known), &stale, A), Err(StoreDenial::OtherVoters));
 }
 
 #[test]
@@ -364,7 +375,7 @@ fn a_replica_that_is_asked_for_its_agreement_objects_only_as_primary_or_as_one_t
 
 #[test]
 fn within_a_reign_only_its_primary_changes_the_record() {
-    let known = &voters();
+    let known = (T, &voters());
     let own = record(5, Some(A), both());
     let update = MembershipRecord { version: 4, ..own };
     let denial = |from, number| Err(StoreDenial::NotThePrimary { from, term: term(number) });
@@ -390,9 +401,9 @@ fn within_a_reign_only_its_primary_changes_the_record() {
 }
 
 #[test]
-fn what_is_passed_on_replaces_older_records_of_the_same_voters_whoever_brings_it() {
+fn what_is_passed_on_replaces_older_records_that_name_the_voter_whoever_brings_it() {
     let own = record(5, Some(A), both());
-    let known = &own.voters;
+    let known = (T, &own.voters);
     let newer = MembershipRecord { version: own.version + 1, ..own };
     assert_eq!(may_replace(&own, known, &newer), Ok(()));
     assert_eq!(may_replace(&own, known, &record(6, None, both())), Ok(()));
@@ -401,9 +412,21 @@ fn what_is_passed_on_replaces_older_records_of_the_same_voters_whoever_brings_it
         let stored = StoreDenial::OlderRecord { term: term(5), version: own.version };
         assert_eq!(may_replace(&own, known, &older), Err(stored));
     }
+    // The list of the others changes by records; one that does not name this voter is not for it.
     let mut others = newer;
     others.voters.ids[0] = VoterId(99);
-    assert_eq!(may_replace(&own, known, &others), Err(StoreDenial::OtherVoters));
+    assert_eq!(may_replace(&own, known, &others), Ok(()));
+    for stranger in [VoterId(99), seats::NOBODY, VoterId(0)] {
+        others.voters.ids[2] = stranger;
+        assert_eq!(may_replace(&own, known, &others), Err(StoreDenial::OtherVoters), "{stranger}");
+    }
+    // Whoever has stored nothing yet stores nothing of voters that it has met as others.
+    others.voters = own.voters;
+    others.voters.ids[0] = VoterId(99);
+    let denied = Err(StoreDenial::OtherVoters);
+    assert_eq!(may_replace(&MembershipRecord::default(), known, &others), denied);
+    others.voters.ids[0] = seats::NOBODY;
+    assert_eq!(may_replace(&MembershipRecord::default(), known, &others), Ok(()), "that seat is empty");
 }
 
 #[test]
