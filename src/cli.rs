@@ -45,6 +45,7 @@ fn carry_out(places: &Places, json: bool, command: Command) -> anyhow::Result<An
         Command::Role(args) => status::role(places, &args),
         Command::Promote(args) => orders::promote(places, &args),
         Command::Demote(args) => orders::demote(places, &args),
+        Command::AcceptNewVoter(args) => orders::accept_new_voter(places, &args),
         Command::Outdate(args) => orders::outdate(places, &args),
         Command::Connect(args) => orders::connect(places, &args),
         Command::Disconnect(args) => orders::disconnect(places, &args),

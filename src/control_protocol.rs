@@ -13,7 +13,7 @@ use replicator::generation::split_brain::Discards;
 use replicator::notice::Notice;
 use replicator::rescue::{Giving, Save};
 use replicator::status_report::StatusReport;
-use replicator::units::{NodeId, Span};
+use replicator::units::{NodeId, Span, VoterId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -63,6 +63,13 @@ pub enum Command {
     },
     /// Say what a promotion by force would cost.
     WeighForce,
+    /// Let a new voter take the place of one that was replaced, though too few others remember what that one did.
+    AcceptNewVoter {
+        /// Its identity, 16 hexadecimal digits.
+        voter: String,
+        /// Whether only to say what may be lost.
+        dry_run: bool,
+    },
     /// Call this copy older than others.
     Outdate,
     /// Become Secondary.
@@ -155,6 +162,9 @@ pub enum RequestError {
     /// There is no peer of that name.
     #[error("no peer is called `{0}`")]
     UnknownPeer(String),
+    /// That is no identity of a voter.
+    #[error("`{0}` is no identity of a voter: it has 16 hexadecimal digits")]
+    NoVoterId(String),
     /// The line is longer than [`REQUEST_BYTES_MAX`].
     #[error("a request has at most {REQUEST_BYTES_MAX} bytes")]
     TooLong,
@@ -210,6 +220,13 @@ impl Command {
                 Asked::Order(Order::Promote { wait: at_most(Some(wait_ms)), warrant })
             }
             Self::WeighForce => Asked::Order(Order::WeighForce),
+            Self::AcceptNewVoter { voter, dry_run } => match u64::from_str_radix(&voter, 16) {
+                Ok(id) => {
+                    let (voter, is_rehearsal) = (VoterId(id), dry_run);
+                    Asked::Order(Order::AcceptNewVoter { voter, is_rehearsal })
+                }
+                Err(_) => return Err(RequestError::NoVoterId(voter)),
+            },
             Self::Outdate => Asked::Order(Order::Outdate),
             Self::Demote { force: true } => {
                 Asked::Order(Order::Demote { clients: ConnectedClients::Disconnect })
@@ -415,6 +432,7 @@ mod tests {
             Command::Explain,
             Command::Promote { wait_ms: 30_000, peer_is_fenced: false, force: true },
             Command::WeighForce,
+            Command::AcceptNewVoter { voter: "00000000000000ff".to_owned(), dry_run: true },
             Command::Outdate,
             Command::Demote { force: true },
             Command::Connect { peer: Some("b".to_owned()), dry_run: true },

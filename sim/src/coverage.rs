@@ -12,7 +12,7 @@ pub struct Coverage {
 }
 
 /// Everything that is counted; what no run reaches is printed too, with zeroes.
-pub const NAMES: [&str; 56] = [
+pub const NAMES: [&str; 59] = [
     "promotions",
     "promotions of a third node",
     "promotions refused",
@@ -56,6 +56,9 @@ pub const NAMES: [&str; 56] = [
     "link reset",
     "links healed",
     "tiebreaker killed",
+    "disk replaced",
+    "tiebreaker reinstalled",
+    "voters changed",
     "promote",
     "demote",
     "demote by force",
@@ -88,6 +91,7 @@ impl Coverage {
             "frozen" => "freezes",
             "thawed" => "thaws",
             "in-sync-set" => "sets recorded",
+            "voters-changed" => "voters changed",
             "generation" => "generations",
             "journal-cut" => "cuts",
             "stand-alone" if text.contains("SplitBrain") || text.contains("BothPrimary") => "split brains",

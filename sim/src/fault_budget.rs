@@ -3,7 +3,7 @@
 //! Three rules. Crashes, cuts and orders have no limit: the design promises to stand them all. When the last copy of
 //! what was not flushed goes with the power, only what was flushed must survive ([`last_copy_goes`]). Rot is allowed
 //! while every other copy is whole, and nothing else happens until it is mended ([`may_rot`]): a rotten end of a
-//! journal looks like a torn one, so only the other copy can tell. Blocks of the data area do not rot at all: they
+//! journal looks like a torn one, so only the other copy can tell. A disk is replaced under the same conditions. Blocks of the data area do not rot at all: they
 //! have no checksums on disk.
 
 use replicator::event::{Order, Warrant};
@@ -25,7 +25,7 @@ pub fn last_copy_goes(world: &World, node: NodeId) -> bool {
 pub fn names_a_loss(order: &Order) -> bool {
     match order {
         Order::Promote { warrant, .. } => *warrant != Warrant::Known,
-        other => matches!(other, Order::ResolveSplitBrain { .. }),
+        other => matches!(other, Order::ResolveSplitBrain { .. } | Order::AcceptNewVoter { .. }),
     }
 }
 

@@ -9,7 +9,7 @@ use replicator::units::{NodeId, Span};
 use crate::fault_budget;
 use crate::node::{DiskHealth, NextFailure, Rot};
 use crate::random::Random;
-use crate::world::{Death, MS, World};
+use crate::world::{Death, MS, TIE, World};
 
 /// A kind of fault, or of its mending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub enum FaultKind {
     FlushFails,
     /// Blocks rot, or went astray, while a daemon is down.
     Rot,
+    /// A disk, or the tiebreaker's file, is replaced by a new one.
+    Replaced,
     /// A process stands still.
     StandsStill,
     /// Nothing, for long enough that timeouts and leases end.
@@ -62,7 +64,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind with its weight.
-    pub const ALL: [(Self, u64); 22] = [
+    pub const ALL: [(Self, u64); 23] = [
         (Self::Kill, 12),
         (Self::PowerCut, 10),
         (Self::PowerCutOfAll, 4),
@@ -83,6 +85,7 @@ impl FaultKind {
         (Self::WriteFails, 3),
         (Self::FlushFails, 3),
         (Self::Rot, 2),
+        (Self::Replaced, 2),
         (Self::StandsStill, 2),
         (Self::TimePasses, 4),
     ];
@@ -146,6 +149,7 @@ fn happens(world: &mut World, random: &mut Random, kind: FaultKind) {
             world.kill_tiebreaker();
         }
         FaultKind::Rot => rot(world, random),
+        FaultKind::Replaced => replaced(world, random),
         FaultKind::TimePasses => world.run_for(Span(random.below(10_000 * MS))),
         _ if !is_up => {}
         FaultKind::Promote
@@ -265,18 +269,45 @@ fn rot(world: &mut World, random: &mut Random) {
     if world.start_whatever_it_holds(node) == RecoveryCase::Corrupt {
         world.coverage.count("journals found corrupt");
     }
+    mend(world, random, node, World::is_in_sync);
+    world.watch.seen[node.index()].is_damaged = false;
+}
+
+/// A node, or the tiebreaker, comes back with nothing but an identity that nobody knows. Nothing else happens until it
+/// is in sync and votes again.
+fn replaced(world: &mut World, random: &mut Random) {
+    if world.options.has_tiebreaker() && random.chance(30) {
+        if !world.voters().all(|voter| world.is_up(voter)) || !world.is_in_sync() {
+            return;
+        }
+        world.reinstall_tiebreaker();
+        world.run_for(Span(random.below(5000 * MS)));
+        mend(world, random, TIE, |world| world.has_vote(TIE) && world.is_in_sync());
+        return;
+    }
+    let node = any_node(world, random);
+    if !fault_budget::may_rot(world, node) {
+        return;
+    }
+    world.replace_disk(node);
+    world.run_for(Span(random.below(5000 * MS)));
+    mend(world, random, node, |world| world.has_vote(node) && world.is_in_sync());
+    world.watch.seen[node.index()].is_damaged = false;
+}
+
+/// Waits until nothing is missing any more; whoever has lost something is not asked to lead.
+fn mend(world: &mut World, random: &mut Random, lost: NodeId, is_whole: impl Fn(&World) -> bool) {
     let is_mended = (0..6).any(|_| {
         start_what_is_down(world, random);
         if !world.replicas().any(|node| world.role(node) == Role::Primary) {
-            let peers = world.replicas().filter(|peer| *peer != node && world.is_up(*peer));
+            let peers = world.replicas().filter(|peer| *peer != lost && world.is_up(*peer));
             for peer in peers.collect::<Vec<_>>() {
                 world
                     .order(peer, Order::Promote { wait: Span::from_millis(10_000), warrant: Warrant::Known });
                 world.run_for(Span::from_millis(100));
             }
         }
-        world.run_until(Span::from_millis(10_000), World::is_in_sync)
+        world.run_until(Span::from_millis(10_000), &is_whole)
     });
-    world.watch.seen[node.index()].is_damaged = false;
-    assert!(is_mended, "violation: what rotted is not mended within a minute\n{}", world.summaries());
+    assert!(is_mended, "violation: what was lost is not mended within a minute\n{}", world.summaries());
 }

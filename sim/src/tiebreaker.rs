@@ -43,6 +43,12 @@ impl SimTiebreaker {
         self.run += 1;
     }
 
+    /// What it was told.
+    #[must_use]
+    pub fn config(&self) -> TiebreakerConfig {
+        self.config
+    }
+
     /// The record in its file.
     #[must_use]
     pub fn stored(&self) -> MembershipRecord {

@@ -4,6 +4,7 @@
 mod deeds;
 mod executing;
 mod links;
+mod new_disks;
 mod replacing;
 
 pub use deeds::other;

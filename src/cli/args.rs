@@ -73,6 +73,8 @@ pub enum Command {
     Promote(PromoteArgs),
     /// Become Secondary: stop serving clients
     Demote(DemoteArgs),
+    /// Let a new disk or tiebreaker vote although no majority remembers what the old one had recorded
+    AcceptNewVoter(AcceptNewVoterArgs),
     /// Call this copy older than the peer's, so that it cannot be promoted until it has caught up
     Outdate(ResourceArgs),
     /// Link to the peers again after `disconnect`
@@ -131,6 +133,7 @@ impl Command {
             | Self::Role(_)
             | Self::Promote(_)
             | Self::Demote(_)
+            | Self::AcceptNewVoter(_)
             | Self::Outdate(_)
             | Self::Connect(_)
             | Self::Disconnect(_)
@@ -155,6 +158,7 @@ impl Command {
             Self::Explain(args) | Self::Role(args) => Some(&args.resource),
             Self::Promote(args) => Some(&args.resource),
             Self::Demote(args) => Some(&args.resource),
+            Self::AcceptNewVoter(args) => Some(&args.resource),
             Self::Connect(args) => Some(&args.resource),
             Self::Disconnect(args) => Some(&args.resource),
             Self::Outdate(args) | Self::PauseResync(args) | Self::ResumeResync(args) => Some(&args.resource),
@@ -242,6 +246,19 @@ pub struct PromoteArgs {
     pub force: bool,
     /// With --force: only say what may be lost
     #[arg(long, requires = "force")]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AcceptNewVoterArgs {
+    /// Name of the resource
+    #[arg(value_name = "RES", value_parser = resource)]
+    pub resource: String,
+    /// Identity of the new voter, as `status` shows it: 16 hexadecimal digits
+    #[arg(value_name = "ID")]
+    pub voter: String,
+    /// Only say what may be lost
+    #[arg(long)]
     pub dry_run: bool,
 }
 

@@ -1,11 +1,11 @@
-//! Orders to a daemon: promote, demote, connect, disconnect, and the two waits.
+//! Orders to a daemon: promote, demote, connect, disconnect, and others; and the two waits.
 
 use std::time::Duration;
 
 use replicator::units::Span;
 
 use super::args::{
-    ConnectArgs, DemoteArgs, PeerArgs, Places, PromoteArgs, ResolveArgs, ResourceArgs, ServeArgs,
+    AcceptNewVoterArgs, ConnectArgs, DemoteArgs, PeerArgs, Places, PromoteArgs, ResolveArgs, ResourceArgs, ServeArgs,
     WaitConnectArgs, WaitSyncArgs,
 };
 use super::client::{ANSWER_TIMEOUT, Client};
@@ -38,6 +38,19 @@ pub fn promote(places: &Places, args: &PromoteArgs) -> anyhow::Result<Answer> {
         force: args.force,
     };
     order(places, &args.resource, command, Some(longer_than(args.wait)))
+}
+
+/// `twinblk accept-new-voter`
+pub fn accept_new_voter(places: &Places, args: &AcceptNewVoterArgs) -> anyhow::Result<Answer> {
+    let command = |dry_run| Command::AcceptNewVoter { voter: args.voter.clone(), dry_run };
+    // What it may cost is said before, not after.
+    let cost = order(places, &args.resource, command(true), Some(ANSWER_TIMEOUT))?;
+    let Answer::Text(cost) = cost else { anyhow::bail!("{}: no answer about the cost", args.resource) };
+    if args.dry_run {
+        return Ok(Answer::Text(cost));
+    }
+    eprintln!("{}: accepting voter {}: {cost}", args.resource, args.voter);
+    order(places, &args.resource, command(false), Some(ANSWER_TIMEOUT))
 }
 
 /// `twinblk outdate`

@@ -18,7 +18,7 @@ pub fn run(places: &Places, args: &TiebreakerArgs) -> anyhow::Result<Answer> {
     if !tiebreaker.state.exists() {
         let text = format!("{} does not exist", tiebreaker.state.display());
         let action = format!(
-            "`twinblk tiebreaker {} --init`, but only if this resource never had a tiebreaker",
+            "`twinblk tiebreaker {} --init`, if this resource never had one, or its file is lost for good",
             config.resource
         );
         return Err(Ended::advised(Status::Configuration, text, action));

@@ -193,6 +193,15 @@ impl Watch {
         self.compare(nodes);
     }
 
+    /// A node has got another disk. Until it is in sync it differs from all others.
+    pub fn replaced(&mut self, nodes: &[SimNode], node: NodeId) {
+        let superblock = nodes[node.index()].superblock();
+        let (own_word, journal) = (superblock.disk, JournalView::default());
+        let (newest_since, is_copied_to, is_damaged) = (0, false, true);
+        self.seen[node.index()] =
+            Seen { superblock, journal, own_word, newest_since, is_copied_to, is_damaged };
+    }
+
     /// A daemon has started and found this on its disk.
     pub fn started(&mut self, nodes: &[SimNode], node: NodeId, found: &Found) {
         let mark = nodes[node.index()].metadata.flush_mark();

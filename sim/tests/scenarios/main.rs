@@ -20,6 +20,7 @@ mod split_brain;
 mod three;
 mod unflushed;
 mod verdicts;
+mod voters;
 mod votes;
 mod went_back;
 

@@ -2,7 +2,12 @@
 //! follow one another have a voter in common, and no list gives a seat to somebody new while another holds it.
 
 use super::*;
-use crate::units::{Incarnation, VOTERS_MAX};
+use crate::generation::lineage::Position;
+use crate::peer::message::{Basis, Denial, VoteRequest, VoteStage};
+use crate::promotion::voting::{
+    Reign, SeenPrimary, StoreDenial, VoterView, may_grant, may_replace, may_store,
+};
+use crate::units::{Incarnation, Span, Term, Tick, VOTERS_MAX};
 
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
@@ -117,4 +122,80 @@ fn majorities_of_lists_that_follow_one_another_have_a_voter_in_common_that_remem
             .any(|one| majorities(&filled, voters).into_iter().any(|other| !meet(one, other)));
         assert!(is_unsafe, "{voters} voters");
     }
+}
+
+fn record(number: u64, primary: NodeId, voters: VoterList) -> MembershipRecord {
+    let in_sync = InSyncSet::of(A, Incarnation(11)).with(B, Incarnation(12));
+    let term = Term { number, taker: 9 };
+    MembershipRecord { term, version: 3, primary: Some(primary), in_sync, voters }
+}
+
+/// A voter of three that has heard nothing from the Primary for a long time.
+fn voter(node: NodeId, record: &MembershipRecord, known: VoterList) -> VoterView<'_> {
+    VoterView {
+        record,
+        node,
+        position: None,
+        incarnation: Incarnation(u64::from(node.0) + 11),
+        continues: None,
+        now: Tick(60_000_000),
+        started: Tick(0),
+        last_primary_frame: None,
+        reign: Reign::MayLast,
+        seen_primary: SeenPrimary::Nobody,
+        peer_timeout: Span::from_millis(3000),
+        asks_a_majority: true,
+        has_usable_disk: true,
+        voters: 3,
+        known,
+    }
+}
+
+/// B, a member by its own record, asks for term 6 by this list.
+fn asks(voters: VoterList) -> VoteRequest {
+    let record = record(6, B, voters);
+    VoteRequest {
+        round: 1,
+        stage: VoteStage::Take,
+        candidate: B,
+        incarnation: Incarnation(12),
+        basis: Basis::Member { continues: Incarnation(12) },
+        position: Position::default(),
+        record: MembershipRecord { in_sync: InSyncSet::of(B, Incarnation(12)), ..record },
+        peer_is_fenced: false,
+    }
+}
+
+#[test]
+fn a_reinstalled_tiebreaker_promotes_no_stale_replica() {
+    let empty = MembershipRecord::default();
+    let known = list(&[0, 0, 30]);
+    let reinstalled = voter(T, &empty, known);
+    assert_eq!(may_grant(&reinstalled, &asks(list(&[1, 2, 3]))), Err(Denial::OtherVoters));
+    let adapted = asks(list(&[1, 2, 30]));
+    assert_eq!(may_grant(&reinstalled, &adapted), Err(Denial::EmptyRecord));
+    // The replica that remembers refuses the new identity in the list.
+    let stale = record(5, A, list(&[1, 2, 3]));
+    assert_eq!(may_grant(&voter(B, &stale, list(&[1, 2, 3])), &adapted), Err(Denial::OtherVoters));
+    // And it is no place to record anything before a record names it.
+    assert_eq!(may_store(&empty, (T, &known), &stale, A), Err(StoreDenial::OtherVoters));
+    assert_eq!(may_replace(&empty, (T, &known), &record(5, A, list(&[1, 2, 30]))), Ok(()));
+}
+
+#[test]
+fn while_two_nodes_become_three_old_and_new_configuration_make_no_two_majorities() {
+    // A and the tiebreaker have the old configuration, B and C, in the tiebreaker's place, the new one.
+    let (known, as_new) = (list(&[1, 2, 3]), list(&[1, 2, 30]));
+    let (stored, empty) = (record(5, A, known), MembershipRecord::default());
+    let c = voter(T, &empty, as_new);
+    for request in [asks(known), asks(as_new)] {
+        assert!(may_grant(&c, &request).is_err(), "C is no voter yet, so B has no majority with it");
+    }
+    assert_eq!(may_grant(&voter(B, &stored, known), &asks(as_new)), Err(Denial::OtherVoters), "nor with itself");
+    // Where the number of voters changes too, whoever is configured for another one does not vote at all.
+    for voters in [2, 4, 5] {
+        let view = VoterView { voters, ..voter(A, &stored, known) };
+        assert_eq!(may_grant(&view, &asks(known)), Err(Denial::OtherVoters), "{voters} voters");
+    }
+    assert_eq!(may_grant(&voter(A, &stored, known), &asks(known)), Ok(()), "A and B agree on who votes");
 }

@@ -299,25 +299,6 @@ fn a_restart_proves_nothing_to_a_voter() {
 }
 
 #[test]
-fn a_reinstalled_tiebreaker_promotes_no_stale_replica() {
-    let empty = MembershipRecord::default();
-    let voter = VoterId(555);
-    let mut known = VoterList::default();
-    known.ids[2] = voter;
-    let reinstalled = VoterView { known, ..tiebreaker(&empty) };
-    assert_eq!(may_grant(&reinstalled, &request()), Err(Denial::OtherVoters));
-    let mut adapted = request();
-    adapted.record.voters.ids[2] = voter;
-    assert_eq!(may_grant(&reinstalled, &adapted), Err(Denial::EmptyRecord));
-    // The replica that remembers refuses the new identity in the list.
-    let stale = record(5, Some(A), both());
-    let b = VoterView { node: B, incarnation: B_RUN, ..replica_a(&stale) };
-    assert_eq!(may_grant(&b, &adapted), Err(Denial::OtherVoters));
-    // And it is no place to record anything.
-    assert_eq!(may_store(&empty, (T, &known), &stale, A), Err(StoreDenial::OtherVoters));
-}
-
-#[test]
 fn a_voter_that_restarts_in_a_partition_waits_like_any_other() {
     let record = record(5, Some(A), both());
     let b = VoterView {
