@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::peer::frame::ReceivedFrame;
 use crate::rescue::{Giving, RescueStep};
-use crate::units::{ByteRange, NodeId, RequestId, Span, bytes_u64, VoterId};
+use crate::units::{ByteRange, NodeId, RequestId, Span, VoterId, bytes_u64};
 
 /// Names one I/O from the effect that orders it to the event that reports it. Never reused within a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

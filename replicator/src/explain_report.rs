@@ -189,7 +189,7 @@ pub struct PromotionExplanation {
 pub struct VoterExplanation {
     /// Its name.
     pub name: String,
-    /// `this node`, `linked` or `not linked`.
+    /// `this node`, `linked`, `linked, new, without a vote yet` or `not linked`.
     pub link: String,
     /// How long ago its newest frame came, milliseconds.
     pub heard_ms_ago: Option<u64>,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use replicator::units::Span;
 
 use super::args::{
-    AcceptNewVoterArgs, ConnectArgs, DemoteArgs, PeerArgs, Places, PromoteArgs, ResolveArgs, ResourceArgs, ServeArgs,
-    WaitConnectArgs, WaitSyncArgs,
+    AcceptNewVoterArgs, ConnectArgs, DemoteArgs, PeerArgs, Places, PromoteArgs, ResolveArgs, ResourceArgs,
+    ServeArgs, WaitConnectArgs, WaitSyncArgs,
 };
 use super::client::{ANSWER_TIMEOUT, Client};
 use super::exit::Answer;

@@ -35,4 +35,5 @@ mod resync;
 mod split_brain;
 mod stops;
 mod trio;
+mod voters;
 mod without_votes;

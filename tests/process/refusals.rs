@@ -130,26 +130,6 @@ fn a_peer_of_another_protocol_version_is_refused_by_name_on_both_ends() {
 }
 
 #[test]
-fn a_peer_whose_metadata_was_made_anew_is_refused_by_name_on_both_ends() {
-    let mut cluster = Cluster::start(&Settings::default());
-    // The first promotion needs every voter to have met every other.
-    cluster.promote(Voter::A);
-    assert!(cluster.stop(Voter::B).success());
-    cluster.expect(Voter::B, &["create-metadata", RESOURCE, "--uptodate-zeroed", "--force"]);
-    cluster.start_process(Voter::B);
-    let accepting = Told::wait(&mut cluster, Voter::A, "was pinned at first contact");
-    let dialing = Told::wait(&mut cluster, Voter::B, "it knows this node by another voter identity");
-    for told in [accepting, dialing] {
-        assert!(told.action.contains("Starting over"), "{told:?}");
-    }
-    cluster.wait_until("b says why the tiebreaker refuses it too", SOON, |cluster| {
-        let reason = cluster.value(Voter::B, "/tiebreaker/reason");
-        reason
-            .is_some_and(|reason| reason.as_str().is_some_and(|said| said.contains("another voter identity")))
-    });
-}
-
-#[test]
 fn a_disconnected_pair_says_on_both_ends_who_did_it_and_how_to_undo_it() {
     let mut cluster = Cluster::start(&Settings::default());
     cluster.expect(Voter::A, &["disconnect", RESOURCE, "--peer", "b"]);

@@ -25,6 +25,8 @@ pub struct Agreement<'a> {
     pub usable: &'a [NodeId],
     /// The replicas that cannot be asked and could be Primary, and what is known of each.
     pub unreachable: &'a [(NodeId, Standing)],
+    /// Members of the newest record that are not here any more: others are linked in their places.
+    pub replaced: &'a [NodeId],
     /// Whether no copy elsewhere can be newer than the candidate's, or what speaks against it.
     pub newest: Result<(), String>,
 }
@@ -77,10 +79,12 @@ pub fn decide(round: &Agreement<'_>) -> Agreed {
     {
         return decision;
     }
-    let has_to_be_newest = round.unreachable.iter().any(|(_, standing)| match standing {
+    let may_compete = round.unreachable.iter().any(|(_, standing)| match standing {
         Standing::Fenced(fenced, _) => !fenced.frees(false),
         Standing::NotFenced | Standing::BeingFenced => true,
     });
+    // Whoever is new agrees to everything, and knows nothing of what was on the disk before.
+    let has_to_be_newest = may_compete || !round.replaced.is_empty();
     match &round.newest {
         Err(reason) if has_to_be_newest => {
             let cure = "bring it up and connect; or `promote --force`, which first says what may be lost";

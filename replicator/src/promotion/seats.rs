@@ -31,9 +31,8 @@ pub fn are_seats_of(list: &VoterList, voters: usize) -> bool {
 /// Whether nobody is listed under another identity than the one known.
 #[must_use]
 pub fn fits(known: &VoterList, listed: &VoterList) -> bool {
-    let fits_one = |(known, listed): (&VoterId, VoterId)| {
-        is_free(*known) || *known == listed || listed == NOBODY
-    };
+    let fits_one =
+        |(known, listed): (&VoterId, VoterId)| is_free(*known) || *known == listed || listed == NOBODY;
     known.ids.iter().zip(listed.ids).all(fits_one)
 }
 

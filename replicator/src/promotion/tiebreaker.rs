@@ -459,7 +459,9 @@ impl Tiebreaker {
                 self.store_record(*update, peer, stored, effects);
             }
             // The answer says what is stored instead, and the frame's term what reign it is.
-            Ok(()) | Err(_) => self.send(now, peer, &Message::RecordStored(Box::new(self.durable.record)), effects),
+            Ok(()) | Err(_) => {
+                self.send(now, peer, &Message::RecordStored(Box::new(self.durable.record)), effects)
+            }
         }
     }
 

@@ -62,6 +62,7 @@ impl Replica {
             .filter(|node| self.could_compete(*node, &candidacy.newest))
             .map(|node| (node, self.standing_by_fencing(node)))
             .collect();
+        let replaced: Vec<NodeId> = self.replaced_members(&candidacy.newest).collect();
         let decision = agreement::decide(&Agreement {
             config: &self.config,
             request: &request,
@@ -69,6 +70,7 @@ impl Replica {
             replies: &replies,
             usable: &usable,
             unreachable: &unreachable,
+            replaced: &replaced,
             newest: self.knows_newest(&candidacy.newest),
         });
         match decision {

@@ -204,7 +204,12 @@ impl Replica {
         let shown = peer.link.as_ref().and_then(|link| link.record_shown.as_ref());
         VoterExplanation {
             name,
-            link: if peer.link.is_some() { "linked" } else { "not linked" }.to_owned(),
+            link: match (&peer.link, self.waits_for_a_seat(peer)) {
+                (None, _) => "not linked",
+                (Some(_), None) => "linked",
+                (Some(_), Some(_)) => "linked, new, without a vote yet",
+            }
+            .to_owned(),
             heard_ms_ago: peer.last_heard.map(|heard| self.now.since(heard).as_millis()),
             record: shown.map(|record| self.record_report(record)),
             voted: peer.voted.as_ref().map(|voted| self.vote_report(voted)),

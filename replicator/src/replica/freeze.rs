@@ -21,7 +21,9 @@ impl Replica {
         // A member that never echoed during this link gives no lease at all.
         members
             .map(|peer| {
-                peer.link.as_ref().and_then(|link| link.echoed).map_or(Tick(0), |echoed| echoed.plus(timeout))
+                // Whoever is new in its place has not promised to wait.
+                let link = peer.link.as_ref().filter(|_| self.is_heard(peer.node));
+                link.and_then(|link| link.echoed).map_or(Tick(0), |echoed| echoed.plus(timeout))
             })
             .min()
     }

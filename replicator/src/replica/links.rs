@@ -308,7 +308,13 @@ impl Replica {
     }
 
     /// Refuses a link that is no more than authenticated, and says why.
-    pub(super) fn say_last(&mut self, node: NodeId, link: LinkId, reason: FarewellReason, effects: &mut Effects) {
+    pub(super) fn say_last(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        reason: FarewellReason,
+        effects: &mut Effects,
+    ) {
         let stamp = FrameStamp { term: self.record().term, clock: self.now, echo: Tick(0) };
         let frame = Message::Farewell { reason }.encode(stamp);
         effects.push(Effect::SendToPeer { peer: node, link, frame });

@@ -36,6 +36,13 @@ impl Replica {
         peer.link.as_ref().is_some_and(|link| link.voter == seats::holder(record, pins, peer.node))
     }
 
+    /// Members of a record in whose places others are linked.
+    pub(super) fn replaced_members(&self, record: &MembershipRecord) -> impl Iterator<Item = NodeId> {
+        let is_member = |peer: &&Peer| peer.link.is_some() && record.in_sync.has_node(peer.node);
+        let members = self.peers.iter().filter(is_member);
+        members.filter(|peer| !self.is_holder(record, peer)).map(|peer| peer.node)
+    }
+
     /// Whether what a voter says counts. Where no majority decides, everybody's word does.
     pub(super) fn is_heard(&self, node: NodeId) -> bool {
         match self.config.on_peer_lost.asks_a_majority() {
@@ -72,8 +79,8 @@ impl Replica {
     /// Whether a voter without a seat shows that it had one: its record is one that this node's has left behind.
     pub(super) fn is_left_behind(&self, node: NodeId, shown: &MembershipRecord) -> bool {
         let link = self.peer(node).link.as_ref().filter(|link| !link.is_tentative);
-        let voter = link.map_or(VoterId::default(), |link| link.voter);
-        self.is_stranger(node, voter) && !shown.is_empty() && shown.order() < self.record().order()
+        let is_stranger = link.is_some_and(|link| self.is_stranger(node, link.voter));
+        is_stranger && !shown.is_empty() && shown.order() < self.record().order()
     }
 
     /// Ends the link of a voter whose seat somebody else has.
@@ -127,7 +134,8 @@ impl Replica {
             .find(|(node, voter)| self.is_stranger(*node, *voter) && others_are_met(*node));
         if let Some((node, voter)) = met {
             self.superblock.change(|content| content.pins.ids[node.index()] = voter);
-            let text = format!("{} is met as voter {voter}: nobody has been promoted yet", self.name_of(node));
+            let text =
+                format!("{} is met as voter {voter}: nobody has been promoted yet", self.name_of(node));
             effects.push(Effect::Notify(Notice::info("voter-met", text)));
         }
     }

@@ -14,7 +14,7 @@ use crate::superblock_keeper::Revision;
 use crate::units::{GenerationId, Incarnation, Lsn, NodeId, Span, Term, Tick, VOTERS_MAX};
 
 use super::Replica;
-use super::links::Peer;
+use super::links::{Peer, Replication};
 use super::own_generation::{Absence, OwnGeneration};
 use super::sending::Outbound;
 
@@ -435,10 +435,10 @@ impl Replica {
         }
     }
 
-    /// Whether a member can be waited for: it is linked, and replication has not been refused.
+    /// Whether a member can be waited for: it is linked, not somebody new in its place, and replication has not been
+    /// refused.
     pub(super) fn is_following(&self, peer: &Peer) -> bool {
-        use super::links::Replication;
-        peer.link.as_ref().is_some_and(|link| match &link.replication {
+        peer.link.as_ref().filter(|_| self.is_heard(peer.node)).is_some_and(|link| match &link.replication {
             Replication::Introducing => !link.is_tentative,
             // What is being resynced is no copy yet.
             Replication::Source(outbound) => outbound.resync().is_none(),
@@ -458,12 +458,9 @@ impl Replica {
         let revision = self.store_record(record);
         let Some(reign) = &mut self.reign else { return };
         // Whoever gets a seat has stored nothing yet.
-        let before = reign.newest().voters;
-        for (at, stored) in reign.stored.iter_mut().enumerate() {
-            if before.ids[at] != record.voters.ids[at] {
-                *stored = 0;
-            }
-        }
+        let before = reign.newest().voters.ids;
+        let seats = before.iter().zip(record.voters.ids).zip(&mut reign.stored);
+        seats.filter(|((before, after), _)| **before != *after).for_each(|(_, stored)| *stored = 0);
         reign.proposals.push_back(record);
         reign.own_revision = revision;
         match reign.authority {
@@ -505,12 +502,14 @@ impl Replica {
                 peer.outbound().filter(|outbound| outbound.is_started()).map(Outbound::acknowledged);
             // A peer outside the set holds clients back only once it follows along, not while it catches up.
             let is_mirrored = peer.outbound().is_some_and(Outbound::is_live);
-            let is_waited_for = reign.requires(peer.node) || (is_mirrored && !protocol.can_be_in_sync());
-            match acknowledged {
+            let is_required = reign.requires(peer.node);
+            let is_waited_for = is_required || (is_mirrored && !protocol.can_be_in_sync());
+            // Whoever is new in the place of a member does not acknowledge for it.
+            match acknowledged.filter(|_| !is_required || self.is_heard(peer.node)) {
                 Some(acknowledged) if is_waited_for => {
                     complete = complete.min(protocol.complete_up_to(acknowledged))
                 }
-                None if reign.requires(peer.node) => complete = complete.min(self.complete),
+                None if is_required => complete = complete.min(self.complete),
                 Some(_) | None => {}
             }
         }
@@ -523,7 +522,7 @@ impl Replica {
         let required = self.peers.iter().filter(|peer| reign.requires(peer.node));
         let flushed = |peer: &Peer| {
             peer.outbound()
-                .filter(|outbound| outbound.is_started())
+                .filter(|outbound| outbound.is_started() && self.is_heard(peer.node))
                 .map(|outbound| outbound.progress().flushed)
         };
         required.map(|peer| flushed(peer).unwrap_or(self.stable)).min().unwrap_or(Lsn(u64::MAX))

@@ -294,7 +294,9 @@ impl Replica {
     fn can_promote_without_votes(&self) -> CanPromote {
         let unreachable: Vec<&str> = self.unreachable_replicas().map(|node| self.name_of(node)).collect();
         let knows_newest = self.knows_newest(self.record());
+        let is_somebody_gone = self.replaced_members(self.record()).next().is_some();
         let (yes, because) = match (&knows_newest, unreachable.is_empty(), self.config.on_peer_lost) {
+            (Err(why), true, _) if is_somebody_gone => (false, why.clone()),
             (_, true, _) => (true, "every other replica is linked, and will be asked".to_owned()),
             (Ok(()), false, OnPeerLost::Fence) => {
                 (true, format!("no copy is newer; {} will be fenced first", unreachable.join(", ")))
@@ -365,8 +367,9 @@ impl Replica {
         if self.is_new_here() {
             advice.push(Advice {
                 state: "voter-new",
-                status: "This node has new metadata: its vote does not count until a Primary has taken it in."
-                    .to_owned(),
+                status:
+                    "This node has new metadata: its vote does not count until a Primary has taken it in."
+                        .to_owned(),
                 action: "None while a Primary and a majority of the other voters run.".to_owned(),
                 see: SEE_DISK,
             });

@@ -79,6 +79,7 @@ fn linked(on_peer_lost: OnPeerLost, answer: Option<VoteReply>, usable: &[NodeId]
         replies: &replies,
         usable,
         unreachable: &[],
+        replaced: &[],
         newest: Err("beta may hold more".to_owned()),
     })
 }
@@ -93,6 +94,7 @@ fn alone(on_peer_lost: OnPeerLost, standing: Standing, newest: Result<(), String
         replies: &BTreeMap::new(),
         usable: &[],
         unreachable: &[(B, standing)],
+        replaced: &[],
         newest,
     })
 }
@@ -158,5 +160,25 @@ fn under_fence_the_peer_is_fenced_first_and_what_that_proves_has_to_be_enough() 
     for knows in [true, false] {
         assert_eq!(refusal(alone(fenced(Fenced::Primary), knows)), "peer-is-primary");
         assert_eq!(refusal(alone(fenced(Fenced::Unknown), knows)), "fence-failed");
+    }
+}
+
+#[test]
+fn the_agreement_of_a_new_disk_does_not_make_an_old_copy_the_newest() {
+    for mode in [OnPeerLost::Fence, OnPeerLost::Continue] {
+        let (config, request) = (config(mode), request());
+        let replies = BTreeMap::from([(B, reply(Ok(()), 10))]);
+        let round = |newest| Agreement {
+            config: &config,
+            request: &request,
+            asked: &[B],
+            replies: &replies,
+            usable: &[B],
+            unreachable: &[],
+            replaced: &[B],
+            newest,
+        };
+        assert_eq!(refusal(decide(&round(Err("beta may have held more".to_owned())))), "disk-consistent");
+        assert!(matches!(decide(&round(Ok(()))), Agreed::Take(_)), "it was in sync to the end itself");
     }
 }

@@ -191,7 +191,11 @@ fn while_two_nodes_become_three_old_and_new_configuration_make_no_two_majorities
     for request in [asks(known), asks(as_new)] {
         assert!(may_grant(&c, &request).is_err(), "C is no voter yet, so B has no majority with it");
     }
-    assert_eq!(may_grant(&voter(B, &stored, known), &asks(as_new)), Err(Denial::OtherVoters), "nor with itself");
+    assert_eq!(
+        may_grant(&voter(B, &stored, known), &asks(as_new)),
+        Err(Denial::OtherVoters),
+        "nor with itself"
+    );
     // Where the number of voters changes too, whoever is configured for another one does not vote at all.
     for voters in [2, 4, 5] {
         let view = VoterView { voters, ..voter(A, &stored, known) };
