@@ -60,14 +60,10 @@ fn a_new_disk_needs_metadata_and_a_start_and_then_takes_over() {
     drop(volume);
     cluster.start_process(Voter::A);
     cluster.wait_until_synced(Voter::B);
-    // The old disk comes back by mistake.
-    cluster.kill(Voter::A);
-    assert!(cluster.stop(Voter::B).success());
-    cluster.start_process(Voter::A);
-    cluster.start_process(Voter::B);
-    cluster.wait_until_linked();
+    cluster.wait_until_unused(Voter::B);
+    cluster.expect(Voter::B, &["demote", RESOURCE]);
     cluster.promote(Voter::A);
-    cluster.wait_until_synced(Voter::A);
+    // The old disk comes back by mistake.
     assert!(cluster.stop(Voter::B).success());
     for file in files_of(&cluster, Voter::B) {
         std::fs::rename(file.with_extension("old"), &file).expect("put back");

@@ -302,7 +302,10 @@ impl Replica {
     /// is of its block unless a record, which goes to the target itself, is newer.
     fn copy_blocks(&mut self, node: NodeId, effects: &mut Effects) {
         let Some(link) = self.peer(node).link.as_ref().map(|link| link.id) else { return };
-        if let Some(copying) = self.copying_to(node) {
+        let written_back = self.write_back.written_back();
+        if let Some(copying) = self.copying_to(node)
+            && copying.may_find_more(written_back)
+        {
             copying.begin_pass();
         }
         while !self.is_resync_paused && self.throttle.may_read(self.now) {

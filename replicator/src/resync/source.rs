@@ -82,6 +82,8 @@ pub struct Copying {
     /// Blocks that were to be copied at first.
     total: u64,
     cursor: u64,
+    /// How far the data area was when this pass was begun; nothing during the first.
+    begun_at: Option<Lsn>,
     search: Search,
     expectation: Expectation,
     judgement: Judgement,
@@ -107,6 +109,7 @@ impl Copying {
             total: todo.count(),
             todo,
             cursor: 0,
+            begun_at: None,
             search: Search::default(),
             expectation,
             judgement: Judgement::new(expectation),
@@ -125,6 +128,17 @@ impl Copying {
     #[must_use]
     pub fn start(&self) -> Lsn {
         self.start
+    }
+
+    /// Whether another pass may find what this one did not: the data area holds more by now. Without that a pass ends as
+    /// it begins, and whoever looks again at once never gets to write anything back.
+    pub fn may_find_more(&mut self, written_back: Lsn) -> bool {
+        let is_over = self.todo.next_run(self.cursor, 1).is_none();
+        let may = is_over && self.begun_at < Some(written_back);
+        if may {
+            self.begun_at = Some(written_back);
+        }
+        may
     }
 
     /// Begins another pass over the volume if this one is over: for what could not be read then.

@@ -178,3 +178,16 @@ fn what_could_not_be_read_in_one_pass_is_read_in_the_next() {
     copying.begin_pass();
     assert_eq!(next_run(&mut copying), Some(run(3, 2)));
 }
+
+#[test]
+fn a_pass_that_left_blocks_to_write_back_is_not_begun_again_before_the_data_area_has_moved_on() {
+    let mut copying = copying(&[run(10, 4)], Expectation::Different);
+    assert!(!copying.may_find_more(Lsn(5)), "the first pass is not over");
+    assert_eq!(next_run(&mut copying), Some(run(10, 4)));
+    // They are in memory only, so that they are not read.
+    assert!(copying.may_find_more(Lsn(5)));
+    copying.begin_pass();
+    assert_eq!(next_run(&mut copying), Some(run(10, 4)));
+    assert!(!copying.may_find_more(Lsn(5)));
+    assert!(copying.may_find_more(Lsn(6)));
+}
