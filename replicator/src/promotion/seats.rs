@@ -1,5 +1,5 @@
 //! Who votes: each node number is a seat, and a voter list says which identity has it. How the list changes while voters
-//! are replaced (docs/decisions 13). Pure and without memory.
+//! are replaced (docs/decisions 14). Pure and without memory.
 //!
 //! Rule: lists change by one seat at a time, and by two steps: the seat is emptied, and only when a majority of the list
 //! with the empty seat has stored that, somebody new gets it. So every majority of one list meets every majority of the

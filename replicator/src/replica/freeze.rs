@@ -8,6 +8,7 @@ use crate::state::Role;
 use crate::units::{NodeId, Tick};
 
 use super::Replica;
+use super::links::{Peer, Replication};
 
 impl Replica {
     /// When the lease ends; `None` if nobody else could be promoted meanwhile.
@@ -32,6 +33,17 @@ impl Replica {
     pub(super) fn may_answer_reads(&self) -> bool {
         let is_serving = self.role == Role::Primary && self.disk_fault.is_none() && self.reign.is_some();
         is_serving && self.lease_ends().is_none_or(|ends| self.now < ends)
+    }
+
+    /// Whether a member can be waited for: it is linked, not somebody new in its place, and replication has not been
+    /// refused.
+    pub(super) fn is_following(&self, peer: &Peer) -> bool {
+        peer.link.as_ref().filter(|_| self.is_heard(peer.node)).is_some_and(|link| match &link.replication {
+            Replication::Introducing => !link.is_tentative,
+            // What is being resynced is no copy yet.
+            Replication::Source(outbound) => outbound.resync().is_none(),
+            Replication::Idle | Replication::Stopped | Replication::Target => false,
+        })
     }
 
     /// Why all I/O waits, and what ends it.

@@ -1,5 +1,5 @@
 //! Voters that are new, or come back as somebody else: who has a seat, who is listened to meanwhile, and how a Primary
-//! gives a seat to somebody new (docs/decisions 13).
+//! gives a seat to somebody new (docs/decisions 14).
 //!
 //! Rule: a voter counts as whom the record names, never as a number. Whoever is linked without a seat may be brought up
 //! to date, and nothing that it says counts as a vote, as a report, or as a copy of the record.

@@ -14,7 +14,7 @@ use crate::superblock_keeper::Revision;
 use crate::units::{GenerationId, Incarnation, Lsn, NodeId, Span, Term, Tick, VOTERS_MAX};
 
 use super::Replica;
-use super::links::{Peer, Replication};
+use super::links::Peer;
 use super::own_generation::{Absence, OwnGeneration};
 use super::sending::Outbound;
 
@@ -433,17 +433,6 @@ impl Replica {
             Some(state) if state.continues == Some(recorded) => Standing::Renewed(state.incarnation),
             Some(_) => Standing::Lost,
         }
-    }
-
-    /// Whether a member can be waited for: it is linked, not somebody new in its place, and replication has not been
-    /// refused.
-    pub(super) fn is_following(&self, peer: &Peer) -> bool {
-        peer.link.as_ref().filter(|_| self.is_heard(peer.node)).is_some_and(|link| match &link.replication {
-            Replication::Introducing => !link.is_tentative,
-            // What is being resynced is no copy yet.
-            Replication::Source(outbound) => outbound.resync().is_none(),
-            Replication::Idle | Replication::Stopped | Replication::Target => false,
-        })
     }
 
     fn propose(&mut self, in_sync: InSyncSet, effects: &mut Effects) {

@@ -1,4 +1,4 @@
-//! Replicas that come back as somebody else: who has a seat, who is listened to, who is sent away (docs/decisions 13).
+//! Replicas that come back as somebody else: who has a seat, who is listened to, who is sent away (docs/decisions 14).
 
 use crate::peer::message::{FarewellReason, Message};
 use crate::promotion::membership::MembershipRecord;
