@@ -29,17 +29,19 @@ pub fn names_a_loss(order: &Order) -> bool {
     }
 }
 
-/// Whether blocks of a node may rot: everybody is up and in sync, nothing is cut off, and another one holds it all.
+/// Whether blocks of a node may rot, or its disk be replaced: nothing else is broken, and another one holds it all.
 #[must_use]
 pub fn may_rot(world: &World, node: NodeId) -> bool {
+    is_whole(world) && !last_copy_goes(world, node)
+}
+
+/// Whether everybody is up and in sync, and nothing is cut off or about to fail.
+#[must_use]
+pub fn is_whole(world: &World) -> bool {
     let is_quiet = world.network.cuts.is_empty() && world.voters().all(|voter| world.is_up(voter));
     let is_sound = |node: &SimNode| {
         let works = node.health == DiskHealth::Good && node.next_failure.is_none();
         works && node.unwanted.is_empty() && !node.is_resync_paused && node.stands_still_until <= world.now
     };
-    is_quiet
-        && world.nodes.iter().all(is_sound)
-        && world.doomed.is_none()
-        && world.is_in_sync()
-        && !last_copy_goes(world, node)
+    is_quiet && world.nodes.iter().all(is_sound) && world.doomed.is_none() && world.is_in_sync()
 }

@@ -277,7 +277,7 @@ fn rot(world: &mut World, random: &mut Random) {
 /// is in sync and votes again.
 fn replaced(world: &mut World, random: &mut Random) {
     if world.options.has_tiebreaker() && random.chance(30) {
-        if !world.voters().all(|voter| world.is_up(voter)) || !world.is_in_sync() {
+        if !fault_budget::is_whole(world) {
             return;
         }
         world.reinstall_tiebreaker();
