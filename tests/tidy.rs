@@ -409,6 +409,8 @@ fn the_states_of_advice_are_those_of_the_code() {
         "-inconsistent",
         "-outdated",
         "-consistent",
+        "-voter",
+        "-new",
     ];
     let literals = source.split('"').skip(1).step_by(2);
     let is_state =
