@@ -3,6 +3,7 @@
 mod advice;
 mod alone;
 mod catch_up;
+mod clients;
 mod disks;
 mod dry_run;
 mod explain;
