@@ -72,7 +72,8 @@ pub fn demand(world: &mut World, random: &mut Random, knobs: &Knobs) {
 /// the voter that is left out could tell.
 fn may_be_left_out(world: &World, left_out: NodeId) -> bool {
     let core: Vec<NodeId> = world.replicas().filter(|node| *node != left_out && world.is_up(*node)).collect();
-    let is_usable = |node: &NodeId| world.disk(*node) > DiskState::Inconsistent;
+    // An operator may have called the only other copy outdated.
+    let is_usable = |node: &NodeId| world.disk(*node) > DiskState::Outdated;
     let holds = core.iter().any(|node| is_usable(node) && world.holds_everything(*node));
     let is_followable =
         |record: &MembershipRecord| core.iter().any(|node| is_usable(node) && world.lives_on(*node, record));
