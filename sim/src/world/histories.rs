@@ -65,7 +65,7 @@ impl World {
         }
         if notice.name == "verdict" && notice.text.contains("it brings this node") {
             let is_of = |name: &&str| notice.text.starts_with(&format!("{name}:"));
-            if let Some(at) = NAMES.iter().position(|name| is_of(&name)) {
+            if let Some(at) = NAMES.iter().position(is_of) {
                 self.branches.follows(node, NodeId(u8::try_from(at).expect("at most three")));
             }
         }
