@@ -373,7 +373,7 @@ fn the_reasons_not_to_vote_are_those_of_the_code() {
 #[test]
 fn every_attack_names_a_rule_and_tests_that_exist() {
     let document = read("docs/ATTACKS.md");
-    let everything: String = sources().iter().map(|path| read(path)).collect();
+    let everything: String = sources().iter().map(read).collect();
     let tests: BTreeSet<&str> = everything
         .split("#[test]\n")
         .skip(1)

@@ -268,7 +268,6 @@ impl Replica {
             DurableDisk::UpToDate => DiskState::Consistent,
         };
         let continues = continuity::continued(&superblock, recovery.end, continuity, is_corrupt);
-        let preceded_by = continues.map(|_| superblock.incarnation);
         let mut write_back = WriteBack::new(recovery.written_back_up_to);
         for (_, record) in recovery.replay {
             write_back.accept(record, started);
@@ -281,6 +280,7 @@ impl Replica {
             started,
             start: Start::Flushing,
             incarnation: Incarnation(random.identity()),
+            preceded_by: continues.map(|_| superblock.incarnation),
             random,
             numbers: IoNumbers::default(),
             purposes: BTreeMap::new(),
@@ -297,7 +297,6 @@ impl Replica {
             role: Role::Secondary,
             disk,
             continues,
-            preceded_by,
             writes: Writes::default(),
             reads: Reads::default(),
             throttle: Throttle::new(config.resync, started),

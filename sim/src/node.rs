@@ -20,6 +20,7 @@ use replicator::units::{
     BLOCK_BYTES, BlockRange, GenerationId, Incarnation, Lsn, NodeId, Span, VOTERS_MAX, VoterId,
 };
 
+use crate::fence_command::FenceCommand;
 use crate::random::Random;
 use crate::rescue::Rescues;
 use crate::sim_clock::SimClock;
@@ -135,19 +136,6 @@ impl DiskHealth {
     }
 }
 
-/// What a node's fence command does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FenceCommand {
-    /// It ends with this status, and does nothing else.
-    Exits(i32),
-    /// It cuts the peer's power, and says so (7).
-    Shoots,
-    /// It does not end by itself.
-    Hangs,
-    /// It is not there.
-    IsMissing,
-}
-
 /// A machine.
 #[derive(Debug)]
 pub struct SimNode {
@@ -189,6 +177,8 @@ pub struct SimNode {
     pub is_serving: bool,
     /// What its fence command does.
     pub fence_command: FenceCommand,
+    /// How long it takes at most, microseconds; a little while, if it is not said.
+    pub fence_takes: u64,
     /// Peers that it does not want links to.
     pub unwanted: Vec<NodeId>,
     /// Whether an operator has paused resyncs from it.
@@ -345,6 +335,7 @@ impl SimNode {
             wakes: None,
             is_serving: false,
             fence_command: FenceCommand::IsMissing,
+            fence_takes: 0,
             unwanted: Vec::new(),
             is_resync_paused: false,
             links: Vec::new(),

@@ -29,20 +29,13 @@ impl Replica {
             return;
         }
         match request {
-            Request::Read { range } => {
-                // A read that overlaps an accepted write waits until that write is complete.
-                let newest =
-                    range.covering_blocks().and_then(|blocks| self.write_back.newest_overlapping(blocks));
-                self.reads.arrive(id, range, newest.unwrap_or(Lsn::ZERO));
-            }
-            Request::BlockStatus { range } => match range.covering_blocks() {
-                Some(blocks) => {
-                    let newest = self.write_back.newest_overlapping(blocks);
-                    self.reads.query(id, range, newest.unwrap_or(Lsn::ZERO));
+            Request::Read { .. } | Request::BlockStatus { .. } => {
+                let blocks = request.range().and_then(ByteRange::covering_blocks);
+                match blocks.is_some_and(|blocks| self.writes.is_about_to_change(blocks)) {
+                    true => self.writes.arrive(id, request),
+                    false => self.read(id, &request, effects),
                 }
-                None => effects
-                    .push(Effect::CompleteRequest { id, outcome: Completion::Failed(RequestError::Invalid) }),
-            },
+            }
             // Of what nobody writes nothing is missing on stable storage.
             Request::Flush if self.serves_as_was => {
                 effects.push(Effect::CompleteRequest { id, outcome: Completion::Done });
@@ -54,14 +47,31 @@ impl Replica {
         }
     }
 
+    /// Takes in a read or a query. If it overlaps an accepted write it waits until that write is complete.
+    fn read(&mut self, id: RequestId, request: &Request, effects: &mut Effects) {
+        let range = request.range().expect("a read is of something");
+        let blocks = range.covering_blocks();
+        let newest = blocks.and_then(|blocks| self.write_back.newest_overlapping(blocks));
+        let newest = newest.unwrap_or(Lsn::ZERO);
+        if matches!(request, Request::Read { .. }) {
+            self.reads.arrive(id, range, newest);
+        } else if blocks.is_some() {
+            self.reads.query(id, range, newest);
+        } else {
+            let outcome = Completion::Failed(RequestError::Invalid);
+            effects.push(Effect::CompleteRequest { id, outcome });
+        }
+    }
+
     /// Gives numbers to what waits, as far as there is room.
     pub(super) fn admit_requests(&mut self, effects: &mut Effects) {
         self.finish_edits();
         while self.may_admit() {
             let Some(request) = self.writes.next_waiting() else { return };
-            if let Some(blocks) = touched_blocks(request) {
+            let is_write = request.is_write();
+            if let Some(blocks) = request.range().and_then(ByteRange::covering_blocks) {
                 let is_edited = self.writes.edits().iter().any(|edit| edit.blocks().overlaps(blocks));
-                if is_edited || self.reads.wait_for(blocks) {
+                if is_edited || (is_write && self.reads.wait_for(blocks)) {
                     return; // A ragged write is still being merged, or a read came first.
                 }
             }
@@ -116,9 +126,8 @@ impl Replica {
                 // Ragged edges stay as they are, and there is nothing else.
                 None => effects.push(Effect::CompleteRequest { id, outcome: Completion::Done }),
             },
-            Request::Read { .. } | Request::Flush | Request::BlockStatus { .. } => {
-                unreachable!("only writes wait for admission")
-            }
+            Request::Read { .. } | Request::BlockStatus { .. } => self.read(id, &request, effects),
+            Request::Flush => unreachable!("a flush is about what was answered, and waits for no admission"),
         }
     }
 
@@ -216,15 +225,5 @@ impl Replica {
         }
         let known = if self.serves_as_was { self.assigned() } else { self.complete };
         self.reads.on_allocation(io, extents, known, &self.write_back);
-    }
-}
-
-/// The blocks that a request would change.
-fn touched_blocks(request: &Request) -> Option<BlockRange> {
-    match request {
-        Request::Write { .. } | Request::Trim { .. } | Request::WriteZeroes { .. } => {
-            request.range()?.covering_blocks()
-        }
-        Request::Read { .. } | Request::BlockStatus { .. } | Request::Flush => None,
     }
 }

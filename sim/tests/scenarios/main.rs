@@ -4,6 +4,7 @@ mod advice;
 mod alone;
 mod as_was;
 mod catch_up;
+mod clients;
 mod disks;
 mod dry_run;
 mod explain;
