@@ -143,6 +143,15 @@ impl Writes {
         self.len() == 0
     }
 
+    /// Forgets every request, and says whose they were.
+    pub fn take_all(&mut self) -> Vec<RequestId> {
+        let waiting = self.waiting.drain(..).map(|(id, _)| id);
+        let edits = self.edits.drain(..).map(|edit| edit.id);
+        let in_flight = self.in_flight.drain(..).map(|request| request.id);
+        let flushes = self.flush_waiters.drain(..).map(|waiter| waiter.id);
+        waiting.chain(edits).chain(in_flight).chain(flushes).collect()
+    }
+
     /// Forgets every request: the clients are gone, or get no answer from this node any more.
     pub fn forget(&mut self) {
         *self = Self::default();

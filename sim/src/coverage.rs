@@ -12,7 +12,7 @@ pub struct Coverage {
 }
 
 /// Everything that is counted; what no run reaches is printed too, with zeroes.
-pub const NAMES: [&str; 71] = [
+pub const NAMES: [&str; 72] = [
     "promotions",
     "promotions of a third node",
     "promotions refused",
@@ -52,6 +52,7 @@ pub const NAMES: [&str; 71] = [
     "verdict NewPeer",
     "verdict BothNew",
     "disks failed",
+    "diskless service",
     "journals found corrupt",
     "standstills",
     "frames of a dead link",
@@ -114,6 +115,7 @@ impl Coverage {
             "fence-failed" => "fence commands that prove nothing",
             "promotion-waits" if text.contains("lease") => "lease waits",
             "disk-failed" => "disks failed",
+            "diskless" => "diskless service",
             "stood-still" => "standstills",
             "resync-ended" => "resyncs ended",
             "verdict" => {

@@ -222,7 +222,7 @@ fn dies(world: &mut World, random: &mut Random, node: NodeId, death: Death) {
 /// Starts whatever does not run; a daemon whose disk failed is started anew now and then.
 fn start_what_is_down(world: &mut World, random: &mut Random) {
     for node in world.replicas() {
-        if world.is_up(node) && world.disk(node) == DiskState::Failed && random.chance(50) {
+        if world.is_up(node) && world.disk(node) <= DiskState::Failed && random.chance(50) {
             world.kill(node);
         }
         if !world.is_up(node) && random.chance(80) {

@@ -107,7 +107,7 @@ fn heal(world: &mut World, left_out: Option<NodeId>) {
         world.set_health(node, DiskHealth::Good);
         world.nodes[node.index()].next_failure = None;
         // A disk that has failed is not used again before its daemon has been started again.
-        if world.is_up(node) && world.disk(node) == DiskState::Failed {
+        if world.is_up(node) && world.disk(node) <= DiskState::Failed {
             world.kill(node);
         }
         if world.is_up(node) {
@@ -122,7 +122,7 @@ fn heal(world: &mut World, left_out: Option<NodeId>) {
     // A daemon that was told to stop takes its time for what clients have in flight, and then gives up or ends.
     world.run_until(AGREEMENT_LIMIT, |world| !world.has_stops_under_way());
     for node in world.replicas().filter(|node| Some(*node) != left_out) {
-        if world.is_up(node) && world.disk(node) == DiskState::Failed {
+        if world.is_up(node) && world.disk(node) <= DiskState::Failed {
             world.kill(node);
         }
         start(world, node);

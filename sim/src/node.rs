@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use replicator::config::{Address, Config, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{
+    Address, Config, OnNoData, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol,
+};
 use replicator::event::{IoId, LinkId};
 use replicator::generation::lineage::Lineage;
 use replicator::generation::split_brain::Policies;
@@ -206,6 +208,8 @@ pub struct Found {
 pub struct NodeOptions {
     /// What a Primary does that loses its peer.
     pub on_peer_lost: OnPeerLost,
+    /// What a Primary does that can reach no copy.
+    pub on_no_data: OnNoData,
     /// How many replicas there are. Two have a tiebreaker; three need none.
     pub replicas: u8,
     /// Protocol between the first two replicas.
@@ -228,6 +232,7 @@ impl Default for NodeOptions {
     fn default() -> Self {
         Self {
             on_peer_lost: OnPeerLost::Quorum,
+            on_no_data: OnNoData::Freeze,
             replicas: 2,
             protocol: ReplicationProtocol::C,
             third: ReplicationProtocol::C,
@@ -284,6 +289,7 @@ fn config(node: NodeId, options: &NodeOptions) -> Config {
         replicas: options.nodes().map(replica).collect(),
         has_tiebreaker: options.has_tiebreaker(),
         on_peer_lost: options.on_peer_lost,
+        on_no_data: options.on_no_data,
         heartbeat: Span::from_millis(1000),
         peer_timeout: Span::from_millis(3000),
         digest: 7,

@@ -85,11 +85,14 @@ impl Replica {
         self.role == Role::Primary
             && !self.is_ending()
             && !self.is_frozen()
-            && self.disk_fault.is_none()
+            && self.has_a_copy()
             && self.generation_is_durable()
             && self.write_back.has_room()
-            && self.journal.queue_bytes() < JOURNAL_QUEUE_BYTES_MAX
-            && !self.journal.is_short_of_room()
+            && (self.disk_fault.is_some() || self.journal_has_room())
+    }
+
+    fn journal_has_room(&self) -> bool {
+        self.journal.queue_bytes() < JOURNAL_QUEUE_BYTES_MAX && !self.journal.is_short_of_room()
     }
 
     fn admit(&mut self, id: RequestId, request: Request, effects: &mut Effects) {
@@ -137,26 +140,41 @@ impl Replica {
         let last = records.last().expect("a request makes at least one record").lsn;
         for record in records {
             self.written_bytes += record.range.bytes();
-            self.journal.accept(generation, record.clone());
+            if self.disk_fault.is_none() {
+                self.journal.accept(generation, record.clone());
+            }
             self.write_back.accept(record, self.now);
         }
         self.writes.submitted(id, last, durability, self.now);
     }
 
-    fn begin_edit(&mut self, mut edit: Edit, effects: &mut Effects) {
-        let edges: Vec<u64> = edit.edges.iter().map(|(block, _)| *block).collect();
-        for block in edges {
+    fn begin_edit(&mut self, edit: Edit, effects: &mut Effects) {
+        self.writes.edits().push(edit);
+        if self.disk_fault.is_none() {
+            self.read_edges(effects);
+        }
+        self.finish_edits();
+    }
+
+    /// Fetches the edges that nobody fetches yet.
+    pub(super) fn read_edges(&mut self, effects: &mut Effects) {
+        let is_fetched = |id: RequestId, block: u64| {
+            let is_it = |purpose: &IoPurpose| matches!(purpose, IoPurpose::Edge(of, edge) if (*of, *edge) == (id, block));
+            self.purposes.values().any(is_it)
+        };
+        let edits = self.writes.edits().iter();
+        let edges = edits.flat_map(|edit| edit.missing().map(|block| (edit.id, block)));
+        let missing: Vec<(RequestId, u64)> = edges.filter(|(id, block)| !is_fetched(*id, *block)).collect();
+        for (id, block) in missing {
             match pending_block(&self.write_back, block) {
-                Some(content) => edit.on_edge(block, content),
+                Some(content) => self.on_edge_read(id, block, content),
                 None => {
                     let io = self.numbers.next();
-                    self.purposes.insert(io, IoPurpose::Edge(edit.id, block));
+                    self.purposes.insert(io, IoPurpose::Edge(id, block));
                     effects.push(Effect::ReadData { io, range: BlockRange::new(block, 1) });
                 }
             }
         }
-        self.writes.edits().push(edit);
-        self.finish_edits();
     }
 
     pub(super) fn on_edge_read(&mut self, id: RequestId, block: u64, content: Bytes) {
@@ -168,7 +186,7 @@ impl Replica {
 
     /// Gives numbers to edits whose edges are known, once the generation that they belong to is durable (I5).
     fn finish_edits(&mut self) {
-        if !self.generation_is_durable() || self.disk_fault.is_some() {
+        if !self.generation_is_durable() || !self.has_a_copy() {
             return;
         }
         while let Some(at) = self.writes.edits().iter().position(Edit::is_ready) {
@@ -180,13 +198,15 @@ impl Replica {
 
     /// Moves the marks of complete and stable as far as journal and peers allow.
     pub(super) fn advance_marks(&mut self) {
-        if self.role != Role::Primary || self.reign.is_none() || self.disk_fault.is_some() {
+        if self.role != Role::Primary || self.reign.is_none() || !self.has_a_copy() {
             return;
         }
-        let complete = self.complete_by_peers().min(self.journal.journaled());
-        self.complete = self.complete.max(complete);
-        let stable = self.stable_by_peers().min(self.journal.flushed());
-        self.stable = self.stable.max(stable);
+        let (journaled, flushed) = match self.disk_fault {
+            None => (self.journal.journaled(), self.journal.flushed()),
+            Some(_) => (self.assigned(), self.assigned()),
+        };
+        self.complete = self.complete.max(self.complete_by_peers().min(journaled));
+        self.stable = self.stable.max(self.stable_by_peers().min(flushed));
     }
 
     /// Answers whom an answer is due.
@@ -199,7 +219,9 @@ impl Replica {
         self.writes.completed(self.complete, |since| throttle.on_write(now.since(since), now), &mut done);
         self.writes.flushed(self.stable, &mut done);
         let numbers = &mut self.numbers;
-        self.reads.advance(self.complete, &self.write_back, &mut || numbers.next(), effects);
+        if self.disk_fault.is_none() {
+            self.reads.advance(self.complete, &self.write_back, &mut || numbers.next(), effects);
+        }
         if self.may_answer_reads() {
             self.reads.answer(effects);
         }

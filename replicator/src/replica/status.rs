@@ -1,6 +1,6 @@
 //! The snapshot that `twinblk status` prints, and the advice that goes with it.
 
-use crate::config::OnPeerLost;
+use crate::config::{OnNoData, OnPeerLost};
 use crate::generation::compare::divergence;
 use crate::peer::message::PeerState;
 use crate::promotion::ballot;
@@ -27,7 +27,7 @@ impl Replica {
     pub fn status(&self, now: Tick) -> StatusReport {
         let content = self.superblock.content();
         let record = &content.membership;
-        let frozen = self.frozen();
+        let (frozen, has_no_data) = (self.frozen(), self.has_no_data());
         let in_sync = record.in_sync.iter().map(|(node, incarnation)| InSyncReport {
             name: self.name_of(node).to_owned(),
             member: Member { node, incarnation },
@@ -40,12 +40,12 @@ impl Replica {
             role: self.role,
             suspended: frozen.is_some(),
             suspended_user: false,
-            suspended_no_data: self.disk_fault.is_some() && self.role == Role::Primary,
+            suspended_no_data: has_no_data,
             suspended_fencing: frozen.is_some()
-                && self.disk_fault.is_none()
+                && !has_no_data
                 && self.config.on_peer_lost == OnPeerLost::Fence,
             suspended_quorum: frozen.is_some()
-                && self.disk_fault.is_none()
+                && !has_no_data
                 && self.config.on_peer_lost == OnPeerLost::Quorum,
             serves_as_was: self.serves_as_was,
             force_io_failures: false,
@@ -72,7 +72,8 @@ impl Replica {
                 durable: self.journal.flushed(),
                 complete: self.complete,
                 stable: self.stable,
-                written_back: self.write_back.written_back(),
+                // What is released without a disk is in no data area of this node.
+                written_back: self.write_back.written_back().min(self.journal.flushed()),
                 oldest_kept: self.journal.ring().oldest_kept(),
             },
             frozen: frozen.map(|(reason, ends_by)| FrozenReport {
@@ -333,19 +334,28 @@ impl Replica {
     fn advice(&self) -> Vec<Advice> {
         let mut advice = Vec::new();
         if let Some(fault) = &self.disk_fault {
+            let (state, action) = match self.is_served_by_members() {
+                true => ("diskless", "Demote this node when it suits, promote another, replace the disk."),
+                false => ("disk-failed", "Promote another node, replace the disk, make new metadata."),
+            };
             advice.push(Advice {
-                state: "disk-failed",
+                state,
                 status: format!("The local disk failed and is not used any more: {fault}."),
-                action: "Promote another node, replace the disk, make new metadata.".to_owned(),
+                action: action.to_owned(),
                 see: SEE_DISK,
             });
         }
-        if let Some((reason, ends_by)) = self.frozen().filter(|_| self.disk_fault.is_none()) {
+        if let Some((reason, ends_by)) = self.frozen() {
+            let (what, see) = match (self.has_no_data(), self.config.on_no_data) {
+                (true, OnNoData::Fail) => ("Every request fails with EIO", SEE_DISK),
+                (true, OnNoData::Freeze) => ("All I/O waits; nothing fails", SEE_DISK),
+                (false, _) => ("All I/O waits; nothing fails", SEE_FAILOVER),
+            };
             advice.push(Advice {
-                state: "frozen",
-                status: format!("All I/O waits; nothing fails: {reason}."),
+                state: if self.has_no_data() { "suspended-no-data" } else { "frozen" },
+                status: format!("{what}: {reason}."),
                 action: format!("It ends by {ends_by}."),
-                see: SEE_FAILOVER,
+                see,
             });
         }
         if !self.has_quorum() && self.frozen().is_none() {

@@ -86,7 +86,9 @@ impl Replica {
     }
 
     fn replicates_with(&self, peer: &Peer) -> bool {
+        // Whose disk has failed takes nothing more from a journal: if it answers again, its blocks are marked.
         peer.is_replica()
+            && peer.disk >= DiskState::Inconsistent
             && peer.link.as_ref().is_some_and(|link| match &link.replication {
                 // A Secondary that never asks is one that follows a Primary instead.
                 Replication::Source(outbound) => outbound.is_started() || self.role == Role::Primary,

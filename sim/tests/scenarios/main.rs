@@ -5,6 +5,7 @@ mod alone;
 mod as_was;
 mod catch_up;
 mod clients;
+mod diskless;
 mod disks;
 mod dry_run;
 mod explain;
