@@ -57,6 +57,10 @@ impl World {
     pub fn kill(&mut self, node: NodeId) {
         self.say(|| format!("-- {node} is killed"));
         self.coverage.count("kill");
+        // What it served without a disk is in its memory, and in what the members have not lost.
+        if self.disk(node) == DiskState::Diskless {
+            self.lose_unflushed(node);
+        }
         self.lose_clients(node);
         self.forget_links(node, true);
         self.nodes[node.index()].kill(&mut self.random);
