@@ -411,8 +411,10 @@ fn the_states_of_advice_are_those_of_the_code() {
         "-consistent",
     ];
     let literals = source.split('"').skip(1).step_by(2);
-    let is_state =
-        |text: &&str| ["frozen", "diskless", "suspended-no-data"].contains(text) || !text.contains(' ') && ends.iter().any(|end| text.ends_with(end));
+    let is_state = |text: &&str| {
+        ["frozen", "diskless", "suspended-no-data"].contains(text)
+            || !text.contains(' ') && ends.iter().any(|end| text.ends_with(end))
+    };
     let in_code: BTreeSet<&str> = literals.filter(is_state).collect();
     let document = read("docs/operating/monitor.md");
     let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());

@@ -333,31 +333,8 @@ impl Replica {
 
     fn advice(&self) -> Vec<Advice> {
         let mut advice = Vec::new();
-        if let Some(fault) = &self.disk_fault {
-            let (state, action) = match self.is_served_by_members() {
-                true => ("diskless", "Demote this node when it suits, promote another, replace the disk."),
-                false => ("disk-failed", "Promote another node, replace the disk, make new metadata."),
-            };
-            advice.push(Advice {
-                state,
-                status: format!("The local disk failed and is not used any more: {fault}."),
-                action: action.to_owned(),
-                see: SEE_DISK,
-            });
-        }
-        if let Some((reason, ends_by)) = self.frozen() {
-            let (what, see) = match (self.has_no_data(), self.config.on_no_data) {
-                (true, OnNoData::Fail) => ("Every request fails with EIO", SEE_DISK),
-                (true, OnNoData::Freeze) => ("All I/O waits; nothing fails", SEE_DISK),
-                (false, _) => ("All I/O waits; nothing fails", SEE_FAILOVER),
-            };
-            advice.push(Advice {
-                state: if self.has_no_data() { "suspended-no-data" } else { "frozen" },
-                status: format!("{what}: {reason}."),
-                action: format!("It ends by {ends_by}."),
-                see,
-            });
-        }
+        advice.extend(self.disk_fault.as_ref().map(|fault| self.advice_on_failed_disk(fault)));
+        advice.extend(self.frozen().map(|(reason, ends_by)| self.advice_on_freeze(&reason, &ends_by)));
         if !self.has_quorum() && self.frozen().is_none() {
             advice.push(Advice {
                 state: "quorum-lost",
@@ -372,6 +349,30 @@ impl Replica {
         }
         advice.extend(self.advice_on_own_disk());
         advice
+    }
+
+    fn advice_on_failed_disk(&self, fault: &str) -> Advice {
+        let status = format!("The local disk failed and is not used any more: {fault}.");
+        let (served, not_served) = (
+            "Demote this node when it suits, promote another, replace the disk.",
+            "Promote another node, replace the disk, make new metadata.",
+        );
+        match self.is_served_by_members() {
+            true => Advice { state: "diskless", status, action: served.to_owned(), see: SEE_DISK },
+            false => Advice { state: "disk-failed", status, action: not_served.to_owned(), see: SEE_DISK },
+        }
+    }
+
+    fn advice_on_freeze(&self, reason: &str, ends_by: &str) -> Advice {
+        let action = format!("It ends by {ends_by}.");
+        let status = match self.config.on_no_data {
+            OnNoData::Fail if self.has_no_data() => format!("Every request fails with EIO: {reason}."),
+            OnNoData::Fail | OnNoData::Freeze => format!("All I/O waits; nothing fails: {reason}."),
+        };
+        match self.has_no_data() {
+            true => Advice { state: "suspended-no-data", status, action, see: SEE_DISK },
+            false => Advice { state: "frozen", status, action, see: SEE_FAILOVER },
+        }
     }
 
     /// What is out of the ordinary about the local copy; a failed disk has its advice already.
