@@ -13,7 +13,7 @@ pub mod values;
 
 use std::path::{Path, PathBuf};
 
-use replicator::config::{Address, Config, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{Address, Config, OnNoData, OnPeerLost, ReplicaConfig, ReplicationProtocol};
 use replicator::generation::split_brain::Policies;
 use replicator::resync::throttle::ThrottleLimits;
 use replicator::units::{NodeId, Span};
@@ -34,6 +34,8 @@ pub struct ResourceConfig {
     pub size_bytes: u64,
     /// What happens when a peer is lost.
     pub on_peer_lost: OnPeerLost,
+    /// What clients get while no copy can be reached.
+    pub on_no_data: OnNoData,
     /// What proves a lost peer silent; there exactly if `on_peer_lost` is fence.
     pub fence: Option<FenceConfig>,
     /// File with the shared secret; read it with [`ResourceConfig::load_secret`].
@@ -273,6 +275,7 @@ impl ResourceConfig {
             replicas: self.node_ids().map(replica).collect(),
             has_tiebreaker: self.tiebreaker.is_some(),
             on_peer_lost: self.on_peer_lost,
+            on_no_data: self.on_no_data,
             heartbeat: self.heartbeat,
             peer_timeout: self.peer_timeout,
             disk_timeout: self.disk_timeout,

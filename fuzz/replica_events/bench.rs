@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use replicator::config::{Address, Config, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{
+    Address, Config, OnNoData, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol,
+};
 use replicator::effect::{Answer, Effect, Effects};
 use replicator::event::{Event, FenceRun, IoId, LinkId, LinkLoss, OrderId};
 use replicator::generation::lineage::{Generation, Lineage};
@@ -72,6 +74,7 @@ fn config(script: &mut Script<'_>) -> Config {
     if script.flag() {
         replicas.pop();
     }
+    let on_no_data = if replicas.len() == 2 { OnNoData::Fail } else { OnNoData::Freeze };
     let policies = [Policy::Disconnect, Policy::DiscardZeroChanges, Policy::DiscardLeastChanges];
     Config {
         resource: "mail".to_owned(),
@@ -80,6 +83,7 @@ fn config(script: &mut Script<'_>) -> Config {
         has_tiebreaker: replicas.len() == 2 && on_peer_lost.asks_a_majority(),
         replicas,
         on_peer_lost,
+        on_no_data,
         heartbeat: Span::from_millis(1000),
         peer_timeout: Span::from_millis(3000),
         digest: 7,

@@ -39,6 +39,17 @@ impl OnPeerLost {
     }
 }
 
+/// What clients of a Primary get while neither its own disk nor another copy can be reached (DRBD's
+/// on-no-data-accessible).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnNoData {
+    /// Nothing: they wait.
+    #[default]
+    Freeze,
+    /// EIO.
+    Fail,
+}
+
 /// Where a replica listens for its peers. For status only: the core connects to nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Address {
@@ -75,6 +86,8 @@ pub struct Config {
     pub has_tiebreaker: bool,
     /// What happens when a peer is lost.
     pub on_peer_lost: OnPeerLost,
+    /// What happens when no copy can be reached.
+    pub on_no_data: OnNoData,
     /// Time between two frames of an idle link.
     pub heartbeat: Span,
     /// Silence after which a peer counts as lost; the lease of a Primary.

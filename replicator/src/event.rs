@@ -104,6 +104,15 @@ impl Request {
             Self::Flush => None,
         }
     }
+
+    /// Whether it changes what the volume holds.
+    #[must_use]
+    pub fn is_write(&self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Trim { .. } | Self::WriteZeroes { .. } => true,
+            Self::Read { .. } | Self::BlockStatus { .. } | Self::Flush => false,
+        }
+    }
 }
 
 /// Whether zeroed blocks keep their space.

@@ -17,6 +17,7 @@ pub mod prng;
 pub mod promotion;
 pub mod read;
 pub mod record;
+pub mod remote_read;
 pub mod replica;
 pub mod rescue;
 pub mod resync;

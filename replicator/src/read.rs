@@ -148,11 +148,11 @@ impl Reads {
         effects.push(Effect::FindAllocated { io, range: blocks });
     }
 
-    /// Bytes arrived from the data area. Returns whether they were for a client.
-    pub fn on_bytes(&mut self, io: IoId, bytes: Bytes) -> bool {
+    /// Bytes arrived from the data area, in pieces that follow one another. Returns whether they were for a client.
+    pub fn on_bytes(&mut self, io: IoId, pieces: Vec<Bytes>) -> bool {
         let Some((number, piece)) = self.disk.remove(&io) else { return false };
         if let Some(fetching) = self.fetching.get_mut(&number) {
-            fetching.pieces[piece] = Some(vec![bytes]);
+            fetching.pieces[piece] = Some(pieces);
             fetching.missing -= 1;
         }
         true
@@ -218,6 +218,31 @@ impl Reads {
     #[must_use]
     pub fn disk_reads(&self) -> usize {
         self.disk.len()
+    }
+
+    /// Lets whatever waits for bytes begin anew: they come from elsewhere now.
+    pub fn restart(&mut self) {
+        self.disk.clear();
+        let begun: Vec<u64> =
+            self.fetching.iter().filter(|(_, it)| it.missing > 0).map(|(at, _)| *at).collect();
+        for number in begun {
+            let Fetching { id, range, .. } = self.fetching.remove(&number).expect("it was just found");
+            self.parked.push(Parked { id, wanted: Wanted::Bytes, range, until: Lsn::ZERO });
+        }
+        if let Some(Query { id, range, .. }) = self.query.take() {
+            self.parked.push(Parked { id, wanted: Wanted::Allocation, range, until: Lsn::ZERO });
+        }
+    }
+
+    /// Forgets every read, and says whose they were.
+    pub fn take_all(&mut self) -> Vec<RequestId> {
+        let parked = self.parked.iter().map(|read| read.id);
+        let fetching = self.fetching.values().map(|read| read.id);
+        let queries = self.query.iter().map(|query| query.id);
+        let allocations = self.allocations.iter().map(|(id, _)| *id);
+        let all = parked.chain(fetching).chain(queries).chain(allocations).collect();
+        self.forget();
+        all
     }
 
     /// Forgets every read. What comes from the disk later finds nobody.
@@ -335,7 +360,7 @@ mod tests {
         let asked: Vec<_> = effects.drain().collect();
         assert!(matches!(asked[..], [Effect::ReadData { .. }, Effect::ReadData { .. }]), "{asked:?}");
         for io in 1..=2 {
-            assert!(reads.on_bytes(IoId(io), vec![5; 4096].into()));
+            assert!(reads.on_bytes(IoId(io), vec![vec![5; 4096].into()]));
         }
         reads.answer(&mut effects);
         let answers: Vec<_> = effects.drain().collect();

@@ -16,6 +16,7 @@ mod cut;
 mod discard;
 mod discard_saving;
 mod disk;
+mod diskless;
 mod explain;
 mod explanations;
 mod exporting;
@@ -25,6 +26,7 @@ mod freeze;
 mod inquiry;
 mod introductions;
 mod leaving;
+mod lending;
 mod links;
 mod mark_reader;
 mod new_voters;
@@ -67,6 +69,7 @@ use crate::write_back::WriteBack;
 
 use candidacy::Candidacy;
 use discard::Discard;
+use diskless::Diskless;
 use fencing::Fencing;
 use foresight::Foresight;
 use inquiry::Inquiry;
@@ -133,6 +136,8 @@ enum IoPurpose {
     HoleSearch(NodeId, LinkId),
     /// Blocks of this node that a peer has asked about.
     CompareRead,
+    /// Blocks of this node that a Primary without a disk reads.
+    Lending,
     /// Blocks that were copied to this node.
     CopyWrite,
     /// A flush of the data area that covers every copy up to this one.
@@ -206,6 +211,8 @@ pub struct Replica {
     bitmap: DirtyBitmap,
     /// Why the disk is not used any more.
     disk_fault: Option<String>,
+    /// A Primary whose disk failed.
+    diskless: Option<Box<Diskless>>,
 
     role: Role,
     disk: DiskState,
@@ -271,7 +278,6 @@ impl Replica {
             DurableDisk::UpToDate => DiskState::Consistent,
         };
         let continues = continuity::continued(&superblock, recovery.end, continuity, is_corrupt);
-        let preceded_by = continues.map(|_| superblock.incarnation);
         let mut write_back = WriteBack::new(recovery.written_back_up_to);
         for (_, record) in recovery.replay {
             write_back.accept(record, started);
@@ -284,6 +290,7 @@ impl Replica {
             started,
             start: Start::Flushing,
             incarnation: Incarnation(random.identity()),
+            preceded_by: continues.map(|_| superblock.incarnation),
             random,
             numbers: IoNumbers::default(),
             purposes: BTreeMap::new(),
@@ -297,10 +304,10 @@ impl Replica {
             tail_move: None,
             bitmap: DirtyBitmap::new(bitmap_pages),
             disk_fault: None,
+            diskless: None,
             role: Role::Secondary,
             disk,
             continues,
-            preceded_by,
             writes: Writes::default(),
             reads: Reads::default(),
             throttle: Throttle::new(config.resync, started),
@@ -424,6 +431,7 @@ impl Replica {
             self.advance_discard(effects);
             self.advance_as_was(effects);
             self.advance_marks();
+            self.advance_diskless(effects);
             self.answer_clients(effects);
             self.advance_demotion(effects);
             self.advance_stop(effects);
@@ -526,7 +534,7 @@ impl Replica {
 
     /// The newest write that has a number.
     fn assigned(&self) -> Lsn {
-        self.journal.accepted()
+        self.write_back.newest()
     }
 
     /// The voters' record as this node has it.
@@ -568,6 +576,23 @@ impl Replica {
         let (journaled, flushed) = (self.journal.journaled(), self.journal.flushed());
         assert!(flushed <= journaled, "what is flushed is written: {flushed} > {journaled}");
         assert!(journaled <= self.assigned(), "what is written was accepted");
+        let content = self.superblock.content();
+        let is_resynced = content.resync.is_some();
+        assert!(!is_resynced || content.disk == DurableDisk::Inconsistent, "I6: a resync of a usable disk");
+        assert!(
+            !is_resynced || self.disk <= DiskState::Inconsistent,
+            "I6: a resync of a disk called {}",
+            self.disk
+        );
+        // While its last record is on its way to disk, it names nobody.
+        let is_named = self.record().primary == Some(self.config.local);
+        assert!(
+            self.role != Role::Primary || is_named || self.demotion.is_some(),
+            "I2: a Primary's record names it"
+        );
+        if self.disk_fault.is_some() {
+            return; // Its marks are not moved any more: others hold what is written now.
+        }
         assert!(
             self.write_back.written_back() <= flushed,
             "I3: written back {} > flushed {flushed}",
@@ -577,20 +602,9 @@ impl Replica {
             self.data_flushed <= self.write_back.written_back(),
             "what is flushed in the data area is written there"
         );
-        assert!(self.write_back.newest() == self.assigned(), "journal and write-back hold the same records");
-        let content = self.superblock.content();
-        let is_resynced = content.resync.is_some();
-        assert!(!is_resynced || content.disk == DurableDisk::Inconsistent, "I6: a resync of a usable disk");
-        let disk = self.disk;
-        assert!(
-            !is_resynced || disk <= DiskState::Inconsistent,
-            "I6: a disk that is resynced is called {disk}"
-        );
+        assert!(self.journal.accepted() == self.assigned(), "journal and write-back hold the same records");
         if self.role == Role::Primary {
             assert!(self.complete <= journaled, "I1: complete {} > journaled {journaled}", self.complete);
-            // While its last record is on its way to disk, it names nobody.
-            let is_named = self.record().primary == Some(self.config.local);
-            assert!(is_named || self.demotion.is_some(), "I2: a Primary's record names it");
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Client writes between arrival and answer: what waits to be admitted, what waits for the rest of a
 //! ragged block, what waits to be complete, what waits to be flushed. Knows nothing of peers or journals:
 //! it is told how far writes are complete and stable.
+//!
+//! Rule: a read waits in the same queue behind a write of its blocks that came first and has no record yet. The client
+//! of that write may be gone: whoever is told that it did not happen must never see it happen later.
 
 pub mod edit;
 pub mod protocol_abc;
@@ -8,7 +11,7 @@ pub mod protocol_abc;
 use std::collections::VecDeque;
 
 use crate::event::{Durability, Request};
-use crate::units::{Lsn, RequestId, Tick};
+use crate::units::{BlockRange, ByteRange, Lsn, RequestId, Tick};
 use edit::Edit;
 
 /// An accepted write whose answer is due when its last record is complete.
@@ -30,7 +33,7 @@ struct FlushWaiter {
 /// Client requests that change data, and flushes.
 #[derive(Debug, Default)]
 pub struct Writes {
-    /// Arrived, in order; no record yet.
+    /// Arrived, in order; no record yet. Reads are among them that came behind a write of their blocks.
     waiting: VecDeque<(RequestId, Request)>,
     /// Ragged writes that wait for the rest of their edge blocks.
     edits: Vec<Edit>,
@@ -56,6 +59,16 @@ impl Writes {
     /// Takes out the request that is next to be admitted.
     pub fn take_waiting(&mut self) -> Option<(RequestId, Request)> {
         self.waiting.pop_front()
+    }
+
+    /// Whether a write of some of these blocks has arrived that has no record yet.
+    #[must_use]
+    pub fn is_about_to_change(&self, blocks: BlockRange) -> bool {
+        let overlaps = |(_, request): &(RequestId, Request)| {
+            let range = request.range().filter(|_| request.is_write());
+            range.and_then(ByteRange::covering_blocks).is_some_and(|range| range.overlaps(blocks))
+        };
+        self.waiting.iter().any(overlaps) || self.edits.iter().any(|edit| edit.blocks().overlaps(blocks))
     }
 
     /// Ragged writes that wait for their edges.
@@ -128,6 +141,15 @@ impl Writes {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Forgets every request, and says whose they were.
+    pub fn take_all(&mut self) -> Vec<RequestId> {
+        let waiting = self.waiting.drain(..).map(|(id, _)| id);
+        let edits = self.edits.drain(..).map(|edit| edit.id);
+        let in_flight = self.in_flight.drain(..).map(|request| request.id);
+        let flushes = self.flush_waiters.drain(..).map(|waiter| waiter.id);
+        waiting.chain(edits).chain(in_flight).chain(flushes).collect()
     }
 
     /// Forgets every request: the clients are gone, or get no answer from this node any more.

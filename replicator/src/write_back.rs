@@ -144,7 +144,7 @@ impl WriteBack {
         self.pending.back().map_or(self.written_back, |record| record.lsn)
     }
 
-    /// Everything up to here is in the data area (not necessarily flushed there).
+    /// Everything up to here is in the data area (not necessarily flushed there), or was released.
     #[must_use]
     pub fn written_back(&self) -> Lsn {
         self.written_back
@@ -296,6 +296,28 @@ impl WriteBack {
         self.overlay.retain(|content| content.lsn > up_to);
         self.written_back = up_to;
         self.waiting_since = now;
+    }
+
+    /// The data area is not used any more: from here on records are only held, until [`Self::release`].
+    pub fn give_up_disk(&mut self) {
+        self.round = None;
+    }
+
+    /// Everything up to here is safe elsewhere and need not be held, but for the newest `keep_bytes`. Only where the data
+    /// area is not used any more.
+    pub fn release(&mut self, up_to: Lsn, keep_bytes: u64) {
+        assert!(self.round.is_none(), "nothing is on its way to a data area that is not used");
+        let before = self.written_back;
+        while self.pending_bytes > keep_bytes
+            && let Some(record) = self.pending.pop_front_if(|record| record.lsn <= up_to)
+        {
+            self.pending_bytes -= record.cost();
+            self.written_back = record.lsn;
+        }
+        if self.written_back > before {
+            let released = self.written_back;
+            self.overlay.retain(|content| content.lsn > released);
+        }
     }
 
     /// Bytes written to the data area since its last flush began.

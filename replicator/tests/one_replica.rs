@@ -6,7 +6,9 @@ mod lies;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use replicator::config::{Address, Config, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{
+    Address, Config, OnNoData, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol,
+};
 use replicator::effect::{Answer, Effect, Effects};
 use replicator::event::{Event, IoId, LinkId, LinkLoss, Order, OrderId, Warrant};
 use replicator::explain_report::{ExplainReport, RangeReport};
@@ -19,6 +21,7 @@ use replicator::peer::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameStamp, Outbo
 use replicator::peer::message::{Basis, Message, PeerState, RecordBatch, VoteRequest, VoteStage};
 use replicator::promotion::membership::{InSyncSet, MembershipRecord};
 use replicator::record::Record;
+use replicator::remote_read::ReadRequest;
 use replicator::replica::{Replica, Restored};
 use replicator::state::{ConnectionState, DiskState, Role};
 use replicator::units::{
@@ -45,6 +48,8 @@ struct Bench {
     /// What the metadata area holds, block by block.
     journal: BTreeMap<u64, Bytes>,
     answers: Vec<Answer>,
+    /// Whether reads of the data area take for ever.
+    withholds_data: bool,
 }
 
 fn config() -> Config {
@@ -60,6 +65,7 @@ fn config() -> Config {
         replicas: vec![replica("alpha"), replica("beta"), replica("gamma")],
         has_tiebreaker: false,
         on_peer_lost: OnPeerLost::Quorum,
+        on_no_data: OnNoData::Freeze,
         heartbeat: Span::from_millis(1000),
         peer_timeout: Span::from_millis(3000),
         digest: 7,
@@ -112,6 +118,7 @@ impl Bench {
             frames: 0,
             journal: BTreeMap::new(),
             answers: Vec::new(),
+            withholds_data: false,
         };
         bench.settle();
         bench.store();
@@ -149,6 +156,10 @@ impl Bench {
                         let blocks: Vec<Bytes> =
                             blocks.map(|at| self.journal.get(&at).unwrap_or(&zeroes).clone()).collect();
                         done.push(Event::BytesRead { io, bytes: Bytes::from(blocks.concat()) });
+                    }
+                    Effect::ReadData { io, range } if !self.withholds_data => {
+                        let bytes = Bytes::from(vec![0; bytes_usize(range.bytes())]);
+                        done.push(Event::BytesRead { io, bytes });
                     }
                     Effect::AnswerOperator { answer, .. } => self.answers.push(answer),
                     Effect::SendToPeer { peer, frame, .. } => {
@@ -394,6 +405,56 @@ fn a_damaged_block_ends_the_link_is_counted_and_reaches_no_disk() {
         "{status:?}"
     );
     assert_eq!(status.lsn.assigned, Lsn(10));
+}
+
+fn wanted(number: u64, first: u64, count: u64) -> Message {
+    Message::ReadBlocks(ReadRequest { number, range: BlockRange::new(first, count) })
+}
+
+#[test]
+fn a_primary_reads_what_it_has_sent_and_nothing_that_comes_after() {
+    let mut bench = Bench::following();
+    bench.hears(ALPHA, &wanted(1, 3, 2));
+    bench.hears(ALPHA, &wanted(2, 11, 1));
+    bench.hears(ALPHA, &records(11..12));
+    let read = |(_, message): &(NodeId, Message)| match message {
+        Message::BlocksRead(blocks) => Some((blocks.lsn.0, blocks.range.first, blocks.payload[0])),
+        _ => None,
+    };
+    let answers: Vec<_> = bench.sent.iter().filter_map(read).collect();
+    assert_eq!(answers, [(1, 3, 1), (2, 11, 0)], "block 11 was zero when it was asked for");
+}
+
+#[test]
+fn reads_beyond_a_limit_end_the_link() {
+    let mut beyond = Bench::following();
+    beyond.hears(ALPHA, &wanted(1, 255, 2));
+    assert_eq!(beyond.dropped, [ALPHA], "the volume has 256 blocks");
+
+    // Blocks that are in memory are answered at once; these have to be read, and the disk takes its time.
+    let mut many = Bench::following();
+    many.withholds_data = true;
+    for number in 1..=8 {
+        many.hears(ALPHA, &wanted(number, 0, 256));
+    }
+    assert!(many.dropped.is_empty(), "8 MiB may be on their way");
+    many.hears(ALPHA, &wanted(9, 100, 1));
+    assert_eq!(many.dropped, [ALPHA]);
+
+    let mut twice = Bench::following();
+    twice.withholds_data = true;
+    twice.hears(ALPHA, &wanted(1, 100, 1));
+    twice.hears(ALPHA, &wanted(1, 101, 1));
+    assert_eq!(twice.dropped, [ALPHA]);
+}
+
+#[test]
+fn reads_of_a_node_whose_records_are_not_taken_are_ignored() {
+    let mut bench = Bench::following();
+    bench.link(GAMMA);
+    bench.hears(GAMMA, &wanted(1, 3, 1));
+    assert_eq!(bench.sent_to(GAMMA, |message| matches!(message, Message::BlocksRead(_))), 0);
+    assert!(bench.dropped.is_empty());
 }
 
 #[test]

@@ -15,6 +15,7 @@ use replicator::peer::message::{
 use replicator::peer::message_type::MessageType;
 use replicator::promotion::membership::{InSyncSet, MembershipRecord, VoterList};
 use replicator::record::{Record, RecordKind};
+use replicator::remote_read::ReadRequest;
 use replicator::resync::Differing;
 use replicator::resync::digest::{BlockDigest, Comparison};
 use replicator::resync::target::Compared;
@@ -244,6 +245,15 @@ fn the_bodies_of_a_resync_are_as_documented() {
         ("digests", bytes),
     ];
     check("Compare", &body(&question), &fields);
+    let range = BlockRange::new(0x7014, 0x15);
+    let wanted = Message::ReadBlocks(ReadRequest { number: 0x7016, range });
+    let fields =
+        [("number", u64s(&[0x7016])), ("first_block", u64s(&[0x7014])), ("count", vec![0x15, 0, 0, 0])];
+    check("ReadBlocks", &body(&wanted), &fields);
+    let blocks = Record::write(Lsn(0x7017), BlockRange::new(0x7018, 1), Bytes::from(vec![7; 4096]));
+    let blocks = Message::BlocksRead(Box::new(blocks));
+    let table = body(&blocks)[8..].to_vec();
+    check("BlocksRead", &body(&blocks), &[("number", u64s(&[0x7017])), ("record_table", table)]);
     let compared = Message::Compared(Compared { number: 0x7013, differing: Differing([0x73; 32]) });
     check("Compared", &body(&compared), &[("number", u64s(&[0x7013])), ("differing", vec![0x73; 32])]);
 }

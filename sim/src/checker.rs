@@ -3,6 +3,7 @@
 //! (`marks` does, and checks that it is sane). A broken law panics with the word "violation", like a broken assert of
 //! the core.
 
+pub mod branches;
 pub mod convergence;
 pub mod durability;
 pub mod generations;

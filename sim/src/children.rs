@@ -2,12 +2,14 @@
 //! of the seed that it was running; another one goes on behind that.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use sim::coverage::Distribution;
+use sim::swarm::Scope;
 
 /// What a child says before a seed.
 pub const BEGINS: &str = "seed ";
@@ -21,6 +23,19 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Lines of a child's last words that are printed.
 const LINES_SHOWN: usize = 12;
 
+/// What runs the seeds.
+#[derive(Clone, Copy)]
+struct Program<'a> {
+    path: &'a Path,
+    scope: Scope,
+}
+
+impl Program<'_> {
+    fn scope_argument(self) -> Option<&'static str> {
+        (self.scope == Scope::Everything).then_some("--everything")
+    }
+}
+
 /// What is left to do and what came of the rest.
 struct Work {
     next: u64,
@@ -29,8 +44,9 @@ struct Work {
     distribution: Distribution,
 }
 
-/// Runs seeds on all processors. Returns how many failed, and what all got to.
-pub fn run(first: u64, count: u64) -> (u64, Distribution) {
+/// Has a program run seeds on all processors. Returns how many failed, and what all got to.
+pub fn run(program: &Path, scope: Scope, first: u64, count: u64) -> (u64, Distribution) {
+    let program = Program { path: program, scope };
     let work = Mutex::new(Work {
         next: first,
         end: first + count,
@@ -38,16 +54,16 @@ pub fn run(first: u64, count: u64) -> (u64, Distribution) {
         distribution: Distribution::default(),
     });
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
+    std::thread::scope(|threads| {
         for _ in 0..processors {
-            scope.spawn(|| run_batches(&work));
+            threads.spawn(|| run_batches(program, &work));
         }
     });
     let work = work.into_inner().expect("no thread dies");
     (work.failed, work.distribution)
 }
 
-fn run_batches(work: &Mutex<Work>) {
+fn run_batches(program: Program<'_>, work: &Mutex<Work>) {
     loop {
         let (mut next, end) = {
             let mut work = work.lock().expect("no thread dies");
@@ -59,16 +75,16 @@ fn run_batches(work: &Mutex<Work>) {
             return;
         }
         while next < end {
-            next = run_child(work, next, end);
+            next = run_child(program, work, next, end);
         }
     }
 }
 
 /// Runs one child. Returns the seed that the next one begins with.
-fn run_child(work: &Mutex<Work>, first: u64, end: u64) -> u64 {
-    let program = std::env::current_exe().expect("the program has a path");
-    let mut child = Command::new(program)
+fn run_child(program: Program<'_>, work: &Mutex<Work>, first: u64, end: u64) -> u64 {
+    let mut child = Command::new(program.path)
         .args(["--child", "--start", &first.to_string(), "--seeds", &(end - first).to_string()])
+        .args(program.scope_argument())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -105,7 +121,11 @@ fn run_child(work: &Mutex<Work>, first: u64, end: u64) -> u64 {
     }
     let mut work = work.lock().expect("no thread dies");
     work.failed += 1;
-    println!("{}\n  repeat: cargo run --release -p sim -- --seed {seed} --trace", reasons.join("\n  "));
+    println!(
+        "{}\n  repeat: cargo run --release -p sim -- --seed {seed} --trace{}",
+        reasons.join("\n  "),
+        program.scope_argument().map_or(String::new(), |scope| format!(" {scope}"))
+    );
     seed + 1
 }
 

@@ -6,7 +6,6 @@
 //! journal looks like a torn one, so only the other copy can tell. A disk is replaced under the same conditions. Blocks of the data area do not rot at all: they
 //! have no checksums on disk.
 
-use replicator::event::{Order, Warrant};
 use replicator::units::NodeId;
 
 use crate::node::{DiskHealth, SimNode};
@@ -20,13 +19,16 @@ pub fn last_copy_goes(world: &World, node: NodeId) -> bool {
     !world.replicas().any(|other| other != node && world.holds_everything(other))
 }
 
-/// Whether an order says that something may be lost.
+/// Whether every replica that a node cannot reach is down: then `--peer-is-fenced` is the truth, and excuses nothing.
 #[must_use]
-pub fn names_a_loss(order: &Order) -> bool {
-    match order {
-        Order::Promote { warrant, .. } => *warrant != Warrant::Known,
-        other => matches!(other, Order::ResolveSplitBrain { .. } | Order::AcceptNewVoter { .. }),
-    }
+pub fn is_proved_silent(world: &World, node: NodeId) -> bool {
+    world.replicas().filter(|peer| *peer != node).all(|peer| !world.is_up(peer))
+}
+
+/// Whether an operator may call a copy outdated without a lie: somebody else holds everything that it holds.
+#[must_use]
+pub fn may_be_outdated(world: &World, node: NodeId) -> bool {
+    !last_copy_goes(world, node)
 }
 
 /// Whether blocks of a node may rot, or its disk be replaced: nothing else is broken, and another one holds it all.
@@ -43,5 +45,10 @@ pub fn is_whole(world: &World) -> bool {
         let works = node.health == DiskHealth::Good && node.next_failure.is_none();
         works && node.unwanted.is_empty() && !node.is_resync_paused && node.stands_still_until <= world.now
     };
-    is_quiet && world.nodes.iter().all(is_sound) && world.doomed.is_none() && world.is_in_sync()
+    is_quiet
+        && world.options.on_peer_lost.asks_a_majority()
+        && world.has_one_primary()
+        && world.nodes.iter().all(is_sound)
+        && world.doomed.is_none()
+        && world.is_in_sync()
 }

@@ -1,12 +1,16 @@
 //! What fate and operators do in the safety phase: one kind of fault for each row, done to a world at any moment. What
 //! may coincide, so that nothing is lost that nobody could have kept, is the fault budget's business.
 
+use replicator::config::OnPeerLost;
 use replicator::event::{ConnectedClients, Order, Warrant};
+use replicator::generation::split_brain::Discards;
 use replicator::journal::recovery_case::RecoveryCase;
+use replicator::rescue::{Giving, Save};
 use replicator::state::{DiskState, Role};
 use replicator::units::{NodeId, Span};
 
 use crate::fault_budget;
+use crate::fence_command::FenceCommand;
 use crate::node::{DiskHealth, NextFailure, Rot};
 use crate::random::Random;
 use crate::world::{Death, MS, TIE, World};
@@ -32,6 +36,16 @@ pub enum FaultKind {
     TiebreakerKilled,
     /// An operator promotes any node.
     Promote,
+    /// A cluster manager promotes a node on the word that every other one is silent, which is true.
+    PromoteAsFenced,
+    /// An operator promotes a node whatever it lacks.
+    PromoteByForce,
+    /// An operator, or somebody's script, calls a copy outdated.
+    Outdate,
+    /// An operator has one side of a split brain give up what it wrote.
+    ResolveSplitBrain,
+    /// Somebody replaces a fence command by another one.
+    FenceCommand,
     /// An operator demotes any node.
     Demote,
     /// The same by force.
@@ -64,7 +78,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind with its weight.
-    pub const ALL: [(Self, u64); 23] = [
+    pub const ALL: [(Self, u64); 28] = [
         (Self::Kill, 12),
         (Self::PowerCut, 10),
         (Self::PowerCutOfAll, 4),
@@ -74,6 +88,11 @@ impl FaultKind {
         (Self::LinksHealed, 7),
         (Self::TiebreakerKilled, 4),
         (Self::Promote, 12),
+        (Self::PromoteAsFenced, 4),
+        (Self::PromoteByForce, 3),
+        (Self::Outdate, 2),
+        (Self::ResolveSplitBrain, 8),
+        (Self::FenceCommand, 6),
         (Self::Demote, 4),
         (Self::DemoteByForce, 2),
         (Self::Disconnect, 4),
@@ -93,7 +112,18 @@ impl FaultKind {
     /// Whether it mends what others break, or breaks nothing.
     #[must_use]
     pub fn mends(self) -> bool {
-        matches!(self, Self::Start | Self::LinksHealed | Self::Connect | Self::TimePasses)
+        let ends_faults = matches!(self, Self::Start | Self::LinksHealed | Self::Connect | Self::TimePasses);
+        ends_faults || matches!(self, Self::ResolveSplitBrain | Self::FenceCommand)
+    }
+
+    /// Whether it can do anything where a lost peer is dealt with in this way.
+    #[must_use]
+    pub fn is_of(self, on_peer_lost: OnPeerLost) -> bool {
+        match self {
+            Self::FenceCommand => on_peer_lost == OnPeerLost::Fence,
+            Self::TiebreakerKilled => on_peer_lost.asks_a_majority(),
+            _ => true,
+        }
     }
 }
 
@@ -152,7 +182,14 @@ fn happens(world: &mut World, random: &mut Random, kind: FaultKind) {
         FaultKind::Replaced => replaced(world, random),
         FaultKind::TimePasses => world.run_for(Span(random.below(10_000 * MS))),
         _ if !is_up => {}
+        FaultKind::ResolveSplitBrain => resolve_split_brain(world, random, node),
+        FaultKind::FenceCommand => replace_fence_command(world, random, node),
+        FaultKind::PromoteAsFenced if !fault_budget::is_proved_silent(world, node) => {}
+        FaultKind::Outdate if !fault_budget::may_be_outdated(world, node) => {}
         FaultKind::Promote
+        | FaultKind::PromoteAsFenced
+        | FaultKind::PromoteByForce
+        | FaultKind::Outdate
         | FaultKind::Demote
         | FaultKind::DemoteByForce
         | FaultKind::Disconnect
@@ -189,7 +226,7 @@ fn dies(world: &mut World, random: &mut Random, node: NodeId, death: Death) {
 /// Starts whatever does not run; a daemon whose disk failed is started anew now and then.
 fn start_what_is_down(world: &mut World, random: &mut Random) {
     for node in world.replicas() {
-        if world.is_up(node) && world.disk(node) == DiskState::Failed && random.chance(50) {
+        if world.is_up(node) && world.disk(node) <= DiskState::Failed && random.chance(50) {
             world.kill(node);
         }
         if !world.is_up(node) && random.chance(80) {
@@ -229,6 +266,14 @@ fn orders(world: &mut World, random: &mut Random, kind: FaultKind, node: NodeId)
             let wait = Span::from_millis([0, 500, 10_000][random.index(3)]);
             ("promote", Order::Promote { wait, warrant: Warrant::Known })
         }
+        // Only as long as what was said is true.
+        FaultKind::PromoteAsFenced => {
+            ("promote as fenced", Order::Promote { wait: Span(0), warrant: Warrant::PeerIsFenced })
+        }
+        FaultKind::PromoteByForce => {
+            ("promote by force", Order::Promote { wait: Span(0), warrant: Warrant::Force })
+        }
+        FaultKind::Outdate => ("outdate", Order::Outdate),
         FaultKind::Demote => ("demote", Order::Demote { clients: ConnectedClients::Refuse }),
         FaultKind::DemoteByForce => {
             ("demote by force", Order::Demote { clients: ConnectedClients::Disconnect })
@@ -240,6 +285,27 @@ fn orders(world: &mut World, random: &mut Random, kind: FaultKind, node: NodeId)
     };
     world.coverage.count(name);
     world.order(node, order);
+}
+
+/// One side gives way, if it is Secondary and apart; else the order is refused.
+fn resolve_split_brain(world: &mut World, random: &mut Random, node: NodeId) {
+    // Where nothing is split it is refused.
+    if !world.is_split(node) && !random.chance(2) {
+        return;
+    }
+    world.coverage.count("resolve-split-brain");
+    let save = if random.chance(50) { Save::ByDefault } else { Save::No };
+    let giving = Giving { what: Discards::Changes, save, is_rehearsal: random.chance(10) };
+    world.order(node, Order::ResolveSplitBrain { peer: None, giving });
+}
+
+/// Another command, or the same at another speed.
+fn replace_fence_command(world: &mut World, random: &mut Random, node: NodeId) {
+    let lies = world.may_lie && random.chance(40);
+    let machine = &mut world.nodes[node.index()];
+    machine.fence_command =
+        if lies { FenceCommand::any_liar(random) } else { FenceCommand::any_honest(random) };
+    machine.fence_takes = [0, 20 * MS, 8000 * MS][random.index(3)];
 }
 
 /// Shorter or longer than peers wait for a sign of life, or than a disk may take.

@@ -7,6 +7,7 @@ pub mod checker;
 pub mod coverage;
 pub mod fault_budget;
 pub mod faults;
+pub mod fence_command;
 pub mod liveness;
 pub mod node;
 pub mod random;

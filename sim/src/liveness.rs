@@ -2,12 +2,16 @@
 //! client, be Established and UpToDate; then the rest comes back, and all must hold the same, and what was acknowledged.
 //! There is no excuse but those that `may_be_left_out` names beforehand.
 
-use replicator::event::Order;
+use replicator::config::OnPeerLost;
+use replicator::event::{ConnectedClients, Order, Warrant};
+use replicator::generation::split_brain::Discards;
 use replicator::promotion::membership::MembershipRecord;
+use replicator::rescue::{Giving, Save};
 use replicator::state::{DiskState, Role};
 use replicator::units::{NodeId, Span};
 
 use crate::faults::heal_links;
+use crate::fence_command::FenceCommand;
 use crate::node::DiskHealth;
 use crate::random::Random;
 use crate::random_run::any_request;
@@ -26,13 +30,24 @@ const AGREEMENT_LIMIT: Span = Span::from_millis(60_000);
 /// The core does not come to agree, or something is lost.
 pub fn demand(world: &mut World, random: &mut Random, knobs: &Knobs) {
     let voters: Vec<NodeId> = world.voters().collect();
-    let mut left_out = random.chance(40).then(|| voters[random.index(3)]);
+    // Where no majority decides, whoever is left out would have to be fenced first.
+    let may_leave_out = world.options.on_peer_lost.asks_a_majority() && world.has_one_primary();
+    let mut left_out = (may_leave_out && random.chance(40)).then(|| voters[random.index(voters.len())]);
     heal(world, left_out);
+    for node in &mut world.nodes {
+        (node.fence_command, node.fence_takes) = (FenceCommand::any_that_works(random), 0);
+    }
+    resolve_split_brains(world, random);
     // Now that nothing is under way any more.
     if let Some(voter) = left_out.take_if(|voter| !may_be_left_out(world, *voter)) {
         world.say(|| format!("-- {voter} is needed"));
         start(world, voter);
         world.run_for(Span::from_millis(5000));
+    }
+    let is_fenced = world.options.on_peer_lost == OnPeerLost::Fence;
+    if is_fenced {
+        // Whoever is frozen gets its peers back; load comes when it has.
+        agree(world, left_out);
     }
     if left_out.is_none() && knobs.ends_with_load {
         load_while_peers_come_and_go(world, random, knobs);
@@ -42,6 +57,10 @@ pub fn demand(world: &mut World, random: &mut Random, knobs: &Knobs) {
         start(world, voter);
     }
     let primary = primary_of(world).expect("the core has one");
+    if is_fenced {
+        // A Primary may have shot a peer meanwhile.
+        agree(world, None);
+    }
     world.assert_converges();
     world.read_everything(primary);
     world.write_now(primary, 0, 4096);
@@ -53,7 +72,8 @@ pub fn demand(world: &mut World, random: &mut Random, knobs: &Knobs) {
 /// the voter that is left out could tell.
 fn may_be_left_out(world: &World, left_out: NodeId) -> bool {
     let core: Vec<NodeId> = world.replicas().filter(|node| *node != left_out && world.is_up(*node)).collect();
-    let is_usable = |node: &NodeId| world.disk(*node) > DiskState::Inconsistent;
+    // An operator may have called the only other copy outdated.
+    let is_usable = |node: &NodeId| world.disk(*node) > DiskState::Outdated;
     let holds = core.iter().any(|node| is_usable(node) && world.holds_everything(*node));
     let is_followable =
         |record: &MembershipRecord| core.iter().any(|node| is_usable(node) && world.lives_on(*node, record));
@@ -87,7 +107,7 @@ fn heal(world: &mut World, left_out: Option<NodeId>) {
         world.set_health(node, DiskHealth::Good);
         world.nodes[node.index()].next_failure = None;
         // A disk that has failed is not used again before its daemon has been started again.
-        if world.is_up(node) && world.disk(node) == DiskState::Failed {
+        if world.is_up(node) && world.disk(node) <= DiskState::Failed {
             world.kill(node);
         }
         if world.is_up(node) {
@@ -102,10 +122,57 @@ fn heal(world: &mut World, left_out: Option<NodeId>) {
     // A daemon that was told to stop takes its time for what clients have in flight, and then gives up or ends.
     world.run_until(AGREEMENT_LIMIT, |world| !world.has_stops_under_way());
     for node in world.replicas().filter(|node| Some(*node) != left_out) {
-        if world.is_up(node) && world.disk(node) == DiskState::Failed {
+        if world.is_up(node) && world.disk(node) <= DiskState::Failed {
             world.kill(node);
         }
         start(world, node);
+    }
+}
+
+/// Where some stand apart, an operator has all others give way to one of them: to a Primary, if one of them is one.
+fn resolve_split_brains(world: &mut World, random: &mut Random) {
+    for _ in 0..12 {
+        let split: Vec<NodeId> = world.replicas().filter(|node| world.is_split(*node)).collect();
+        let Some(first) = split.first() else { return };
+        let stays =
+            primary_of(world).unwrap_or(if random.chance(50) { *first } else { split[split.len() - 1] });
+        world.say(|| format!("-- all others are to give way to {stays}"));
+        for node in world.replicas().filter(|node| *node != stays) {
+            if world.is_up(node) && world.split_from(node).is_some() {
+                give_way(world, node, stays);
+            }
+        }
+        start_all(world);
+        world.run_for(Span::from_millis(10_000));
+    }
+    let split = world.replicas().find(|node| world.is_split(*node));
+    assert!(split.is_none(), "violation: a split brain does not end by order\n{}", world.summaries());
+}
+
+fn give_way(world: &mut World, node: NodeId, to: NodeId) {
+    if world.role(node) == Role::Primary {
+        let _ = world.ask_operator(node, Order::Demote { clients: ConnectedClients::Disconnect });
+    }
+    for what in [Discards::Changes, Discards::Changes, Discards::Everything] {
+        let giving = Giving { what, save: Save::ByDefault, is_rehearsal: false };
+        let is_up = world.is_up(node);
+        if !is_up || world.ask_operator(node, Order::ResolveSplitBrain { peer: Some(to), giving }).is_ok() {
+            return;
+        }
+        // The verdict may have been under way again.
+        world.run_for(Span::from_millis(1000));
+    }
+}
+
+/// Starts whoever is down - a fence command may have shot somebody - and has everybody connect.
+fn start_all(world: &mut World) {
+    for node in world.replicas() {
+        match world.is_up(node) {
+            true => {
+                world.order(node, Order::Connect { peer: None });
+            }
+            false => start(world, node),
+        }
     }
 }
 
@@ -162,11 +229,20 @@ fn agree(world: &mut World, left_out: Option<NodeId>) {
     if primary_of(world).is_none() {
         let mut refusals = Vec::new();
         for node in world.replicas().chain(world.replicas()).filter(|node| Some(*node) != left_out) {
+            start(world, node);
             match world.promote(node, 10_000) {
                 Ok(_) => break,
                 Err(refused) => refusals.push((node, refused)),
             }
             world.run_for(Span::from_millis(2000));
+        }
+        // What was called outdated, or lost by order, takes force: an operator has said so before.
+        let may_force = !world.has_one_primary();
+        for node in world.replicas() {
+            let is_needed = may_force && primary_of(world).is_none() && world.is_up(node);
+            if is_needed && world.promote_with(node, 10_000, Warrant::Force).is_ok() {
+                world.coverage.count("forced at last");
+            }
         }
         assert!(
             primary_of(world).is_some(),
@@ -178,6 +254,12 @@ fn agree(world: &mut World, left_out: Option<NodeId>) {
         world.operations.values().all(|operation| !operation.is_waiting())
     });
     assert!(is_quiet, "violation: clients wait for ever\n{}", world.summaries());
-    let is_one = world.run_until(AGREEMENT_LIMIT, |world| world.is_in_sync_without(left_out));
+    let is_one = (0..12).any(|_| {
+        // A fence command may have shot somebody.
+        for voter in world.voters().filter(|voter| Some(*voter) != left_out) {
+            start(world, voter);
+        }
+        world.run_until(Span(AGREEMENT_LIMIT.0 / 12), |world| world.is_in_sync_without(left_out))
+    });
     assert!(is_one, "violation: the core does not agree in time\n{}", world.summaries());
 }

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use replicator::config::{Address, Config, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{
+    Address, Config, OnNoData, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol,
+};
 use replicator::event::{IoId, LinkId};
 use replicator::generation::lineage::Lineage;
 use replicator::generation::split_brain::Policies;
@@ -20,6 +22,7 @@ use replicator::units::{
     BLOCK_BYTES, BlockRange, GenerationId, Incarnation, Lsn, NodeId, Span, VOTERS_MAX, VoterId,
 };
 
+use crate::fence_command::FenceCommand;
 use crate::random::Random;
 use crate::rescue::Rescues;
 use crate::sim_clock::SimClock;
@@ -135,19 +138,6 @@ impl DiskHealth {
     }
 }
 
-/// What a node's fence command does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FenceCommand {
-    /// It ends with this status, and does nothing else.
-    Exits(i32),
-    /// It cuts the peer's power, and says so (7).
-    Shoots,
-    /// It does not end by itself.
-    Hangs,
-    /// It is not there.
-    IsMissing,
-}
-
 /// A machine.
 #[derive(Debug)]
 pub struct SimNode {
@@ -189,6 +179,8 @@ pub struct SimNode {
     pub is_serving: bool,
     /// What its fence command does.
     pub fence_command: FenceCommand,
+    /// How long it takes at most, microseconds; a little while, if it is not said.
+    pub fence_takes: u64,
     /// Peers that it does not want links to.
     pub unwanted: Vec<NodeId>,
     /// Whether an operator has paused resyncs from it.
@@ -216,6 +208,8 @@ pub struct Found {
 pub struct NodeOptions {
     /// What a Primary does that loses its peer.
     pub on_peer_lost: OnPeerLost,
+    /// What a Primary does that can reach no copy.
+    pub on_no_data: OnNoData,
     /// How many replicas there are. Two have a tiebreaker; three need none.
     pub replicas: u8,
     /// Protocol between the first two replicas.
@@ -238,6 +232,7 @@ impl Default for NodeOptions {
     fn default() -> Self {
         Self {
             on_peer_lost: OnPeerLost::Quorum,
+            on_no_data: OnNoData::Freeze,
             replicas: 2,
             protocol: ReplicationProtocol::C,
             third: ReplicationProtocol::C,
@@ -294,6 +289,7 @@ fn config(node: NodeId, options: &NodeOptions) -> Config {
         replicas: options.nodes().map(replica).collect(),
         has_tiebreaker: options.has_tiebreaker(),
         on_peer_lost: options.on_peer_lost,
+        on_no_data: options.on_no_data,
         heartbeat: Span::from_millis(1000),
         peer_timeout: Span::from_millis(3000),
         digest: 7,
@@ -345,6 +341,7 @@ impl SimNode {
             wakes: None,
             is_serving: false,
             fence_command: FenceCommand::IsMissing,
+            fence_takes: 0,
             unwanted: Vec::new(),
             is_resync_paused: false,
             links: Vec::new(),

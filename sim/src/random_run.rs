@@ -6,9 +6,10 @@ use replicator::units::{NodeId, Span};
 
 use crate::coverage::Coverage;
 use crate::faults;
+use crate::fence_command::FenceCommand;
 use crate::liveness;
 use crate::random::Random;
-use crate::swarm::{ClientMix, Knobs};
+use crate::swarm::{ClientMix, Knobs, Scope};
 use crate::workload::any_ask;
 use crate::world::{MS, World};
 
@@ -16,12 +17,16 @@ use crate::world::{MS, World};
 ///
 /// # Panics
 /// A law is broken.
-pub fn run(seed: u64, trace: bool) -> Coverage {
+pub fn run(seed: u64, scope: Scope, trace: bool) -> Coverage {
     let mut random = Random::new(seed ^ 0x5eed);
-    let knobs = Knobs::draw(&mut random);
+    let knobs = Knobs::draw(&mut random, scope);
     let mut world = World::started(seed, knobs.world_options(trace));
     world.say(|| format!("-- {knobs:?}"));
     world.late_frames = random.below(2) * 50;
+    world.may_lie = knobs.lies;
+    for node in &mut world.nodes {
+        node.fence_command = FenceCommand::any_that_works(&mut random);
+    }
     anything_goes(&mut world, &mut random, &knobs);
     liveness::demand(&mut world, &mut random, &knobs);
     world.coverage

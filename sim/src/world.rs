@@ -3,6 +3,8 @@
 
 mod deeds;
 mod executing;
+mod fencing;
+mod histories;
 mod links;
 mod new_disks;
 mod replacing;
@@ -12,6 +14,7 @@ pub use replacing::BackUp;
 
 use std::collections::BTreeMap;
 
+use replicator::config::OnPeerLost;
 use replicator::effect::{Answer, Effects};
 use replicator::event::{Event, IoId, LinkId, OrderId};
 use replicator::generation::split_brain::Policies;
@@ -20,11 +23,12 @@ use replicator::promotion::tiebreaker::{TiebreakerConfig, TiebreakerEvent};
 use replicator::status_report::StatusReport;
 use replicator::units::{NodeId, Span, VoterId};
 
-use crate::checker::durability::Durability;
+use crate::checker::branches::Branches;
 use crate::checker::marks::Marks;
 use crate::checker::single_primary::SinglePrimary;
 use crate::checker::watch::Watch;
 use crate::coverage::Coverage;
+use crate::fence_command::Outdating;
 use crate::node::{NodeOptions, SimNode};
 use crate::random::Random;
 use crate::sabotage::Sabotage;
@@ -148,7 +152,7 @@ pub struct World {
     /// What clients asked for.
     pub operations: BTreeMap<u64, Operation>,
     /// What they may see.
-    pub durability: Durability,
+    pub branches: Branches,
     /// What operators were answered.
     pub answers: BTreeMap<OrderId, Answer>,
     /// Names of the notices of each node.
@@ -161,6 +165,8 @@ pub struct World {
     pub coverage: Coverage,
     /// Who dies next, and when.
     pub doomed: Option<Doomed>,
+    /// Whether fence commands may say what they have not done.
+    pub may_lie: bool,
     /// Frames of links that were replaced or dropped reach their node now and then; by chance in a hundred.
     pub late_frames: u64,
     queue: BTreeMap<(u64, u64), Happening>,
@@ -168,6 +174,8 @@ pub struct World {
     orders: u64,
     /// Orders to stop; a daemon ends when one is carried out.
     stops: Vec<(NodeId, OrderId)>,
+    /// Orders of fence commands to call a peer outdated.
+    outdating: Vec<Outdating>,
     effects: Effects,
     primaries: SinglePrimary,
     marks: [Marks; 3],
@@ -184,8 +192,10 @@ impl World {
         let create = |node: NodeId| SimNode::create(node, disk(node), &options.node, &mut random);
         let nodes: Vec<SimNode> = options.node.nodes().map(create).collect();
         let mut watch = Watch::new(&nodes);
+        let mut branches = Branches::new(options.node.on_peer_lost == OnPeerLost::Continue);
         if options.node.split_brain != Policies::default() {
             watch.loss_named(); // A policy that an operator wrote is an order.
+            branches.resolved_by_policy();
         }
         let config = &nodes[0].config;
         let (heartbeat, peer_timeout) = (config.heartbeat, config.peer_timeout);
@@ -201,18 +211,20 @@ impl World {
             network: SimNetwork::default(),
             delays: options.delays,
             operations: BTreeMap::new(),
-            durability: Durability::default(),
+            branches,
             answers: BTreeMap::new(),
             notices: Vec::new(),
             watch,
             sabotage: None,
             coverage: Coverage::default(),
             doomed: None,
+            may_lie: false,
             late_frames: 0,
             queue: BTreeMap::new(),
             sequence: 0,
             orders: 0,
             stops: Vec::new(),
+            outdating: Vec::new(),
             effects: Effects::default(),
             primaries: SinglePrimary::default(),
             marks: [Marks::default(); 3],

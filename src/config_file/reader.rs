@@ -5,7 +5,7 @@ mod split_brain;
 
 use std::path::{Path, PathBuf};
 
-use replicator::config::{OnPeerLost, RESYNC_DEFAULT, ReplicationProtocol};
+use replicator::config::{OnNoData, OnPeerLost, RESYNC_DEFAULT, ReplicationProtocol};
 use replicator::resync::throttle::ThrottleLimits;
 use replicator::units::{BLOCK_BYTES, NodeId, REPLICAS_MAX, Span, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
 use toml::de::DeTable;
@@ -18,10 +18,11 @@ use super::{
     FenceConfig, LinkConfig, MetadataPlace, NbdConfig, NodeConfig, ResourceConfig, TiebreakerConfig,
 };
 
-const ROOT_KEYS: [&str; 16] = [
+const ROOT_KEYS: [&str; 17] = [
     "resource",
     "size",
     "on-peer-lost",
+    "on-no-data",
     "fence",
     "secret-file",
     "heartbeat",
@@ -92,6 +93,7 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: Problems) -> Rea
     let resource = read_resource(file, &root);
     let size_bytes = read_size(&root);
     let on_peer_lost = read_on_peer_lost(&root);
+    let on_no_data = read_on_no_data(&root);
     let fence = read_fence(&root, on_peer_lost);
     root.require("secret-file", "secret-file = \"/etc/twinblk/RES.secret\": the same secret on every voter");
     let secret_file = root.parsed("secret-file", values::parse_path);
@@ -121,6 +123,7 @@ fn read_document(file: &Path, document: &DeTable<'_>, problems: Problems) -> Rea
             resource: resource?,
             size_bytes: size_bytes?,
             on_peer_lost: on_peer_lost?,
+            on_no_data: on_no_data?,
             fence,
             secret_file: secret_file.value,
             secret_line: secret_file.line,
@@ -193,6 +196,24 @@ fn read_on_peer_lost(root: &Section<'_>) -> Option<OnPeerLost> {
         "continue" => Some(OnPeerLost::Continue),
         other => {
             root.problems().add(choice.line, format_args!("on-peer-lost: `{other}` is no choice"), CHOICE);
+            None
+        }
+    }
+}
+
+/// What clients get while no copy can be reached.
+fn read_on_no_data(root: &Section<'_>) -> Option<OnNoData> {
+    if !root.has("on-no-data") {
+        return Some(OnNoData::default());
+    }
+    let choice = root.text("on-no-data")?;
+    match choice.value {
+        "freeze" => Some(OnNoData::Freeze),
+        "fail" => Some(OnNoData::Fail),
+        other => {
+            let instead =
+                "write \"freeze\" (requests wait for a copy to return) or \"fail\" (clients get EIO)";
+            root.problems().add(choice.line, format_args!("on-no-data: `{other}` is no choice"), instead);
             None
         }
     }

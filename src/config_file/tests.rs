@@ -364,3 +364,16 @@ fn where_rescues_go_may_differ_between_nodes() {
     let relative = one_mistake("\"5s\"", "\"5s\"\nrescue = { folder = \"rescue\" }");
     assert!(relative.contains("folder"), "{relative}");
 }
+
+#[test]
+fn on_no_data_is_to_freeze_unless_it_is_to_fail() {
+    let with = |line: &str| {
+        MAIL.replace("on-peer-lost = \"quorum\"\n", &format!("on-peer-lost = \"quorum\"\n{line}"))
+    };
+    let read = |line: &str| parse(&with(line)).expect("good").on_no_data;
+    assert_eq!(read(""), OnNoData::Freeze);
+    assert_eq!(read("on-no-data = \"freeze\"\n"), OnNoData::Freeze);
+    assert_eq!(read("on-no-data = \"fail\"\n"), OnNoData::Fail);
+    let refused = parse(&with("on-no-data = \"io-error\"\n")).expect_err("no choice").to_string();
+    assert!(refused.contains("clients get EIO"), "{refused}");
+}

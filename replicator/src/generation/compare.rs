@@ -67,6 +67,8 @@ pub enum StopReason {
     BothDiscard,
     /// One side has orders to throw away what it changed, and which blocks that are is not known for certain.
     BlocksUnknown,
+    /// The Primary has no disk, and not all in memory that the other side lacks.
+    SourceIsDiskless,
 }
 
 /// The verdict.
@@ -141,7 +143,17 @@ pub(super) fn is_new(state: &PeerState) -> bool {
 }
 
 pub(super) fn is_damaged(state: &PeerState) -> bool {
+    has_no_usable_disk(state) && !is_diskless_primary(state)
+}
+
+fn has_no_usable_disk(state: &PeerState) -> bool {
     state.disk <= DiskState::Inconsistent
+}
+
+/// A Primary that serves without a disk, through the members of its in-sync set: it holds in memory whatever may be
+/// missing on one of them, and nothing else.
+pub(super) fn is_diskless_primary(state: &PeerState) -> bool {
+    state.role == Role::Primary && state.disk < DiskState::Inconsistent
 }
 
 /// What the rules look at.
@@ -251,14 +263,19 @@ impl<'a> Pair<'a> {
             | SyncRule::WeMovedOn
             | SyncRule::Superseded => None,
         };
-        match stop {
-            Some(reason) => SyncAction::Stop(reason),
+        let (source, course) = match stop {
+            Some(reason) => return SyncAction::Stop(reason),
             None if self.we_are_source(rule) => {
-                SyncAction::Source(self.course(self.ours, self.theirs, self.our_branch, self.their_branch))
+                (self.ours, self.course(self.ours, self.theirs, self.our_branch, self.their_branch))
             }
-            None => {
-                SyncAction::Target(self.course(self.theirs, self.ours, self.their_branch, self.our_branch))
+            None => (self.theirs, self.course(self.theirs, self.ours, self.their_branch, self.our_branch)),
+        };
+        match () {
+            () if is_diskless_primary(source) && course.method != SyncMethod::CatchUp => {
+                SyncAction::Stop(StopReason::SourceIsDiskless)
             }
+            () if self.we_are_source(rule) => SyncAction::Source(course),
+            () => SyncAction::Target(course),
         }
     }
 
@@ -278,7 +295,9 @@ impl<'a> Pair<'a> {
                 (false, self.discarding_course(self.ours, self.theirs, self.our_branch, self.their_branch))
             }
         };
+        let source = if we_give_way { self.theirs } else { self.ours };
         match course {
+            _ if is_diskless_primary(source) => SyncAction::Stop(StopReason::SourceIsDiskless),
             None => SyncAction::Stop(StopReason::BlocksUnknown),
             Some(course) if we_give_way => SyncAction::Target(course),
             Some(course) => SyncAction::Source(course),
@@ -294,7 +313,7 @@ impl<'a> Pair<'a> {
     ) -> Option<Course> {
         let course = self.course(source, target, source_branch, target_branch);
         // A damaged journal may have lost the records of blocks that are in the data area already.
-        let are_blocks_known = course.method != SyncMethod::FullResyncWentBack && !is_damaged(target);
+        let are_blocks_known = course.method != SyncMethod::FullResyncWentBack && !has_no_usable_disk(target);
         match target.discards {
             Discards::Everything => {
                 Some(Course { method: course.method.max(SyncMethod::FullResync), ..course })
@@ -354,11 +373,15 @@ impl<'a> Pair<'a> {
         let cut_is_enough = target.end <= fork || source_branch.iter().all(|generation| generation.granted);
         let cut_is_enough = cut_is_enough && target.stable <= target_keeps;
         let cut_is_enough = cut_is_enough && (target_branch.is_empty() || self.is_superseded());
+        // Marks say where two disks may differ.
+        let are_marks_of_use = !is_diskless_primary(source);
         let method = match () {
             () if target_keeps < source.base.1 || target_keeps < target.base.1 => {
                 SyncMethod::FullResyncWentBack
             }
-            () if is_damaged(target) || source.has_dirty_bits || target.has_dirty_bits => {
+            () if has_no_usable_disk(target)
+                || (are_marks_of_use && (source.has_dirty_bits || target.has_dirty_bits)) =>
+            {
                 SyncMethod::BitmapResync
             }
             () if !cut_is_enough || target_keeps.next() < source.oldest_kept => SyncMethod::BitmapResync,

@@ -61,7 +61,9 @@ impl SyncRule {
             Self::NewSelf => "this volume was never written, the peer's was",
             Self::NewPeer => "the peer's volume was never written, this one was",
             Self::Unrelated => "the two have no generation in common",
-            Self::Damaged => "exactly one disk is Inconsistent, Failed or Diskless",
+            Self::Damaged => {
+                "exactly one disk is Inconsistent, or Failed or Diskless on a node that is no Primary"
+            }
             Self::BothPrimary => "both run as Primary, and Superseded does not hold",
             Self::SameGeneration => "neither has a generation after the common one",
             Self::PeerMovedOn => {

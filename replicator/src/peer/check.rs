@@ -7,6 +7,8 @@ use crate::peer::message::{
     Basis, Denial, Message, PeerState, Progress, RecordBatch, VoteReply, VoteRequest,
 };
 use crate::promotion::membership::MembershipRecord;
+use crate::record::RecordKind;
+use crate::remote_read::READ_BLOCKS_MAX;
 use crate::resync::COPY_BLOCKS_MAX;
 use crate::state::Role;
 use crate::units::{BLOCK_BYTES, Lsn, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, bytes_u64};
@@ -40,6 +42,14 @@ pub(super) fn check(message: &Message) -> Result<(), FieldError> {
             require(blocks == digests && blocks <= COPY_BLOCKS_MAX, "count", blocks)
         }
         Message::Compared(compared) => require(compared.number > 0, "number", 0),
+        Message::ReadBlocks(request) => {
+            require(request.number > 0, "number", 0)?;
+            require(request.range.count <= READ_BLOCKS_MAX, "count", request.range.count)
+        }
+        Message::BlocksRead(blocks) => {
+            require(blocks.lsn != Lsn::ZERO, "number", 0)?;
+            require(blocks.kind == RecordKind::Write, "kind", blocks.kind.code().into())
+        }
         Message::Flush { up_to: _ }
         | Message::CatchUpFrom { end: _ }
         | Message::CopiesFlushed { up_to: _ }

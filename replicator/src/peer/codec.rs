@@ -3,6 +3,7 @@
 //!
 //! Rule: a parsed message was checked in every field, and the payload of its records block by block.
 
+mod read;
 mod resync;
 #[cfg(test)]
 mod tests;
@@ -88,6 +89,8 @@ impl Message {
             Self::ResyncEnd { .. } => MessageType::ResyncEnd,
             Self::Compare(_) => MessageType::Compare,
             Self::Compared(_) => MessageType::Compared,
+            Self::ReadBlocks(_) => MessageType::ReadBlocks,
+            Self::BlocksRead(_) => MessageType::BlocksRead,
             Self::VoteRequest(_) => MessageType::VoteRequest,
             Self::VoteReply(_) => MessageType::VoteReply,
             Self::RecordUpdate(_) => MessageType::RecordUpdate,
@@ -112,6 +115,7 @@ impl Message {
         let payloads = match self {
             Self::Records(batch) => payloads_of(&batch.records),
             Self::Copies(pieces) => payloads_of(pieces),
+            Self::BlocksRead(blocks) => vec![blocks.payload.clone()],
             _ => Vec::new(),
         };
         let payload_bytes = payloads.iter().map(Bytes::len).sum();
@@ -130,6 +134,7 @@ impl Message {
         match message_type {
             MessageType::Records => return parse_records(frame).map(Self::Records),
             MessageType::Copies => return parse_copies(frame).map(Self::Copies),
+            MessageType::BlocksRead => return read::parse_blocks(frame),
             _ => {}
         }
         if !frame.payload.is_empty() {
@@ -186,6 +191,8 @@ fn write_body(message: &Message, out: &mut Vec<u8>) {
         Message::ResyncEnd { consistent_at } => writer.lsn(*consistent_at),
         Message::Compare(question) => resync::write_comparison(question, &mut writer),
         Message::Compared(compared) => resync::write_compared(compared, &mut writer),
+        Message::ReadBlocks(request) => read::write_request(request, &mut writer),
+        Message::BlocksRead(blocks) => read::write_blocks(blocks, out),
         Message::VoteRequest(request) => write_request(request, &mut writer),
         Message::VoteReply(reply) => write_reply(reply, &mut writer),
         Message::RecordUpdate(record) | Message::RecordStored(record) | Message::RecordPassedOn(record) => {
@@ -211,7 +218,7 @@ fn read_body(message_type: MessageType, reader: &mut FieldReader<'_>) -> Result<
             }
             Message::Heartbeat { role, disk, stable_up_to, flushed }
         }
-        MessageType::Records | MessageType::Copies => {
+        MessageType::Records | MessageType::Copies | MessageType::BlocksRead => {
             unreachable!("what has a payload has a parser of its own")
         }
         MessageType::NewGeneration => {
@@ -237,6 +244,7 @@ fn read_body(message_type: MessageType, reader: &mut FieldReader<'_>) -> Result<
         MessageType::ResyncEnd => Message::ResyncEnd { consistent_at: reader.lsn("consistent_at")? },
         MessageType::Compare => Message::Compare(resync::read_comparison(reader)?),
         MessageType::Compared => Message::Compared(resync::read_compared(reader)?),
+        MessageType::ReadBlocks => Message::ReadBlocks(read::read_request(reader)?),
         MessageType::VoteRequest => Message::VoteRequest(Box::new(read_request(reader)?)),
         MessageType::VoteReply => Message::VoteReply(Box::new(read_reply(reader)?)),
         MessageType::RecordUpdate => Message::RecordUpdate(Box::new(reader.record()?)),

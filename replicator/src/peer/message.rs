@@ -5,6 +5,7 @@ use crate::generation::lineage::{Generation, Lineage, Position};
 use crate::generation::split_brain::Discards;
 use crate::promotion::membership::MembershipRecord;
 use crate::record::Record;
+use crate::remote_read::ReadRequest;
 use crate::resync::digest::Comparison;
 use crate::resync::target::Compared;
 use crate::state::{DiskState, Role};
@@ -284,6 +285,10 @@ pub enum Message {
     /// The target's answer. What it does not call different is equal, or was brought by a record, as soon as it
     /// says that everything up to this number is flushed.
     Compared(Compared),
+    /// A Primary without a disk asks a member of the in-sync set for blocks.
+    ReadBlocks(ReadRequest),
+    /// The answer: the blocks as they were when the question came. The Lsn is the number of the question.
+    BlocksRead(Box<Record>),
     /// A candidate asks.
     VoteRequest(Box<VoteRequest>),
     /// A voter answers.
@@ -328,6 +333,8 @@ impl Message {
             | Self::ResyncEnd { .. }
             | Self::Compare(_)
             | Self::Compared(_)
+            | Self::ReadBlocks(_)
+            | Self::BlocksRead(_)
             | Self::VoteRequest(_)
             | Self::RecordUpdate(_)
             | Self::RecordPassedOn(_)

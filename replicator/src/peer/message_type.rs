@@ -44,11 +44,15 @@ pub enum MessageType {
     Compare,
     /// [`crate::peer::message::Message::Compared`]
     Compared,
+    /// [`crate::peer::message::Message::ReadBlocks`]
+    ReadBlocks,
+    /// [`crate::peer::message::Message::BlocksRead`]
+    BlocksRead,
 }
 
 impl MessageType {
     /// Every message with its number and its name.
-    pub const ALL: [(Self, u16, &str); 20] = [
+    pub const ALL: [(Self, u16, &str); 22] = [
         (Self::State, 1, "State"),
         (Self::Heartbeat, 2, "Heartbeat"),
         (Self::Records, 3, "Records"),
@@ -69,6 +73,8 @@ impl MessageType {
         (Self::ResyncEnd, 18, "ResyncEnd"),
         (Self::Compare, 19, "Compare"),
         (Self::Compared, 20, "Compared"),
+        (Self::ReadBlocks, 21, "ReadBlocks"),
+        (Self::BlocksRead, 22, "BlocksRead"),
     ];
 
     /// The number on the wire.

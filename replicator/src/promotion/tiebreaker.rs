@@ -341,6 +341,9 @@ impl Tiebreaker {
             }
             Message::Heartbeat { role, .. } => {
                 held.role = role;
+                if role == Role::Primary {
+                    held.secondary_run = None; // It said so before it was promoted.
+                }
                 // A Primary's lease is as young as the echo it gets. Half a heartbeat apart, so that two
                 // nodes that both answer do not keep each other busy.
                 if now.since(held.sent).times(2) >= self.config.heartbeat {
@@ -367,6 +370,8 @@ impl Tiebreaker {
             | Message::ResyncEnd { .. }
             | Message::Compare(_)
             | Message::Compared(_)
+            | Message::ReadBlocks(_)
+            | Message::BlocksRead(_)
             | Message::VoteReply(_)
             | Message::RecordStored(_) => {
                 self.drop_link(peer, DropReason::NotForTiebreakers(message_type), effects);
@@ -487,14 +492,15 @@ impl Tiebreaker {
     }
 
     /// Over if the recorded Primary's daemon runs again, as Secondary. A Secondary in the recorded run may
-    /// be one that is about to serve: it has the vote, and its next heartbeat will say Primary.
+    /// be one that is about to serve: it has the vote, and its next heartbeat will say Primary. One that has left the
+    /// set, because its disk failed, did serve: a Secondary of that name has restarted.
     fn reign(&self) -> Reign {
         let record = &self.durable.record;
         let over = record.primary.filter(|primary| self.has_seat(*primary)).is_some_and(|primary| {
             let held = self.links.get(&primary).filter(|held| held.role == Role::Secondary);
             let run = held.and_then(|held| held.secondary_run);
             let recorded = record.in_sync.incarnation_of(primary);
-            run.is_some() && recorded.is_some() && run != recorded
+            run.is_some() && run != recorded
         });
         if over { Reign::Over } else { Reign::MayLast }
     }

@@ -29,20 +29,13 @@ impl Replica {
             return;
         }
         match request {
-            Request::Read { range } => {
-                // A read that overlaps an accepted write waits until that write is complete.
-                let newest =
-                    range.covering_blocks().and_then(|blocks| self.write_back.newest_overlapping(blocks));
-                self.reads.arrive(id, range, newest.unwrap_or(Lsn::ZERO));
-            }
-            Request::BlockStatus { range } => match range.covering_blocks() {
-                Some(blocks) => {
-                    let newest = self.write_back.newest_overlapping(blocks);
-                    self.reads.query(id, range, newest.unwrap_or(Lsn::ZERO));
+            Request::Read { .. } | Request::BlockStatus { .. } => {
+                let blocks = request.range().and_then(ByteRange::covering_blocks);
+                match blocks.is_some_and(|blocks| self.writes.is_about_to_change(blocks)) {
+                    true => self.writes.arrive(id, request),
+                    false => self.read(id, &request, effects),
                 }
-                None => effects
-                    .push(Effect::CompleteRequest { id, outcome: Completion::Failed(RequestError::Invalid) }),
-            },
+            }
             // Of what nobody writes nothing is missing on stable storage.
             Request::Flush if self.serves_as_was => {
                 effects.push(Effect::CompleteRequest { id, outcome: Completion::Done });
@@ -54,14 +47,31 @@ impl Replica {
         }
     }
 
+    /// Takes in a read or a query. If it overlaps an accepted write it waits until that write is complete.
+    fn read(&mut self, id: RequestId, request: &Request, effects: &mut Effects) {
+        let range = request.range().expect("a read is of something");
+        let blocks = range.covering_blocks();
+        let newest = blocks.and_then(|blocks| self.write_back.newest_overlapping(blocks));
+        let newest = newest.unwrap_or(Lsn::ZERO);
+        if matches!(request, Request::Read { .. }) {
+            self.reads.arrive(id, range, newest);
+        } else if blocks.is_some() {
+            self.reads.query(id, range, newest);
+        } else {
+            let outcome = Completion::Failed(RequestError::Invalid);
+            effects.push(Effect::CompleteRequest { id, outcome });
+        }
+    }
+
     /// Gives numbers to what waits, as far as there is room.
     pub(super) fn admit_requests(&mut self, effects: &mut Effects) {
         self.finish_edits();
         while self.may_admit() {
             let Some(request) = self.writes.next_waiting() else { return };
-            if let Some(blocks) = touched_blocks(request) {
+            let is_write = request.is_write();
+            if let Some(blocks) = request.range().and_then(ByteRange::covering_blocks) {
                 let is_edited = self.writes.edits().iter().any(|edit| edit.blocks().overlaps(blocks));
-                if is_edited || self.reads.wait_for(blocks) {
+                if is_edited || (is_write && self.reads.wait_for(blocks)) {
                     return; // A ragged write is still being merged, or a read came first.
                 }
             }
@@ -75,11 +85,14 @@ impl Replica {
         self.role == Role::Primary
             && !self.is_ending()
             && !self.is_frozen()
-            && self.disk_fault.is_none()
+            && self.has_a_copy()
             && self.generation_is_durable()
             && self.write_back.has_room()
-            && self.journal.queue_bytes() < JOURNAL_QUEUE_BYTES_MAX
-            && !self.journal.is_short_of_room()
+            && (self.disk_fault.is_some() || self.journal_has_room())
+    }
+
+    fn journal_has_room(&self) -> bool {
+        self.journal.queue_bytes() < JOURNAL_QUEUE_BYTES_MAX && !self.journal.is_short_of_room()
     }
 
     fn admit(&mut self, id: RequestId, request: Request, effects: &mut Effects) {
@@ -116,9 +129,8 @@ impl Replica {
                 // Ragged edges stay as they are, and there is nothing else.
                 None => effects.push(Effect::CompleteRequest { id, outcome: Completion::Done }),
             },
-            Request::Read { .. } | Request::Flush | Request::BlockStatus { .. } => {
-                unreachable!("only writes wait for admission")
-            }
+            Request::Read { .. } | Request::BlockStatus { .. } => self.read(id, &request, effects),
+            Request::Flush => unreachable!("a flush is about what was answered, and waits for no admission"),
         }
     }
 
@@ -128,26 +140,41 @@ impl Replica {
         let last = records.last().expect("a request makes at least one record").lsn;
         for record in records {
             self.written_bytes += record.range.bytes();
-            self.journal.accept(generation, record.clone());
+            if self.disk_fault.is_none() {
+                self.journal.accept(generation, record.clone());
+            }
             self.write_back.accept(record, self.now);
         }
         self.writes.submitted(id, last, durability, self.now);
     }
 
-    fn begin_edit(&mut self, mut edit: Edit, effects: &mut Effects) {
-        let edges: Vec<u64> = edit.edges.iter().map(|(block, _)| *block).collect();
-        for block in edges {
+    fn begin_edit(&mut self, edit: Edit, effects: &mut Effects) {
+        self.writes.edits().push(edit);
+        if self.disk_fault.is_none() {
+            self.read_edges(effects);
+        }
+        self.finish_edits();
+    }
+
+    /// Fetches the edges that nobody fetches yet.
+    pub(super) fn read_edges(&mut self, effects: &mut Effects) {
+        let is_fetched = |id: RequestId, block: u64| {
+            let is_it = |purpose: &IoPurpose| matches!(purpose, IoPurpose::Edge(of, edge) if (*of, *edge) == (id, block));
+            self.purposes.values().any(is_it)
+        };
+        let edits = self.writes.edits().iter();
+        let edges = edits.flat_map(|edit| edit.missing().map(|block| (edit.id, block)));
+        let missing: Vec<(RequestId, u64)> = edges.filter(|(id, block)| !is_fetched(*id, *block)).collect();
+        for (id, block) in missing {
             match pending_block(&self.write_back, block) {
-                Some(content) => edit.on_edge(block, content),
+                Some(content) => self.on_edge_read(id, block, content),
                 None => {
                     let io = self.numbers.next();
-                    self.purposes.insert(io, IoPurpose::Edge(edit.id, block));
+                    self.purposes.insert(io, IoPurpose::Edge(id, block));
                     effects.push(Effect::ReadData { io, range: BlockRange::new(block, 1) });
                 }
             }
         }
-        self.writes.edits().push(edit);
-        self.finish_edits();
     }
 
     pub(super) fn on_edge_read(&mut self, id: RequestId, block: u64, content: Bytes) {
@@ -159,7 +186,7 @@ impl Replica {
 
     /// Gives numbers to edits whose edges are known, once the generation that they belong to is durable (I5).
     fn finish_edits(&mut self) {
-        if !self.generation_is_durable() || self.disk_fault.is_some() {
+        if !self.generation_is_durable() || !self.has_a_copy() {
             return;
         }
         while let Some(at) = self.writes.edits().iter().position(Edit::is_ready) {
@@ -171,13 +198,15 @@ impl Replica {
 
     /// Moves the marks of complete and stable as far as journal and peers allow.
     pub(super) fn advance_marks(&mut self) {
-        if self.role != Role::Primary || self.reign.is_none() || self.disk_fault.is_some() {
+        if self.role != Role::Primary || self.reign.is_none() || !self.has_a_copy() {
             return;
         }
-        let complete = self.complete_by_peers().min(self.journal.journaled());
-        self.complete = self.complete.max(complete);
-        let stable = self.stable_by_peers().min(self.journal.flushed());
-        self.stable = self.stable.max(stable);
+        let (journaled, flushed) = match self.disk_fault {
+            None => (self.journal.journaled(), self.journal.flushed()),
+            Some(_) => (self.assigned(), self.assigned()),
+        };
+        self.complete = self.complete.max(self.complete_by_peers().min(journaled));
+        self.stable = self.stable.max(self.stable_by_peers().min(flushed));
     }
 
     /// Answers whom an answer is due.
@@ -190,7 +219,9 @@ impl Replica {
         self.writes.completed(self.complete, |since| throttle.on_write(now.since(since), now), &mut done);
         self.writes.flushed(self.stable, &mut done);
         let numbers = &mut self.numbers;
-        self.reads.advance(self.complete, &self.write_back, &mut || numbers.next(), effects);
+        if self.disk_fault.is_none() {
+            self.reads.advance(self.complete, &self.write_back, &mut || numbers.next(), effects);
+        }
         if self.may_answer_reads() {
             self.reads.answer(effects);
         }
@@ -216,15 +247,5 @@ impl Replica {
         }
         let known = if self.serves_as_was { self.assigned() } else { self.complete };
         self.reads.on_allocation(io, extents, known, &self.write_back);
-    }
-}
-
-/// The blocks that a request would change.
-fn touched_blocks(request: &Request) -> Option<BlockRange> {
-    match request {
-        Request::Write { .. } | Request::Trim { .. } | Request::WriteZeroes { .. } => {
-            request.range()?.covering_blocks()
-        }
-        Request::Read { .. } | Request::BlockStatus { .. } | Request::Flush => None,
     }
 }

@@ -122,7 +122,10 @@ fn leads_out(reason: StopReason) -> bool {
         | StopReason::DamagedBranch
         | StopReason::BothDiscard
         | StopReason::BlocksUnknown => true,
-        StopReason::NothingDecided | StopReason::NoUsableDisk | StopReason::Unrelated => false,
+        StopReason::NothingDecided
+        | StopReason::NoUsableDisk
+        | StopReason::Unrelated
+        | StopReason::SourceIsDiskless => false,
     }
 }
 

@@ -53,6 +53,7 @@ impl Replica {
                 | IoPurpose::Inquiry
                 | IoPurpose::CopyRead(..)
                 | IoPurpose::CompareRead
+                | IoPurpose::Lending
                 | IoPurpose::HoleSearch(..)),
             ) => panic!("{other:?} is a read"),
         }
@@ -65,7 +66,7 @@ impl Replica {
     }
 
     pub(super) fn on_bytes_read(&mut self, io: IoId, bytes: Bytes, effects: &mut Effects) {
-        if self.reads.on_bytes(io, bytes.clone()) {
+        if self.reads.on_bytes(io, vec![bytes.clone()]) {
             return;
         }
         match self.purposes.remove(&io) {
@@ -79,6 +80,9 @@ impl Replica {
             Some(IoPurpose::Inquiry) => self.on_inquiry_read(io, bytes),
             Some(IoPurpose::CopyRead(node, link)) => self.on_copy_read(node, link, io, &bytes, effects),
             Some(IoPurpose::CompareRead) => self.on_compare_read(io, &bytes, effects),
+            Some(IoPurpose::Lending) => self.on_lent_bytes(io, bytes, effects),
+            // What was asked of the disk before it failed is asked of others by now.
+            None if self.disk_fault.is_some() => {}
             Some(
                 other @ (IoPurpose::DataFlush(_)
                 | IoPurpose::CopyWrite
@@ -103,8 +107,9 @@ impl Replica {
             .push(Effect::Notify(Notice::error("disk-failed", format!("the local disk failed: {reason}"))));
         self.disk_fault = Some(reason);
         self.set_disk(DiskState::Failed, effects);
-        if self.role != Role::Primary {
-            self.reintroduce();
+        match self.role {
+            Role::Primary => self.begin_diskless(),
+            Role::Secondary | Role::Unknown => self.reintroduce(),
         }
     }
 

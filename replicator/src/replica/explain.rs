@@ -295,6 +295,9 @@ pub(super) fn text_of(action: &SyncAction, (this_node, peer): (&str, &str)) -> S
                 StopReason::BlocksUnknown => {
                     "the side that is to give way does not know for certain which blocks it changed alone"
                 }
+                StopReason::SourceIsDiskless => {
+                    "the Primary has no disk, and no longer in memory what the other side lacks"
+                }
                 StopReason::SplitBrain => {
                     "each has writes that the other lacks; to bring one up to date would lose some of them, and nobody \
                      has said which"

@@ -117,6 +117,13 @@ pub(super) fn stopped(reason: StopReason, resource: &str, role: Role, parted: Op
                 "`twinblk resolve-split-brain {resource} --discard-mine --full-resync` there copies every block."
             ),
         ),
+        StopReason::SourceIsDiskless => explained(
+            "the Primary has no disk, and no longer in memory what the other node lacks",
+            format!(
+                "`twinblk demote {resource}` on the Primary, with --force if its I/O is frozen; then `twinblk promote {resource}` on \
+                 a node with a disk."
+            ),
+        ),
     }
 }
 

@@ -31,7 +31,7 @@ impl Replica {
 
     /// Whether this node may answer reads now: it is Primary and nobody else can be.
     pub(super) fn may_answer_reads(&self) -> bool {
-        let is_serving = self.role == Role::Primary && self.disk_fault.is_none() && self.reign.is_some();
+        let is_serving = self.role == Role::Primary && self.has_a_copy() && self.reign.is_some();
         is_serving && self.lease_ends().is_none_or(|ends| self.now < ends)
     }
 
@@ -51,9 +51,8 @@ impl Replica {
         if self.role != Role::Primary {
             return None;
         }
-        if let Some(fault) = &self.disk_fault {
-            let ends = "demote this node with `--force`, promote the peer, replace the disk".to_owned();
-            return Some((format!("the local disk failed: {fault}"), ends));
+        if let Some(frozen) = self.disk_fault.as_ref().and_then(|fault| self.frozen_without_disk(fault)) {
+            return Some(frozen);
         }
         let reign = self.reign.as_ref()?;
         let lost = self.peers.iter().filter(|peer| reign.requires(peer.node) && !self.is_following(peer));

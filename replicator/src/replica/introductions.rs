@@ -96,10 +96,12 @@ impl Replica {
     fn may_introduce(&mut self) -> bool {
         // While a demotion drains, this node still is Primary: a member that returns is what it may wait for.
         let is_changing = self.candidacy_term().is_some() || self.is_ending() || self.is_cutting();
-        if is_changing || self.disk_fault.is_some() && self.role == Role::Primary {
+        if is_changing {
             return false;
         }
         match self.role {
+            // Nothing that it says is of its disk.
+            Role::Primary if self.disk_fault.is_some() => true,
             // What is said is on the disk: a peer that hears that nothing of it is dirty may become a member by that.
             Role::Primary => self.lineage_is_durable() && self.superblock.is_clean(),
             Role::Secondary | Role::Unknown => {
@@ -127,12 +129,12 @@ impl Replica {
             is_tentative: peer.is_tentative(),
             volume_bytes: content.volume_bytes,
             role: self.role,
-            disk: if self.disk_fault.is_some() { DiskState::Failed } else { self.disk },
+            disk: if self.disk_fault.is_some() { self.disk.min(DiskState::Failed) } else { self.disk },
             lineage,
             end,
             flushed: self.flushed_end(),
             stable: self.stable.min(end),
-            oldest_kept: content.resync.map_or(self.journal.ring().oldest_kept(), |resync| resync.lsn.next()),
+            oldest_kept: content.resync.map_or(self.oldest_kept(), |resync| resync.lsn.next()),
             base: (base_generation, base),
             has_dirty_bits: peer.has_dirty_bits,
             resync_from: content.resync.and_then(|resync| resync.source),

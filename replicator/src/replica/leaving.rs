@@ -153,6 +153,13 @@ impl Replica {
         self.peer_mut(node).trouble = Some(why);
     }
 
+    /// Whether the newest record names this node as the only one that holds everything.
+    fn is_newest_alone(&self) -> bool {
+        let mut members = self.record().in_sync.iter().map(|(node, _)| node);
+        let is_only_member = members.next() == Some(self.config.local) && members.next().is_none();
+        is_only_member && self.disk > DiskState::Outdated && !self.config.on_peer_lost.asks_a_majority()
+    }
+
     /// The order that a fence command gives to the node that it is run against.
     pub(super) fn on_outdate(&mut self, order: OrderId, effects: &mut Effects) {
         self.outdating.push(Outdating { order, since: self.now });
@@ -206,6 +213,12 @@ impl Replica {
                 "connected",
                 format!("this node is connected to {}, which is Primary", self.name_of(primary)),
                 format!("`twinblk disconnect {resource}` first"),
+            ),
+            _ if self.is_newest_alone() => refuse(
+                RefusalCode::StateChange,
+                "is-newest",
+                "this node was the last to write, alone: no other copy holds all of that".to_owned(),
+                "promote this node, or connect the others, so that they catch up".to_owned(),
             ),
             _ if self.candidacy.is_some() => refuse(
                 RefusalCode::StateChange,

@@ -439,6 +439,8 @@ impl Replica {
             Message::ResyncEnd { consistent_at } => self.on_resync_end(node, consistent_at),
             Message::Compare(question) => self.on_compare(node, question, effects),
             Message::Compared(compared) => self.on_compared(node, &compared, effects),
+            Message::ReadBlocks(request) => self.on_read_blocks(node, stamp.term, request, effects),
+            Message::BlocksRead(blocks) => self.on_blocks_read(node, &blocks, effects),
             Message::VoteRequest(request) => self.on_vote_request(node, link, &request, effects),
             Message::VoteReply(reply) => self.on_vote_reply(node, &reply, effects),
             Message::RecordUpdate(record) => self.on_record_update(node, link, &record, effects),

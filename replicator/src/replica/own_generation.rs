@@ -2,9 +2,12 @@
 //! set. Where that member comes back before anything was completed without it, no generation is made (semantics §3): a
 //! generation tells apart what somebody has not seen. So what waits to be completed waits a moment for whoever is back.
 
+use crate::effect::{Effect, Effects};
+use crate::generation::lineage::Generation;
+use crate::notice::Notice;
 use crate::promotion::membership::InSyncSet;
 use crate::superblock_keeper::Revision;
-use crate::units::{NodeId, Span, Tick};
+use crate::units::{GenerationId, NodeId, Span, Tick};
 
 use super::Replica;
 
@@ -101,6 +104,34 @@ impl Replica {
         let is_in_time = now < since.plus(RETURN_PATIENCE);
         let is_back = |node: NodeId| self.configured_peer(node).is_some_and(|peer| self.is_following(peer));
         missing.iter().all(|(node, _)| reign.lets_in(node) || (is_in_time && is_back(node)))
+    }
+
+    /// Appends a generation that begins with the next write. The caller has flushed everything before it.
+    pub(super) fn append_generation(&mut self, is_granted: bool, effects: &mut Effects) -> Revision {
+        assert!(
+            self.disk_fault.is_some() || self.journal.flushed() == self.assigned(),
+            "I5: a generation begins behind what is flushed"
+        );
+        let generation = Generation {
+            id: GenerationId(self.random.identity()),
+            term: self.record().term,
+            granted: is_granted,
+            first_lsn: self.assigned().next(),
+        };
+        let bases = self.base_generations();
+        let text = format!("generation {} begins with write {}", generation.id, generation.first_lsn);
+        effects.push(Effect::Notify(Notice::info("generation", text)));
+        self.superblock.change(|content| content.lineage.append(generation, &bases))
+    }
+
+    /// The generations that peers are known to stand at: they must stay in the lineage.
+    fn base_generations(&self) -> Vec<GenerationId> {
+        let lineage = &self.superblock.content().lineage;
+        let replicas = self.peers.iter().filter(|peer| peer.is_replica());
+        replicas
+            .filter_map(|peer| lineage.generation_of(peer.flushed))
+            .map(|generation| generation.id)
+            .collect()
     }
 }
 

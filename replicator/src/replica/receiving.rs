@@ -16,6 +16,7 @@ use crate::superblock_keeper::Revision;
 use crate::units::{BLOCK_BYTES, BlockRange, GenerationId, Lsn, NodeId, Term, bytes_u64};
 
 use super::Replica;
+use super::lending::Lending;
 use super::links::Replication;
 use super::resync_target::ResyncTarget;
 
@@ -42,6 +43,8 @@ pub(super) struct Inbound {
     pub(super) records: u64,
     /// Blocks that are copied besides.
     pub(super) resync: Option<Box<ResyncTarget>>,
+    /// What the source reads from this node, if it has no disk.
+    pub(super) lending: Lending,
 }
 
 /// What the target waits for.
@@ -76,6 +79,7 @@ impl Inbound {
             reported: None,
             records: 0,
             resync: None,
+            lending: Lending::default(),
         }
     }
 
@@ -168,7 +172,7 @@ impl Replica {
     /// Frames that carry data count only from the source of the current introduction, and never from a
     /// Primary of a lower term than this node's record (I2). A Secondary writes nothing of its own: it ships
     /// what the verdict said, whatever record it has stored.
-    fn is_from_source(&self, node: NodeId, term: Term) -> bool {
+    pub(super) fn is_from_source(&self, node: NodeId, term: Term) -> bool {
         let is_writer = self.peer(node).introduced().is_none_or(|state| state.role == Role::Primary);
         let is_source = self.inbound.as_ref().is_some_and(|inbound| inbound.from == node);
         is_source && (!is_writer || term >= self.record().term)
@@ -343,8 +347,10 @@ impl Replica {
         // seem to lack all that it had flushed since, and that would have to be kept or marked dirty for it.
         let own_end = self.journal.flushed();
         let Some(from) = self.inbound.as_ref().map(|inbound| inbound.from) else { return };
+        // One without a disk is none of them, and its record says so before it calls anything stable without it.
+        let is_member = self.record().in_sync.has_node(from);
         let primary = self.peer_mut(from);
-        if primary.disk == DiskState::UpToDate {
+        if is_member && primary.disk == DiskState::UpToDate {
             primary.flushed = primary.flushed.max(stable_up_to.min(own_end));
         }
     }

@@ -4,14 +4,13 @@
 use std::collections::VecDeque;
 
 use crate::effect::{Answer, Effect, Effects};
-use crate::generation::lineage::Generation;
 use crate::notice::Notice;
 use crate::peer::message::Message;
 use crate::promotion::membership::{InSyncSet, MembershipRecord, VoterList};
 use crate::promotion::seats;
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
-use crate::units::{GenerationId, Incarnation, Lsn, NodeId, Span, Term, Tick, VOTERS_MAX};
+use crate::units::{Incarnation, Lsn, NodeId, Span, Term, Tick, VOTERS_MAX};
 
 use super::Replica;
 use super::links::Peer;
@@ -64,7 +63,7 @@ struct Joining {
 
 /// What has become of a member of the in-sync set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+pub(super) enum Standing {
     /// It is linked as the run that is recorded, or has not said yet which it is.
     Holds,
     /// It is another run by now, which has lost nothing.
@@ -109,6 +108,16 @@ impl Reign {
     pub(super) fn requires(&self, node: NodeId) -> bool {
         self.recorded.in_sync.has_node(node)
             || self.proposals.iter().any(|record| record.in_sync.has_node(node))
+    }
+
+    /// Every set that may count: the recorded one and those that were proposed since.
+    pub(super) fn sets(&self) -> impl Iterator<Item = &InSyncSet> {
+        [&self.recorded].into_iter().chain(&self.proposals).map(|record| &record.in_sync)
+    }
+
+    /// The disk that was to hold a proposal before others hear of it has failed.
+    pub(super) fn forget_untold(&mut self) {
+        self.untold = None;
     }
 
     /// The set that a majority has stored.
@@ -213,6 +222,8 @@ impl Replica {
     /// Looks whether a newer record counts by now.
     fn count_stored(&mut self, effects: &mut Effects) {
         let majority = self.config.majority();
+        let asks_a_majority = self.config.on_peer_lost.asks_a_majority();
+        let has_disk = self.disk_fault.is_none();
         let local = self.config.local;
         let keeper = &self.superblock;
         let Some(reign) = &mut self.reign else { return };
@@ -226,7 +237,10 @@ impl Replica {
             let has_stored = |node: NodeId| stored[node.index()] >= record.version;
             let by_whom_it_takes = match authority {
                 Authority::Majority => stored_by(record) >= majority,
-                Authority::ThisNode => has_stored(local),
+                Authority::ThisNode if has_disk => has_stored(local),
+                // What this node stores now it will not remember.
+                Authority::ThisNode if asks_a_majority => stored_by(record) >= majority,
+                Authority::ThisNode => record.in_sync.iter().all(|(node, _)| has_stored(node)),
             };
             // Whoever enters has its own copy too: a member that cannot prove after a crash that it is one would be a
             // member in name only.
@@ -275,7 +289,8 @@ impl Replica {
         match reign.generation {
             OwnGeneration::Current => {}
             OwnGeneration::Recording(revision) => {
-                if self.superblock.is_durable(revision)
+                // Without a disk it is the members who record it, before its first write.
+                if (self.superblock.is_durable(revision) || self.disk_fault.is_some())
                     && let Some(reign) = &mut self.reign
                 {
                     reign.generation = OwnGeneration::Current;
@@ -293,7 +308,7 @@ impl Replica {
     fn begin_generation(&mut self, effects: &mut Effects) {
         // I5: everything before the generation is flushed first.
         self.journal.want_flush(self.journal.accepted());
-        if !self.journal.is_clean() {
+        if self.disk_fault.is_none() && !self.journal.is_clean() {
             return;
         }
         let is_granted = self.reign.as_ref().is_some_and(Reign::is_granted);
@@ -303,42 +318,18 @@ impl Replica {
         }
     }
 
-    /// Appends a generation that begins with the next write. The caller has flushed everything before it.
-    pub(super) fn append_generation(&mut self, is_granted: bool, effects: &mut Effects) -> Revision {
-        assert_eq!(self.journal.flushed(), self.assigned(), "I5: a generation begins behind what is flushed");
-        let generation = Generation {
-            id: GenerationId(self.random.identity()),
-            term: self.record().term,
-            granted: is_granted,
-            first_lsn: self.assigned().next(),
-        };
-        let bases = self.base_generations();
-        let text = format!("generation {} begins with write {}", generation.id, generation.first_lsn);
-        effects.push(Effect::Notify(Notice::info("generation", text)));
-        self.superblock.change(|content| content.lineage.append(generation, &bases))
-    }
-
-    /// The generations that peers are known to stand at: they must stay in the lineage.
-    fn base_generations(&self) -> Vec<GenerationId> {
-        let lineage = &self.superblock.content().lineage;
-        let replicas = self.peers.iter().filter(|peer| peer.is_replica());
-        replicas
-            .filter_map(|peer| lineage.generation_of(peer.flushed))
-            .map(|generation| generation.id)
-            .collect()
-    }
-
     /// Lets a peer into the set: completions pause until it has flushed what is complete, then it is proposed.
     fn advance_joining(&mut self, effects: &mut Effects) {
         let (now, complete, stable) = (self.now, self.complete, self.stable);
-        let Some(reign) = self.reign.as_ref().filter(|_| self.disk_fault.is_none()) else { return };
+        let may_change = self.disk_fault.is_none() || self.may_leave_the_set();
+        let Some(reign) = self.reign.as_ref().filter(|_| may_change) else { return };
         if let Some(joining) = reign.joining {
             let flushed = self.peer(joining.node).outbound().map(|outbound| outbound.progress().flushed);
             let is_there = flushed.is_some_and(|flushed| flushed >= joining.cap.max(stable));
             if is_there {
                 let incarnation = self.peer_incarnation(joining.node);
-                let in_sync = self.reign_newest_in_sync().with(joining.node, incarnation);
-                self.propose(in_sync, effects);
+                let in_sync = self.without_own_disk(self.reign_newest_in_sync());
+                self.propose(in_sync.with(joining.node, incarnation), effects);
             }
             let is_over = is_there || flushed.is_none() || now >= joining.since.plus(JOIN_PATIENCE);
             if is_over && let Some(reign) = &mut self.reign {
@@ -360,7 +351,7 @@ impl Replica {
             peer.protocol.is_some_and(|protocol| protocol.can_be_in_sync())
                 && peer.disk != DiskState::Inconsistent
                 && peer.outbound().is_some_and(is_near)
-                && !reign.requires(peer.node)
+                && (!reign.requires(peer.node) || (self.disk_fault.is_some() && self.is_lost(peer)))
                 && self.is_holder(reign.newest(), peer)
         };
         // Those behind the one that was tried last come first: a slow one keeps nobody out.
@@ -386,20 +377,22 @@ impl Replica {
         let reign = self.reign.as_ref()?;
         let joining =
             reign.joining.filter(|joining| joining.node == node).map(|joining| joining.cap.max(self.stable));
+        let staying = self.flush_wanted_of_the_rest().filter(|_| reign.requires(node));
         let clients = Some(self.writes.flush_wanted()).filter(|_| reign.requires(node));
-        joining.max(clients)
+        joining.max(clients).max(staying)
     }
 
     /// Proposes a set without the members that are lost, and with those that came back without a loss as who
     /// they are now.
     fn propose_what_is_due(&mut self, effects: &mut Effects) {
-        // Without a disk nothing is completed any more. Whoever is in the set holds what was; who else could take over?
-        if self.disk_fault.is_some() {
+        let newest = self.reign_newest_in_sync();
+        let local = self.config.local;
+        // The set is never empty: whoever cannot be waited for stays in it if nobody else is left.
+        let is_there = |(node, run)| node != local && self.standing(node, run) != Standing::Lost;
+        if self.disk_fault.is_some() && !(self.may_leave_the_set() && newest.iter().any(is_there)) {
             return;
         }
-        let newest = self.reign_newest_in_sync();
-        let mut in_sync = newest;
-        let local = self.config.local;
+        let mut in_sync = self.without_own_disk(newest);
         for (node, recorded) in newest.iter().filter(|(node, _)| *node != local) {
             match self.standing(node, recorded) {
                 Standing::Holds => {}
@@ -415,16 +408,25 @@ impl Replica {
         }
         // What is complete may be flushed on the lost member alone: it is flushed here before it goes.
         let drops_a_member = newest.iter().any(|(node, _)| !in_sync.has_node(node));
-        if drops_a_member && self.journal.flushed() < self.complete {
+        let is_flushed = match self.disk_fault {
+            None => self.journal.flushed() >= self.complete,
+            Some(_) => self.have_flushed_what_is_complete(&in_sync),
+        };
+        if drops_a_member && !is_flushed {
             self.journal.want_flush(self.complete);
             return;
         }
         self.propose(in_sync, effects);
     }
 
+    /// The set without this node, if its disk has failed.
+    fn without_own_disk(&self, in_sync: InSyncSet) -> InSyncSet {
+        if self.disk_fault.is_some() { in_sync.without(self.config.local) } else { in_sync }
+    }
+
     /// What has become of a member. A run that cannot prove to continue the recorded one may have lost what
     /// that one acknowledged: it is not the member, however soon it is linked again.
-    fn standing(&self, node: NodeId, recorded: Incarnation) -> Standing {
+    pub(super) fn standing(&self, node: NodeId, recorded: Incarnation) -> Standing {
         let peer = self.peer(node);
         match peer.introduced() {
             _ if !self.is_following(peer) => Standing::Lost,
@@ -453,8 +455,10 @@ impl Replica {
         reign.proposals.push_back(record);
         reign.own_revision = revision;
         match reign.authority {
-            Authority::Majority => self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects),
-            Authority::ThisNode => reign.untold = Some(record),
+            Authority::ThisNode if self.disk_fault.is_none() => reign.untold = Some(record),
+            Authority::Majority | Authority::ThisNode => {
+                self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects);
+            }
         }
     }
 
@@ -487,8 +491,8 @@ impl Replica {
         let mut complete = reign.cap().unwrap_or(Lsn(u64::MAX)).max(self.complete);
         for peer in self.peers.iter().filter(|peer| peer.is_replica()) {
             let protocol = peer.protocol.expect("a replica has a protocol");
-            let acknowledged =
-                peer.outbound().filter(|outbound| outbound.is_started()).map(Outbound::acknowledged);
+            let acknowledged = peer.outbound().filter(|it| it.is_started() && self.counts(peer));
+            let acknowledged = acknowledged.map(Outbound::acknowledged);
             // A peer outside the set holds clients back only once it follows along, not while it catches up.
             let is_mirrored = peer.outbound().is_some_and(Outbound::is_live);
             let is_required = reign.requires(peer.node);
@@ -505,16 +509,23 @@ impl Replica {
         if reign.has_its_generation() { complete } else { complete.min(self.complete) }
     }
 
+    /// Whether what a peer acknowledges counts: where there is no other copy, only from the run that is the member.
+    fn counts(&self, peer: &Peer) -> bool {
+        let is_required = self.reign.as_ref().is_some_and(|reign| reign.requires(peer.node));
+        self.disk_fault.is_none() || !is_required || !self.is_lost(peer)
+    }
+
     /// Up to where every member has flushed the Primary's writes.
     pub(super) fn stable_by_peers(&self) -> Lsn {
         let Some(reign) = &self.reign else { return Lsn::ZERO };
         let required = self.peers.iter().filter(|peer| reign.requires(peer.node));
+        let counts = |peer: &Peer, flushed| if self.counts(peer) { flushed } else { None };
         let flushed = |peer: &Peer| {
             peer.outbound()
                 .filter(|outbound| outbound.is_started() && self.is_heard(peer.node))
                 .map(|outbound| outbound.progress().flushed)
         };
-        required.map(|peer| flushed(peer).unwrap_or(self.stable)).min().unwrap_or(Lsn(u64::MAX))
+        required.map(|peer| counts(peer, flushed(peer)).unwrap_or(self.stable)).min().unwrap_or(Lsn(u64::MAX))
     }
 
     pub(super) fn reign_wakeup(&self) -> Option<Tick> {
@@ -575,6 +586,7 @@ impl Replica {
         self.writes.forget();
         self.reads.forget();
         self.reign = None;
+        self.diskless = None;
         self.frozen_since = None;
         if let Some(demotion) = self.demotion.take()
             && let Some(order) = demotion.order()

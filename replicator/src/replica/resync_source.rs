@@ -185,6 +185,7 @@ impl Replica {
 
     fn advance_resync_of(&mut self, node: NodeId, effects: &mut Effects) {
         if self.disk_fault.is_some() {
+            self.give_up_shipping_from_disk(node);
             return;
         }
         let Some(resync) = self.peer(node).outbound().and_then(Outbound::resync) else { return };

@@ -173,7 +173,7 @@ impl Replica {
     pub(super) fn on_catch_up_from(&mut self, node: NodeId, end: Lsn, effects: &mut Effects) {
         // The peer's state may have arrived in this very round, so that the verdict is still due here.
         self.reach_verdict(node, effects);
-        let is_legal = end <= self.assigned() && end.next() >= self.journal.ring().oldest_kept();
+        let is_legal = end <= self.assigned() && end.next() >= self.oldest_kept();
         if !is_legal && self.peer(node).is_target_of_us() {
             self.drop_link(
                 node,
@@ -194,7 +194,7 @@ impl Replica {
     }
 
     pub(super) fn on_progress(&mut self, node: NodeId, progress: Progress) {
-        let (now, own_end) = (self.now, self.journal.flushed());
+        let (now, own_end) = (self.now, self.flushed_in_common());
         let assigned = self.assigned();
         let peer = self.peer_mut(node);
         let Some(outbound) = peer.outbound_mut() else { return };
@@ -336,7 +336,9 @@ impl Replica {
     /// Reads ahead in the journal for a target, one read at a time.
     fn read_for(&mut self, node: NodeId, next: Lsn, effects: &mut Effects) {
         if self.disk_fault.is_some() {
-            return; // Nothing is read from a disk that failed; a reader that found it out is void.
+            // Nothing is read from a disk that failed; a reader that found it out is void.
+            self.give_up_shipping_from_disk(node);
+            return;
         }
         let journaled = self.journal.journaled();
         let start = self.journal.ring().reader(next, journaled, CATCH_UP_READ_BYTES);

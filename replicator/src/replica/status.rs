@@ -1,6 +1,6 @@
 //! The snapshot that `twinblk status` prints, and the advice that goes with it.
 
-use crate::config::OnPeerLost;
+use crate::config::{OnNoData, OnPeerLost};
 use crate::generation::compare::divergence;
 use crate::peer::message::PeerState;
 use crate::promotion::ballot;
@@ -27,7 +27,7 @@ impl Replica {
     pub fn status(&self, now: Tick) -> StatusReport {
         let content = self.superblock.content();
         let record = &content.membership;
-        let frozen = self.frozen();
+        let (frozen, has_no_data) = (self.frozen(), self.has_no_data());
         let in_sync = record.in_sync.iter().map(|(node, incarnation)| InSyncReport {
             name: self.name_of(node).to_owned(),
             member: Member { node, incarnation },
@@ -40,12 +40,12 @@ impl Replica {
             role: self.role,
             suspended: frozen.is_some(),
             suspended_user: false,
-            suspended_no_data: self.disk_fault.is_some() && self.role == Role::Primary,
+            suspended_no_data: has_no_data,
             suspended_fencing: frozen.is_some()
-                && self.disk_fault.is_none()
+                && !has_no_data
                 && self.config.on_peer_lost == OnPeerLost::Fence,
             suspended_quorum: frozen.is_some()
-                && self.disk_fault.is_none()
+                && !has_no_data
                 && self.config.on_peer_lost == OnPeerLost::Quorum,
             serves_as_was: self.serves_as_was,
             force_io_failures: false,
@@ -72,7 +72,8 @@ impl Replica {
                 durable: self.journal.flushed(),
                 complete: self.complete,
                 stable: self.stable,
-                written_back: self.write_back.written_back(),
+                // What is released without a disk is in no data area of this node.
+                written_back: self.write_back.written_back().min(self.journal.flushed()),
                 oldest_kept: self.journal.ring().oldest_kept(),
             },
             frozen: frozen.map(|(reason, ends_by)| FrozenReport {
@@ -335,22 +336,8 @@ impl Replica {
 
     fn advice(&self) -> Vec<Advice> {
         let mut advice = Vec::new();
-        if let Some(fault) = &self.disk_fault {
-            advice.push(Advice {
-                state: "disk-failed",
-                status: format!("The local disk failed and is not used any more: {fault}."),
-                action: "Promote another node, replace the disk, make new metadata.".to_owned(),
-                see: SEE_DISK,
-            });
-        }
-        if let Some((reason, ends_by)) = self.frozen().filter(|_| self.disk_fault.is_none()) {
-            advice.push(Advice {
-                state: "frozen",
-                status: format!("All I/O waits; nothing fails: {reason}."),
-                action: format!("It ends by {ends_by}."),
-                see: SEE_FAILOVER,
-            });
-        }
+        advice.extend(self.disk_fault.as_ref().map(|fault| self.advice_on_failed_disk(fault)));
+        advice.extend(self.frozen().map(|(reason, ends_by)| self.advice_on_freeze(&reason, &ends_by)));
         if !self.has_quorum() && self.frozen().is_none() {
             advice.push(Advice {
                 state: "quorum-lost",
@@ -376,6 +363,30 @@ impl Replica {
         }
         advice.extend(self.advice_on_own_disk());
         advice
+    }
+
+    fn advice_on_failed_disk(&self, fault: &str) -> Advice {
+        let status = format!("The local disk failed and is not used any more: {fault}.");
+        let (served, not_served) = (
+            "Demote this node when it suits, promote another, replace the disk.",
+            "Promote another node, replace the disk, make new metadata.",
+        );
+        match self.is_served_by_members() {
+            true => Advice { state: "diskless", status, action: served.to_owned(), see: SEE_DISK },
+            false => Advice { state: "disk-failed", status, action: not_served.to_owned(), see: SEE_DISK },
+        }
+    }
+
+    fn advice_on_freeze(&self, reason: &str, ends_by: &str) -> Advice {
+        let action = format!("It ends by {ends_by}.");
+        let status = match self.config.on_no_data {
+            OnNoData::Fail if self.has_no_data() => format!("Every request fails with EIO: {reason}."),
+            OnNoData::Fail | OnNoData::Freeze => format!("All I/O waits; nothing fails: {reason}."),
+        };
+        match self.has_no_data() {
+            true => Advice { state: "suspended-no-data", status, action, see: SEE_DISK },
+            false => Advice { state: "frozen", status, action, see: SEE_FAILOVER },
+        }
     }
 
     /// What is out of the ordinary about the local copy; a failed disk has its advice already.

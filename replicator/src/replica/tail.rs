@@ -86,7 +86,9 @@ impl Replica {
     }
 
     fn replicates_with(&self, peer: &Peer) -> bool {
+        // Whose disk has failed takes nothing more from a journal: if it answers again, its blocks are marked.
         peer.is_replica()
+            && peer.disk >= DiskState::Inconsistent
             && peer.link.as_ref().is_some_and(|link| match &link.replication {
                 // A Secondary that never asks is one that follows a Primary instead.
                 Replication::Source(outbound) => outbound.is_started() || self.role == Role::Primary,
@@ -257,9 +259,10 @@ impl Replica {
 
     /// Whether everything that is marked for a peer is there, if it has flushed that much.
     fn are_needless(&self, peer: &Peer, flushed: Lsn) -> bool {
-        // Marks of a node that is being resynced say what it lacks itself, too; and a tail that is about to move has
-        // marked more than `marked` says.
-        if self.superblock.content().resync.is_some() || self.tail_move.is_some() {
+        // Marks of a node that is being resynced, or is about to be and marks what it will forget, say what it lacks
+        // itself, too; and a tail that is about to move has marked more than `marked` says.
+        let is_target = self.inbound.as_ref().is_some_and(|inbound| inbound.resync.is_some());
+        if is_target || self.superblock.content().resync.is_some() || self.tail_move.is_some() {
             return false;
         }
         let is_being_resynced = peer.outbound().is_some_and(|outbound| outbound.resync().is_some());

@@ -163,6 +163,9 @@ impl Outlook<'_> {
             StopReason::Unrelated => {
                 vec![way(known, NOTHING), way(explanations::START_OVER, "one of the two volumes, whole")]
             }
+            StopReason::SourceIsDiskless => {
+                vec![way(known, "what the Primary has completed and no copy that can be reached holds")]
+            }
             StopReason::NothingDecided => {
                 vec![way(
                     known,

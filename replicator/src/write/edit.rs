@@ -63,6 +63,11 @@ impl Edit {
         edge.1 = Some(content);
     }
 
+    /// The edge blocks whose content is not known.
+    pub fn missing(&self) -> impl Iterator<Item = u64> + '_ {
+        self.edges.iter().filter(|(_, content)| content.is_none()).map(|(block, _)| *block)
+    }
+
     /// Whether every edge is known.
     #[must_use]
     pub fn is_ready(&self) -> bool {

@@ -1,11 +1,12 @@
 //! Law: a completed write survives, a flushed one survives a power cut of every node, and a read returns a
 //! write that was not overwritten before the read began. What a lost client wrote may be there or not, but once
-//! a later client has seen that it is not, it never returns.
+//! a later client has seen that it is not, it never returns. This is about one history; `branches` says which one.
 
 use std::collections::BTreeMap;
 
-use replicator::units::ByteRange;
+use replicator::units::{ByteRange, NodeId};
 
+use super::branches::NodeSet;
 use crate::workload::{Ask, UNIT_BYTES, writer_of};
 
 /// A write as its client knows it.
@@ -17,6 +18,10 @@ struct Known {
     /// When its client was gone.
     lost: Option<u64>,
     is_flushed: bool,
+    /// Who has it for certain, whatever else fails.
+    holders: NodeSet,
+    /// Who has it on stable storage.
+    flushed_on: NodeSet,
 }
 
 impl Known {
@@ -36,7 +41,7 @@ struct Entry {
 }
 
 /// What every unit may hold.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Durability {
     known: BTreeMap<u64, Known>,
     units: BTreeMap<u64, Vec<Entry>>,
@@ -47,7 +52,9 @@ const ORIGIN: u64 = 0;
 
 impl Default for Durability {
     fn default() -> Self {
-        let origin = Known { asked: 0, certain: Some(0), lost: None, is_flushed: true };
+        let all = NodeSet::ALL;
+        let origin =
+            Known { asked: 0, certain: Some(0), lost: None, is_flushed: true, holders: all, flushed_on: all };
         Self { known: BTreeMap::from([(ORIGIN, origin)]), units: BTreeMap::new() }
     }
 }
@@ -61,7 +68,16 @@ impl Durability {
     pub fn asked(&mut self, operation: u64, ask: Ask, now: u64) {
         let Some(range) = ask.changes() else { return };
         let is_zero = !matches!(ask, Ask::Write(..));
-        self.known.insert(operation, Known { asked: now, certain: None, lost: None, is_flushed: false });
+        let none = NodeSet::default();
+        let known = Known {
+            asked: now,
+            certain: None,
+            lost: None,
+            is_flushed: false,
+            holders: none,
+            flushed_on: none,
+        };
+        self.known.insert(operation, known);
         let origin = Entry { operation: ORIGIN, is_zero: true, dead: None };
         for unit in units_of(range) {
             let entries = self.units.entry(unit).or_insert_with(|| vec![origin]);
@@ -69,11 +85,13 @@ impl Durability {
         }
     }
 
-    /// A write was answered.
-    pub fn completed(&mut self, operation: u64, now: u64, is_flushed: bool) {
+    /// A write was answered, while these held everything.
+    pub fn completed(&mut self, operation: u64, now: u64, is_flushed: bool, members: NodeSet) {
         if let Some(known) = self.known.get_mut(&operation) {
             known.certain = Some(now);
             known.is_flushed = is_flushed;
+            known.holders = members;
+            known.flushed_on = if is_flushed { members } else { NodeSet::default() };
         }
     }
 
@@ -86,10 +104,13 @@ impl Durability {
         }
     }
 
-    /// A flush that was asked for at `asked` was answered.
-    pub fn flushed(&mut self, asked: u64) {
+    /// A flush that was asked for at `asked` was answered, while these held everything.
+    pub fn flushed(&mut self, asked: u64, members: NodeSet) {
         for known in self.known.values_mut() {
-            known.is_flushed |= known.certain.is_some_and(|certain| certain < asked);
+            if known.certain.is_some_and(|certain| certain < asked) {
+                known.is_flushed = true;
+                known.flushed_on = known.flushed_on.and(members.common(known.holders));
+            }
         }
     }
 
@@ -101,32 +122,104 @@ impl Durability {
         }
     }
 
-    /// Holds the bytes that a read returned against what they may be.
+    /// What this node has not flushed is gone, or may be.
+    pub fn loses_unflushed(&mut self, node: NodeId) {
+        for known in self.known.values_mut().filter(|known| !known.flushed_on.has(node)) {
+            known.holders = known.holders.without(node);
+        }
+    }
+
+    /// From here on these have, flushed, whatever `source` has; whether that has flushed it too is another matter.
+    pub fn copied(&mut self, source: NodeId, members: NodeSet) {
+        for known in self.known.values_mut() {
+            if known.certain.is_some() && known.holders.has(source) {
+                known.holders = known.holders.and(members);
+                known.flushed_on = known.flushed_on.and(members.without(source));
+            }
+        }
+    }
+
+    /// This node has everything, or the law is broken.
+    pub fn inherited(&mut self, node: NodeId) {
+        for known in self.known.values_mut().filter(|known| known.certain.is_some()) {
+            known.holders = known.holders.and(NodeSet::of(node));
+            known.flushed_on = known.flushed_on.and(NodeSet::of(node));
+        }
+    }
+
+    /// The history of a node that goes on without asking those who may know more. What it has for certain stays so;
+    /// anything else has happened before, or never does.
+    #[must_use]
+    pub fn parted(&self, node: NodeId, now: u64) -> Self {
+        let mut own = self.clone();
+        for known in own.known.values_mut() {
+            if known.certain.is_none() || !known.holders.has(node) {
+                known.lost = Some(known.lost.or(known.certain).map_or(now, |lost| lost.min(now)));
+                known.certain = None;
+            }
+        }
+        own
+    }
+
+    /// The history of a node that was about to give up its own and take over another one: nobody can say how far it got.
+    #[must_use]
+    pub fn mixed(&self, other: &Self, now: u64) -> Self {
+        let mut mixed = self.clone();
+        for (operation, known) in &other.known {
+            let lost = Some(known.lost.or(known.certain).map_or(now, |lost| lost.min(now)));
+            mixed.known.entry(*operation).or_insert(Known { certain: None, lost, ..*known });
+        }
+        for (unit, entries) in &other.units {
+            let own = mixed.units.entry(*unit).or_default();
+            for entry in entries {
+                match own.iter_mut().find(|known| known.operation == entry.operation) {
+                    Some(known) => known.dead = known.dead.and(entry.dead),
+                    None => own.push(*entry),
+                }
+            }
+        }
+        mixed
+    }
+
+    /// A write that `node` has for certain by this history, and that the other one knows nothing certain of.
+    #[must_use]
+    pub fn lost_to(&self, other: &Self, node: NodeId) -> Option<u64> {
+        let is_certain = |known: &Known| known.certain.is_some() && known.holders.has(node);
+        let is_there = |operation: &u64| other.known.get(operation).is_some_and(|it| it.certain.is_some());
+        let mut own = self.known.iter().filter(|(_, known)| is_certain(known));
+        own.find(|(operation, _)| !is_there(operation)).map(|(operation, _)| *operation)
+    }
+
+    /// Holds the bytes that a read returned against what they may be; `members` hold everything.
     ///
     /// # Panics
     /// They are something else.
-    pub fn read(&mut self, range: ByteRange, bytes: &[u8], asked: u64, now: u64) {
+    pub fn read(&mut self, range: ByteRange, bytes: &[u8], asked: u64, now: u64, members: NodeSet) {
         for (unit, content) in units_of(range).zip(bytes.chunks(WHOLE_UNIT)) {
             let writer = writer_of(content, unit);
             let Some(entries) = self.units.get_mut(&unit) else {
                 assert!(writer.is_none(), "violation: unit {unit} was never written and holds {writer:?}");
                 continue;
             };
-            check_unit(unit, entries, &mut self.known, writer, asked, now);
+            let seen = Seen { unit, writer, asked, now, members };
+            check_unit(&seen, entries, &mut self.known);
         }
     }
 }
 
 const WHOLE_UNIT: usize = 512;
 
-fn check_unit(
+/// What a read has shown of a unit.
+struct Seen {
     unit: u64,
-    entries: &mut Vec<Entry>,
-    known: &mut BTreeMap<u64, Known>,
     writer: Option<u64>,
     asked: u64,
     now: u64,
-) {
+    members: NodeSet,
+}
+
+fn check_unit(seen: &Seen, entries: &mut Vec<Entry>, known: &mut BTreeMap<u64, Known>) {
+    let Seen { unit, writer, asked, now, members } = *seen;
     let is_overwritten = |entry: &Entry, known: &BTreeMap<u64, Known>| {
         let latest = known[&entry.operation].latest();
         entries.iter().any(|other| {
@@ -156,6 +249,7 @@ fn check_unit(
         if it.certain.is_none() && it.lost.is_none() {
             // Seen is as good as answered, as far as later reads go; safe from a power cut it is not.
             it.certain = Some(now);
+            it.holders = members;
         }
         let seen_asked = it.asked;
         for entry in entries.iter_mut().filter(|entry| entry.operation != operation) {

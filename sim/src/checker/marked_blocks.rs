@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use replicator::units::NodeId;
+use replicator::units::{BLOCK_BYTES, NodeId, bytes_usize};
 
 use super::watch::{Seen, marks};
 use crate::node::SimNode;
+use crate::workload::{UNIT_BYTES, writer_of};
 
 /// Holds two nodes against each other, by what is on their disks now.
 ///
@@ -32,6 +33,17 @@ pub fn assert_marked(nodes: [(NodeId, &SimNode, &Seen); 2]) {
         .find(|block| !known.contains(block) && !marked.iter().any(|marked| marked.contains(block)));
     assert!(
         unknown.is_none(),
-        "violation of I4: {first} and {second} differ in block {unknown:?}, and neither knows"
+        "violation of I4: {first} and {second} differ in block {unknown:?}, and neither knows: {:?}",
+        unknown.map(|block| [first_node, second_node].map(|node| writers(node, block)))
     );
+}
+
+/// Who wrote the units of a block.
+fn writers(node: &SimNode, block: u64) -> Vec<Option<u64>> {
+    let content = node.data.read(block * BLOCK_BYTES, BLOCK_BYTES);
+    let first = block * (BLOCK_BYTES / UNIT_BYTES);
+    (first..)
+        .zip(content.chunks(bytes_usize(UNIT_BYTES)))
+        .map(|(unit, bytes)| writer_of(bytes, unit))
+        .collect()
 }

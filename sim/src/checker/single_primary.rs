@@ -1,6 +1,6 @@
-//! Law I2: a term has one Primary, and once a Primary of a later term serves, those of earlier terms answer no read, and
-//! no write that they are asked for from then on. Where a majority grants terms; without one two may serve. Whoever is
-//! promoted by force may take a number that a majority grants to another node: the two are different terms.
+//! Law I2: a term has one Primary. Where a majority, or honest fence commands, see to that, its number is given once too,
+//! and once a Primary of a later term serves, those of earlier terms answer no read, and no write that they are asked for
+//! from then on.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,6 @@ pub struct SinglePrimary {
     reigns: BTreeMap<Term, (NodeId, u64)>,
     /// The last term that each node served in.
     last: BTreeMap<NodeId, Term>,
-    /// Whether an operator has forced something.
-    is_forced: bool,
 }
 
 /// What a client was answered.
@@ -26,26 +24,26 @@ pub enum Answered {
 }
 
 impl SinglePrimary {
-    /// An operator forces something.
-    pub fn forced(&mut self) {
-        self.is_forced = true;
-    }
-
     /// A node begins to serve in the term that is on its disk.
     ///
     /// # Panics
-    /// Another node served in that term, or, unless somebody was forced, in another one with the same number.
+    /// Another node served in that term.
     pub fn serves(&mut self, node: NodeId, term: Term, now: u64) {
-        let is_alike = |known: Term| if self.is_forced { known == term } else { known.number == term.number };
-        let other = self.reigns.iter().find(|(known, _)| is_alike(**known));
-        if let Some((known, (primary, _))) = other {
-            assert!(
-                *known == term && *primary == node,
-                "violation of I2: {node} and {primary} are Primary of term {term}"
-            );
-        }
-        self.reigns.entry(term).or_insert((node, now));
+        let (primary, _) = *self.reigns.entry(term).or_insert((node, now));
+        assert!(primary == node, "violation of I2: {node} and {primary} are Primary of term {term}");
         self.last.insert(node, term);
+    }
+
+    /// Nobody was forced, so the number of the term in which a node serves was given to nobody else.
+    ///
+    /// # Panics
+    /// Another node served in a term of that number.
+    pub fn is_the_only_one(&self, node: NodeId) {
+        let Some(own) = self.last.get(&node) else { return };
+        let other = self.reigns.iter().find(|(term, _)| term.number == own.number && *term != own);
+        if let Some((term, (primary, _))) = other {
+            panic!("violation of I2: {node} is Primary of term {own}, {primary} of term {term}");
+        }
     }
 
     /// A node answers something that it was asked at `asked`.
@@ -58,8 +56,7 @@ impl SinglePrimary {
             Answered::Bytes => began < now,
             Answered::Done => began < asked,
         };
-        let is_later = |term: Term| if self.is_forced { term.number > own.number } else { term > *own };
-        let later = self.reigns.iter().find(|(term, (_, began))| is_later(**term) && is_late(*began));
+        let later = self.reigns.iter().find(|(term, (_, began))| *term > own && is_late(*began));
         if let Some((term, (primary, began))) = later {
             panic!(
                 "violation of I2: {node} answers in term {own} with {answered:?} what was asked at {asked}; {primary} serves in term {term} since {began}"

@@ -57,6 +57,10 @@ impl World {
     pub fn kill(&mut self, node: NodeId) {
         self.say(|| format!("-- {node} is killed"));
         self.coverage.count("kill");
+        // What it served without a disk is in its memory, and in what the members have not lost.
+        if self.disk(node) == DiskState::Diskless {
+            self.lose_unflushed(node);
+        }
         self.lose_clients(node);
         self.forget_links(node, true);
         self.nodes[node.index()].kill(&mut self.random);
@@ -137,14 +141,14 @@ impl World {
     pub fn recorded(&self) -> MembershipRecord {
         let mut stored: Vec<_> = self.stored_records().into_iter().map(|(_, record)| record).collect();
         stored.sort_by_key(|record| std::cmp::Reverse(record.order()));
-        stored[stored.len() / 2]
+        // Where no majority is asked, each change counts as soon as whoever makes it has stored it.
+        stored[if self.options.on_peer_lost.asks_a_majority() { stored.len() / 2 } else { 0 }]
     }
 
     /// What a node has not flushed is lost, or may be.
     pub(super) fn lose_unflushed(&mut self, node: NodeId) {
-        if fault_budget::last_copy_goes(self, node) {
-            self.durability.forget_unflushed();
-        }
+        let was_last = fault_budget::last_copy_goes(self, node);
+        self.branches.loses_unflushed(node, was_last);
     }
 
     /// Whether a node is a member of the recorded in-sync set in the run that is named there, or a later one
@@ -190,21 +194,26 @@ impl World {
 
     /// Gives an order.
     pub fn order(&mut self, node: NodeId, what: Order) -> OrderId {
+        let order = self.next_order();
+        self.give(node, order, what);
+        order
+    }
+
+    pub(super) fn next_order(&mut self) -> OrderId {
         self.orders += 1;
-        let order = OrderId(self.orders);
+        OrderId(self.orders)
+    }
+
+    pub(super) fn give(&mut self, node: NodeId, order: OrderId, what: Order) {
         self.say(|| format!("-- order {} to {node}: {what:?}", order.0));
         if let Order::PauseResync { is_paused } = &what {
             self.nodes[node.index()].is_resync_paused = *is_paused;
         }
-        if fault_budget::names_a_loss(&what) {
-            self.watch.loss_named();
-            self.primaries.forced();
-        }
+        self.note_warrant(node, &what);
         if what == Order::Stop {
             self.stops.push((node, order));
         }
         self.tell(node, Event::OperatorAsked { order, what });
-        order
     }
 
     /// Whether a daemon that runs was told to stop, and has not answered yet.
@@ -248,7 +257,7 @@ impl World {
     /// It was refused.
     pub fn promote_with(&mut self, node: NodeId, wait: u64, warrant: Warrant) -> Result<String, Refused> {
         let answer = self.ask_operator(node, Order::Promote { wait: Span::from_millis(wait), warrant });
-        if answer.is_ok() {
+        if answer.is_ok() && self.has_one_primary() {
             self.note_promotion(node);
         }
         answer
@@ -259,8 +268,8 @@ impl World {
         let now = self.now;
         let waiting =
             self.operations.iter().filter(|(_, operation)| operation.node != node && operation.is_waiting());
-        for (id, _) in waiting {
-            self.durability.lost(*id, now);
+        for (id, operation) in waiting {
+            self.branches.lost(operation.node, *id, now);
         }
     }
 
@@ -284,7 +293,7 @@ impl World {
         let operation =
             Operation { node, ask, asked_at: now, answered_at: None, has_failed: false, lost_at: None };
         self.operations.insert(id, operation);
-        self.durability.asked(id, ask, now);
+        self.branches.asked(node, id, ask, now);
         self.say(|| format!("{node} is asked {id}: {ask:?}"));
         self.tell(node, Event::RequestReceived { id: RequestId(id), request: ask.request(id) });
         id

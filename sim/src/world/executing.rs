@@ -2,22 +2,19 @@
 
 use bytes::Bytes;
 use replicator::effect::{Answer, Completion, Effect, Effects, ExportState};
-use replicator::event::{AllocatedExtent, Durability, Event, FenceEnd, FenceRun, IoId, LinkId};
+use replicator::event::{AllocatedExtent, Durability, Event, IoId, LinkId};
 use replicator::notice::Notice;
 use replicator::peer::frame::OutboundFrame;
 use replicator::promotion::membership::InSyncSet;
 use replicator::promotion::tiebreaker::{TiebreakerEffect, TiebreakerEvent};
-use replicator::units::{BLOCK_BYTES, BlockRange, ByteRange, Incarnation, NodeId, RequestId, Span};
+use replicator::units::{BLOCK_BYTES, BlockRange, ByteRange, Incarnation, NodeId, RequestId};
 
-use super::{Happening, MS, World};
+use super::{Happening, World};
 use crate::checker::single_primary::Answered;
 use crate::checker::watch::Done;
-use crate::node::{DiskHealth, FenceCommand, IoWork, NextFailure};
+use crate::node::{DiskHealth, IoWork, NextFailure};
 use crate::sim_network::{Item, over_the_wire};
 use crate::workload::Ask;
-
-/// When a fence command that hangs is killed.
-const FENCE_TIMEOUT: Span = Span::from_millis(20_000);
 
 impl World {
     pub(super) fn execute(&mut self, node: NodeId, effects: &mut Effects) {
@@ -92,7 +89,9 @@ impl World {
                     machine.unwanted.push(peer);
                 }
             }
-            Effect::RunFenceCommand { run, peer, .. } => self.run_fence_command(node, peer, run),
+            Effect::RunFenceCommand { run, peer, knows_newest, .. } => {
+                self.run_fence_command(node, peer, run, knows_newest);
+            }
             Effect::Rescue { step, work } => {
                 let later = self.now + self.delay(self.delays.io);
                 if let Some(event) = self.nodes[node.index()].rescues.carry_out(step, work) {
@@ -104,6 +103,7 @@ impl World {
             Effect::DropClients => self.lose_clients(node),
             Effect::AnswerOperator { order, answer } => {
                 self.say(|| format!("{node} answers order {}: {answer:?}", order.0));
+                self.outdating_ends(order, &answer);
                 self.answers.insert(order, answer);
             }
             Effect::Notify(notice) => self.note(node, notice),
@@ -114,16 +114,17 @@ impl World {
         let is_serving = *export == ExportState::Serving;
         if is_serving {
             self.watch.serves(node);
-            if self.options.on_peer_lost.asks_a_majority() {
-                let term = self.watch.seen[node.index()].superblock.membership.term;
-                self.primaries.serves(node, term, self.now);
+            let term = self.watch.seen[node.index()].superblock.membership.term;
+            self.primaries.serves(node, term, self.now);
+            if self.has_one_primary() {
+                self.primaries.is_the_only_one(node);
             }
         }
         self.nodes[node.index()].is_serving = is_serving;
         if matches!(export, ExportState::Refused { .. }) {
             // The clients of this world do not count as connected; whoever still waits is let go.
             self.lose_clients(node);
-        } else if is_serving && self.options.on_peer_lost.asks_a_majority() {
+        } else if is_serving && self.has_one_primary() {
             self.note_promotion(node);
         }
     }
@@ -131,28 +132,12 @@ impl World {
     fn note(&mut self, node: NodeId, notice: Notice) {
         self.say(|| format!("{node} {}: {}", notice.name, notice.text));
         self.coverage.notice(&notice);
+        self.note_history(node, &notice);
         if notice.name == "disk-state-changed" && notice.text.contains("Inconsistent") {
             // Its disk counts for nothing until it has been resynced, and begins anew then.
             self.marks[node.index()].restart();
         }
         self.notices.push((node, notice.name, notice.text));
-    }
-
-    fn run_fence_command(&mut self, node: NodeId, peer: NodeId, run: FenceRun) {
-        let command = self.nodes[node.index()].fence_command.clone();
-        self.say(|| format!("{node} runs its fence command against {peer}: {command:?}"));
-        let (takes, end) = match command {
-            FenceCommand::Exits(status) => (200 * MS, FenceEnd::Exited(status)),
-            FenceCommand::Shoots => {
-                if self.nodes[peer.index()].replica.is_some() {
-                    self.cut_power(peer);
-                }
-                (200 * MS, FenceEnd::Exited(7))
-            }
-            FenceCommand::Hangs => (FENCE_TIMEOUT.0, FenceEnd::TimedOut(FENCE_TIMEOUT)),
-            FenceCommand::IsMissing => (MS, FenceEnd::NotRun("no such file".to_owned())),
-        };
-        self.tell_at(self.now + takes, node, Event::FenceCommandEnded { run, end });
     }
 
     fn send_frame(&mut self, node: NodeId, peer: NodeId, link: LinkId, frame: &OutboundFrame) {
@@ -216,17 +201,19 @@ impl World {
             DiskHealth::Good | DiskHealth::Stuck | DiskHealth::DataStuck | DiskHealth::FlushesStuck => {
                 let done = Done::of(&work);
                 let event = machine.finish(io, work);
+                let before = self.watch.seen[node.index()].superblock.clone();
                 self.watch.done(&self.nodes, node, io, &done, self.now);
+                self.note_record(node, &before);
                 event
             }
         };
         self.tell(node, event);
     }
 
-    /// The in-sync set by which a node's writes to its data area are judged: what a majority has recorded; without one
-    /// only the node itself.
+    /// The in-sync set by which a node's writes to its data area are judged: what a majority has recorded; without one,
+    /// or after a promotion by force, only the node itself.
     fn recorded_in_sync(&self, node: NodeId) -> InSyncSet {
-        match self.options.on_peer_lost.asks_a_majority() {
+        match self.options.on_peer_lost.asks_a_majority() && self.has_one_primary() {
             true => self.recorded().in_sync,
             false => InSyncSet::of(node, Incarnation(1)),
         }
@@ -259,7 +246,7 @@ impl World {
         let (ask, asked_at) = (operation.ask, operation.asked_at);
         if let Completion::Failed(_) = outcome {
             operation.has_failed = true;
-            self.durability.lost(id.0, now);
+            self.branches.lost(node, id.0, now);
             return;
         }
         let answered = match outcome {
@@ -269,7 +256,7 @@ impl World {
             }
             Completion::Done | Completion::Allocation(_) | Completion::Failed(_) => Answered::Done,
         };
-        if self.options.on_peer_lost.asks_a_majority() {
+        if self.has_one_primary() {
             self.primaries.answers(node, answered, asked_at, now);
         }
         if ask.changes().is_some() {
@@ -280,13 +267,15 @@ impl World {
             Ask::Flush => "flushes completed",
             Ask::Write(..) | Ask::Trim(..) | Ask::Zeroes(..) => "writes completed",
         });
+        let members = self.members_by(node);
         match (ask, outcome) {
             (Ask::Read(range), Completion::Bytes(bytes)) => {
-                self.durability.read(range, &bytes.concat(), asked_at, now);
+                self.branches.read(node, range, &bytes.concat(), [asked_at, now], members);
             }
-            (Ask::Flush, Completion::Done) => self.durability.flushed(asked_at),
+            (Ask::Flush, Completion::Done) => self.branches.flushed(node, asked_at, members),
             (Ask::Write(..) | Ask::Trim(..) | Ask::Zeroes(..), Completion::Done) => {
-                self.durability.completed(id.0, now, ask.durability() == Durability::Flushed);
+                let is_flushed = ask.durability() == Durability::Flushed;
+                self.branches.completed(node, id.0, now, is_flushed, members);
             }
             (ask, outcome) => panic!("violation: {ask:?} was answered with {outcome:?}"),
         }
@@ -297,8 +286,11 @@ impl World {
         let now = self.now;
         for (id, operation) in &mut self.operations {
             if operation.node == node && operation.is_waiting() {
+                if operation.ask.changes().is_some() {
+                    self.coverage.count("writes in doubt");
+                }
                 operation.lost_at = Some(now);
-                self.durability.lost(*id, now);
+                self.branches.lost(node, *id, now);
             }
         }
     }

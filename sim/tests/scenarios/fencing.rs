@@ -6,7 +6,8 @@ use replicator::event::{Order, Warrant};
 use replicator::layout::superblock::DurableDisk;
 use replicator::state::{ConnectionState, DiskState, Role};
 use replicator::units::{ByteRange, NodeId, Span};
-use sim::node::{DiskHealth, FenceCommand, NodeOptions};
+use sim::fence_command::FenceCommand;
+use sim::node::{DiskHealth, NodeOptions};
 use sim::workload::Ask;
 use sim::world::{ALPHA, BETA, GAMMA, World, WorldOptions};
 
@@ -406,4 +407,23 @@ fn an_outdated_node_stays_so_over_a_restart_and_a_primary_is_not_outdated() {
     world.start(ALPHA);
     assert!(world.run_until(Span::from_millis(10_000), World::is_in_sync), "{}", world.summaries());
     world.promote(BETA, 10_000).expect("they hold the same");
+}
+
+#[test]
+fn whoever_wrote_last_and_alone_is_not_outdated_in_favour_of_an_older_copy() {
+    let mut world = promoted(1, &FenceCommand::Exits(5));
+    world.kill(BETA);
+    world.write_now(ALPHA, 0, 4096);
+    world.demote(ALPHA).expect("no clients");
+    let refused = world.ask_operator(ALPHA, Order::Outdate).expect_err("beta lacks what it wrote");
+    assert_eq!((refused.name, refused.code.exit_status()), ("is-newest", 11));
+    world.cut_power(ALPHA);
+    world.start(ALPHA);
+    pass(&mut world, 500);
+    assert_eq!(world.ask_operator(ALPHA, Order::Outdate).expect_err("the same").name, "is-newest");
+    world.start(BETA);
+    assert!(world.run_until(Span::from_millis(10_000), World::is_in_sync), "{}", world.summaries());
+    world.set_cut_both([ALPHA, BETA], true);
+    pass(&mut world, 4000);
+    world.ask_operator(ALPHA, Order::Outdate).expect("beta holds the same by now");
 }

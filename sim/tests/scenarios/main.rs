@@ -4,6 +4,8 @@ mod advice;
 mod alone;
 mod as_was;
 mod catch_up;
+mod clients;
+mod diskless;
 mod disks;
 mod dry_run;
 mod explain;

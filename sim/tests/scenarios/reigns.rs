@@ -379,7 +379,6 @@ fn what_a_dead_primary_had_written_back_alone_is_undone_after_a_promotion_by_for
             pass(&mut world, 4000);
             assert!(world.promote(BETA, 2000).is_err(), "it is no member");
             world.promote_with(BETA, 1000, Warrant::Force).expect("forced");
-            world.durability.forget_unflushed();
             world.write_now(BETA, 0, 4096);
             world.start(ALPHA);
             let is_there =

@@ -170,7 +170,6 @@ fn a_source_that_dies_while_records_are_shipped_leaves_an_older_copy_that_force_
         cases += 1;
         assert!(cost.contains(&format!("at least {lost} writes")), "seed {seed}: {cost}, of {lost}");
         world.promote_with(BETA, 1000, replicator::event::Warrant::Force).expect("forced");
-        world.durability.forget_unflushed();
         world.write_now(BETA, 3_145_728, 4096);
     }
     assert!(cases > 0, "it always died too late");

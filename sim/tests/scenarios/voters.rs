@@ -140,7 +140,6 @@ fn a_new_disk_never_promotes_a_node_that_was_left_out() {
         assert!(world.promote(BETA, 10_000).is_err(), "seed {seed}: the tiebreaker remembers");
         // What alpha wrote alone went with its disk: only an operator can say that.
         world.promote_with(BETA, 10_000, Warrant::Force).expect("by force");
-        world.durability.forget_unflushed();
         wait_until_it_votes(&mut world, ALPHA);
     }
 }
@@ -380,7 +379,6 @@ fn without_votes_a_new_disk_does_not_make_an_old_copy_the_newest() {
         pass(&mut world, 5000);
         assert!(world.promote(BETA, 2000).is_err(), "{on_peer_lost:?}: alpha wrote alone on the old disk");
         world.promote_with(BETA, 0, Warrant::Force).expect("an operator names the loss");
-        world.durability.forget_unflushed();
         wait_until_it_votes(&mut world, ALPHA);
         let is_whole = world.run_until(Span::from_millis(20_000), World::is_in_sync);
         assert!(is_whole, "{on_peer_lost:?}: {}", world.summaries());

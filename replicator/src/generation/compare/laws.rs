@@ -20,7 +20,8 @@ fn row_by_the_book(a: &PeerState, b: &PeerState) -> SyncRule {
     let (a_after, b_after) = (after_common(a, b), after_common(b, a));
     let has_common = a.lineage.generations().iter().any(|entry| b.lineage.find(entry.id).is_some());
     let (a_new, b_new) = (just_created(a), just_created(b));
-    let (a_bad, b_bad) = (a.disk <= DiskState::Inconsistent, b.disk <= DiskState::Inconsistent);
+    let is_bad = |one: &PeerState| one.disk <= DiskState::Inconsistent && !serves_without_disk(one);
+    let (a_bad, b_bad) = (is_bad(a), is_bad(b));
     let superseded = superseded(&a_after, &b_after);
     let rows = [
         (SyncRule::BothNew, a_new && b_new),
@@ -37,6 +38,11 @@ fn row_by_the_book(a: &PeerState, b: &PeerState) -> SyncRule {
         (SyncRule::SplitBrain, true),
     ];
     rows.into_iter().find(|(_, holds)| *holds).expect("the last one").0
+}
+
+/// A Primary whose disk failed holds in memory what its members may lack.
+fn serves_without_disk(one: &PeerState) -> bool {
+    one.role == Role::Primary && matches!(one.disk, DiskState::Diskless | DiskState::Failed)
 }
 
 fn just_created(one: &PeerState) -> bool {
@@ -111,7 +117,9 @@ fn obey_course(
     let wins = after.last().map(|entry| entry.term) > before.last().map(|entry| entry.term);
     let target_is_usable = target.disk > DiskState::Inconsistent;
     // The source.
-    assert!(source.disk > DiskState::Inconsistent && !just_created(source), "{}", context());
+    let ships_from_memory = serves_without_disk(source) && course.method == SyncMethod::CatchUp;
+    assert!(source.disk > DiskState::Inconsistent || ships_from_memory, "{}", context());
+    assert!(!just_created(source), "{}", context());
     // The target.
     if target.role == Role::Primary && target_is_usable {
         assert!(is_superseded && wins, "a Primary gives way to a granted higher term only: {}", context());
@@ -136,7 +144,8 @@ fn obey_course(
     if course.method == SyncMethod::CatchUp {
         assert!(target_is_usable && has_common, "{}", context());
         assert!(keeps.next() >= source.oldest_kept, "the source keeps the records: {}", context());
-        assert!(!source.has_dirty_bits && !target.has_dirty_bits, "{}", context());
+        let has_bits = source.has_dirty_bits || target.has_dirty_bits;
+        assert!(!has_bits || ships_from_memory, "{}", context());
         assert!(target.stable <= keeps, "I3: {}", context());
         assert!(target.end <= keeps || !ungranted(&after), "what is cut was never stable: {}", context());
     }

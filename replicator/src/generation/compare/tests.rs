@@ -83,6 +83,25 @@ fn a_running_primary_is_the_source_even_if_its_peer_was_faster_to_its_disk() {
 }
 
 #[test]
+fn a_primary_without_a_disk_brings_a_peer_up_to_date_by_records_or_not_at_all() {
+    let primary = PeerState {
+        role: Role::Primary,
+        disk: DiskState::Diskless,
+        oldest_kept: Lsn(5),
+        has_dirty_bits: true,
+        ..state(&[zeroed()], 9)
+    };
+    let action = |end| compare(&primary, &state(&[zeroed()], end)).action;
+    assert!(matches!(action(4), SyncAction::Source(Course { method: SyncMethod::CatchUp, .. })));
+    assert_eq!(action(3), SyncAction::Stop(StopReason::SourceIsDiskless));
+    // Once it has stepped down, it is a node with a broken disk.
+    let ended = PeerState { role: Role::Secondary, ..primary.clone() };
+    let verdict = compare(&ended, &state(&[zeroed()], 4));
+    assert_eq!(verdict.rule, SyncRule::Damaged);
+    assert!(matches!(verdict.action, SyncAction::Target(_)));
+}
+
+#[test]
 fn a_damaged_disk_is_the_target_whatever_its_lsn() {
     let generations = [zeroed(), generation(1, 1, true, 1)];
     let mut damaged = state(&generations, 200);

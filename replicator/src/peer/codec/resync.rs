@@ -34,7 +34,7 @@ pub(super) fn read_runs(reader: &mut FieldReader<'_>) -> Result<Message, FieldEr
 }
 
 /// Blocks that a volume may have.
-fn range(first: u64, count: u64) -> Result<BlockRange, FieldError> {
+pub(super) fn range(first: u64, count: u64) -> Result<BlockRange, FieldError> {
     let blocks_max = VOLUME_BYTES_MAX / BLOCK_BYTES;
     let is_legal = first < blocks_max && (1..=blocks_max - first).contains(&count);
     let illegal = FieldError::Value { field: "block_count", value: count };

@@ -9,6 +9,7 @@ use crate::generation::lineage::{Generation, Lineage, Position};
 use crate::generation::split_brain::Discards;
 use crate::promotion::membership::{InSyncSet, MembershipRecord, VoterList};
 use crate::record::RecordKind;
+use crate::remote_read::ReadRequest;
 use crate::resync::Differing;
 use crate::resync::digest::{BlockDigest, Comparison};
 use crate::resync::target::Compared;
@@ -182,6 +183,13 @@ fn resync() -> impl Strategy<Value = Message> {
         any::<u64>().prop_map(|up_to| Message::CopiesFlushed { up_to }),
         lsn().prop_map(|consistent_at| Message::ResyncEnd { consistent_at }),
         (1..=u64::MAX, 0..1_000_000u64, vec(any::<[u8; 32]>(), 1..20)).prop_map(comparison),
+        (1..=u64::MAX, 0..1_000_000u64, 1..=256u64).prop_map(|(number, first, count)| {
+            Message::ReadBlocks(ReadRequest { number, range: BlockRange::new(first, count) })
+        }),
+        (1..=1u64 << 60, 0..1_000_000u64, 1..4usize, any::<u8>()).prop_map(|(number, first, count, byte)| {
+            let (range, payload) = (BlockRange::new(first, bytes_u64(count)), vec![byte; count * BLOCK_SIZE]);
+            Message::BlocksRead(Box::new(Record::write(Lsn(number), range, payload.into())))
+        }),
         (1..=u64::MAX, any::<[u8; 32]>()).prop_map(|(number, differing)| {
             Message::Compared(Compared { number, differing: Differing(differing) })
         }),

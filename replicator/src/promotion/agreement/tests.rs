@@ -1,7 +1,7 @@
 //! The decision of a round without a majority, row by row, with two replicas.
 
 use super::*;
-use crate::config::{Address, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
+use crate::config::{Address, OnNoData, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
 use crate::generation::lineage::Position;
 use crate::peer::message::{Basis, VoteStage};
 use crate::promotion::membership::{InSyncSet, VoterList};
@@ -23,6 +23,7 @@ fn config(on_peer_lost: OnPeerLost) -> Config {
         replicas: vec![replica("alpha"), replica("beta")],
         has_tiebreaker: false,
         on_peer_lost,
+        on_no_data: OnNoData::Freeze,
         heartbeat: Span::from_millis(1000),
         peer_timeout: Span::from_millis(3000),
         digest: 0,

@@ -2,7 +2,7 @@
 //! without, and nobody gives up while a later answer could still help.
 
 use super::*;
-use crate::config::{Address, OnPeerLost, ReplicaConfig, ReplicationProtocol};
+use crate::config::{Address, OnNoData, OnPeerLost, ReplicaConfig, ReplicationProtocol};
 use crate::generation::lineage::Position;
 use crate::peer::message::VoteStage;
 use crate::promotion::membership::{InSyncSet, VoterList};
@@ -74,6 +74,7 @@ impl Round {
             replicas: vec![replica("alpha"), replica("beta")],
             has_tiebreaker: true,
             on_peer_lost: OnPeerLost::Quorum,
+            on_no_data: OnNoData::Freeze,
             heartbeat: Span::from_millis(1000),
             peer_timeout: Span::from_millis(3000),
             digest: 1,

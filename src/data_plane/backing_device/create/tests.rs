@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use replicator::config::{Address, Config, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol};
+use replicator::config::{
+    Address, Config, OnNoData, OnPeerLost, RESYNC_DEFAULT, ReplicaConfig, ReplicationProtocol,
+};
 use replicator::generation::lineage::Lineage;
 use replicator::layout::bitmap_page::BitmapPage;
 use replicator::layout::superblock::{DurableDisk, PeerSlot, ResourceName};
@@ -41,6 +43,7 @@ fn config() -> Config {
         replicas: vec![replica("alpha"), replica("beta")],
         has_tiebreaker: true,
         on_peer_lost: OnPeerLost::Quorum,
+        on_no_data: OnNoData::Freeze,
         heartbeat: Span::from_millis(1000),
         peer_timeout: Span::from_millis(3000),
         disk_timeout: Span::from_millis(30_000),

@@ -1,0 +1,113 @@
+//! Tells the oracle what decides which history a node follows: records on disks, reigns, verdicts, orders, lies.
+
+use replicator::event::{Order, Warrant};
+use replicator::layout::superblock::Superblock;
+use replicator::notice::Notice;
+use replicator::state::{ConnectionState, Role};
+use replicator::status_report::ConnectionReport;
+use replicator::units::NodeId;
+
+use super::{GAMMA, World};
+use crate::checker::branches::NodeSet;
+use crate::fault_budget;
+use crate::node::NAMES;
+
+impl World {
+    /// Whether at most one node may be Primary at a time, and it holds everything: a majority, or honest fence commands
+    /// see to that, and nobody has forced anything.
+    #[must_use]
+    pub fn has_one_primary(&self) -> bool {
+        !self.branches.are_parting()
+    }
+
+    /// Who holds everything that a node which serves has completed: itself, and the members of the set that is on its
+    /// disk, as the runs that are named there.
+    pub(super) fn members_by(&self, node: NodeId) -> NodeSet {
+        let record = &self.watch.seen[node.index()].superblock.membership;
+        let members = record.in_sync.iter().map(|(member, _)| member);
+        let alive = members.filter(|member| self.is_replica(*member) && self.lives_on(*member, record));
+        alive.fold(NodeSet::of(node), |set, member| set.and(NodeSet::of(member)))
+    }
+
+    fn is_replica(&self, node: NodeId) -> bool {
+        node.index() < self.nodes.len()
+    }
+
+    /// A superblock is on a node's disk. If it has a new record of its own making, its members hold what the node holds.
+    pub(super) fn note_record(&mut self, node: NodeId, before: &Superblock) {
+        let now = &self.watch.seen[node.index()].superblock;
+        if now.journal.session == before.journal.session && now.journal.tail_lsn > before.journal.tail_lsn {
+            self.coverage.count("tails moved");
+        }
+        let record = now.membership;
+        let is_own = record.primary.is_none_or(|primary| primary == node) && record.in_sync.has_node(node);
+        if is_own && record.order() > before.membership.order() && self.lives_on(node, &record) {
+            let members = self.members_by(node);
+            match record.primary {
+                Some(_) if self.role(node) == Role::Primary => self.branches.gathers(node, members),
+                Some(_) => {} // A candidate's: it counts if a reign comes of it.
+                None => self.branches.are_equal(node, members),
+            }
+        }
+    }
+
+    /// What a node says about its place.
+    pub(super) fn note_history(&mut self, node: NodeId, notice: &Notice) {
+        if notice.name == "role-changed" && notice.text.contains("-> Primary") {
+            if node == GAMMA {
+                self.coverage.count("promotions of a third node");
+            }
+            let members = self.members_by(node);
+            self.branches.reigns(node, members, self.now);
+            if self.branches.are_parting() {
+                self.coverage.count("histories of a world that parted");
+            }
+        }
+        if notice.name == "verdict" && notice.text.contains("it brings this node") {
+            let is_of = |name: &&str| notice.text.starts_with(&format!("{name}:"));
+            if let Some(at) = NAMES.iter().position(is_of) {
+                self.branches.follows(node, NodeId(u8::try_from(at).expect("at most three")));
+            }
+        }
+    }
+
+    /// Whether a node stands apart from another one because both went on alone.
+    #[must_use]
+    pub fn is_split(&self, node: NodeId) -> bool {
+        self.is_up(node) && self.split_from(node).is_some()
+    }
+
+    /// A node from which another one stands apart by a verdict.
+    #[must_use]
+    pub fn split_from(&self, node: NodeId) -> Option<NodeId> {
+        let status = self.status(node);
+        let is_apart = |connection: &&ConnectionReport| {
+            connection.connection_state == ConnectionState::StandAlone && connection.rule.is_some()
+        };
+        status.connections.iter().find(is_apart).map(|connection| connection.peer_node_id)
+    }
+
+    /// What an order excuses.
+    pub(super) fn note_warrant(&mut self, node: NodeId, order: &Order) {
+        match order {
+            Order::ResolveSplitBrain { giving, .. } if !giving.is_rehearsal => {
+                self.branches.may_discard(node);
+                self.watch.loss_named();
+            }
+            Order::Promote { warrant: Warrant::Force, .. }
+            | Order::AcceptNewVoter { is_rehearsal: false, .. } => self.loss_is_named(),
+            Order::Promote { warrant: Warrant::PeerIsFenced, .. }
+                if !fault_budget::is_proved_silent(self, node) =>
+            {
+                self.loss_is_named();
+            }
+            _ => {}
+        }
+    }
+
+    /// From here on two may serve, and what one of them completed may be missing on the other.
+    pub(super) fn loss_is_named(&mut self) {
+        self.watch.loss_named();
+        self.branches.part_from_now_on();
+    }
+}
