@@ -25,6 +25,7 @@ mod foresight;
 mod freeze;
 mod inquiry;
 mod introductions;
+mod io_numbers;
 mod leaving;
 mod lending;
 mod links;
@@ -35,6 +36,7 @@ mod own_generation;
 mod passing_on;
 mod receiving;
 mod reign;
+mod reign_end;
 mod resync_source;
 mod resync_target;
 mod sending;
@@ -63,7 +65,7 @@ use crate::read::Reads;
 use crate::resync::throttle::Throttle;
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::{Revision, SuperblockKeeper};
-use crate::units::{Incarnation, Lsn, NodeId, RequestId, Span, Tick, VoterId};
+use crate::units::{Incarnation, Lsn, NodeId, Span, Tick, VoterId};
 use crate::write::Writes;
 use crate::write_back::WriteBack;
 
@@ -73,6 +75,7 @@ use diskless::Diskless;
 use fencing::Fencing;
 use foresight::Foresight;
 use inquiry::Inquiry;
+use io_numbers::{IoNumbers, IoPurpose};
 use leaving::{Outdating, Parting};
 use links::Peer;
 use orders::{Demotion, Wait};
@@ -112,64 +115,6 @@ pub struct Restored {
 const STANDSTILL: Span = Span::from_millis(500);
 /// Time between two looks at something that is overdue.
 const OVERDUE_PAUSE: Span = Span::from_millis(1);
-
-/// What an I/O was ordered for, where the part that ordered it does not keep that itself.
-#[derive(Clone, Debug)]
-enum IoPurpose {
-    /// A flush of the data area that covers everything up to here.
-    DataFlush(Lsn),
-    /// An edge block of a ragged write.
-    Edge(RequestId, u64),
-    /// Journal records for a peer that catches up.
-    CatchUp(NodeId, LinkId),
-    /// Journal records that the tail is about to leave behind.
-    Tail,
-    /// Journal records whose blocks a peer lacks.
-    ResyncMarks(NodeId, LinkId),
-    /// Journal records that an operator is told of.
-    Inquiry,
-    /// Journal records that this node forgets when it is resynced.
-    OwnMarks,
-    /// Blocks to be copied to a peer.
-    CopyRead(NodeId, LinkId),
-    /// Which blocks that are to be copied to a peer are holes.
-    HoleSearch(NodeId, LinkId),
-    /// Blocks of this node that a peer has asked about.
-    CompareRead,
-    /// Blocks of this node that a Primary without a disk reads.
-    Lending,
-    /// Blocks that were copied to this node.
-    CopyWrite,
-    /// A flush of the data area that covers every copy up to this one.
-    CopyFlush(u64),
-    /// Journal records that are about to be discarded, for a list.
-    DiscardList(u64),
-    /// Blocks that are about to be discarded: which discard, which piece.
-    RescueRead(u64, usize),
-}
-
-/// Numbers for I/Os, and when those that are under way were ordered.
-#[derive(Debug, Default)]
-struct IoNumbers {
-    last: u64,
-    now: Tick,
-    /// The lower its number, the older an I/O is.
-    ordered: BTreeMap<IoId, Tick>,
-}
-
-impl IoNumbers {
-    fn next(&mut self) -> IoId {
-        self.last += 1;
-        let io = IoId(self.last);
-        self.ordered.insert(io, self.now);
-        io
-    }
-
-    /// When the oldest I/O that is under way was ordered.
-    fn oldest(&self) -> Option<Tick> {
-        self.ordered.first_key_value().map(|(_, ordered)| *ordered)
-    }
-}
 
 /// A message that may be sent when a superblock is durable.
 #[derive(Debug)]
@@ -271,12 +216,7 @@ impl Replica {
         assert_eq!(superblock.node, config.local, "the shell has compared the node numbers");
         let mut random = Prng::new(seed);
         let is_corrupt = recovery.verdict == RecoveryCase::Corrupt;
-        let disk = match superblock.disk {
-            DurableDisk::Inconsistent => DiskState::Inconsistent,
-            _ if is_corrupt => DiskState::Inconsistent,
-            DurableDisk::Outdated => DiskState::Outdated,
-            DurableDisk::UpToDate => DiskState::Consistent,
-        };
+        let disk = disk_as_remembered(superblock.disk, is_corrupt);
         let continues = continuity::continued(&superblock, recovery.end, continuity, is_corrupt);
         let mut write_back = WriteBack::new(recovery.written_back_up_to);
         for (_, record) in recovery.replay {
@@ -606,5 +546,15 @@ impl Replica {
         if self.role == Role::Primary {
             assert!(self.complete <= journaled, "I1: complete {} > journaled {journaled}", self.complete);
         }
+    }
+}
+
+/// The state of a disk after a start: at best Consistent, for nobody has confirmed yet that it is the newest.
+fn disk_as_remembered(durable: DurableDisk, is_corrupt: bool) -> DiskState {
+    match durable {
+        DurableDisk::Inconsistent => DiskState::Inconsistent,
+        _ if is_corrupt => DiskState::Inconsistent,
+        DurableDisk::Outdated => DiskState::Outdated,
+        DurableDisk::UpToDate => DiskState::Consistent,
     }
 }
