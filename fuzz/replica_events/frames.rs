@@ -10,6 +10,7 @@ use replicator::peer::message::{
 };
 use replicator::promotion::membership::{InSyncSet, MembershipRecord};
 use replicator::record::{RECORD_BLOCKS_MAX, Record, RecordKind};
+use replicator::remote_read::{READ_BLOCKS_MAX, ReadRequest};
 use replicator::resync::Differing;
 use replicator::resync::digest::{BlockDigest, Comparison};
 use replicator::resync::target::Compared;
@@ -365,7 +366,7 @@ impl Known {
 
     /// Any message at all.
     pub fn any_message(&self, script: &mut Script<'_>) -> Message {
-        match script.below(20) {
+        match script.below(22) {
             0 => Message::State(Box::new(self.state(self.introduction(script), script))),
             1 => {
                 let (role, disk) = (script.pick(&[Role::Primary, Role::Secondary]), script.pick(&DISKS));
@@ -389,8 +390,24 @@ impl Known {
             5 => Message::Flush { up_to: self.lsn(script) },
             6 => Message::CatchUpFrom { end: self.lsn(script) },
             row @ 7..=13 => self.resync_message(row, script),
+            20 => Message::ReadBlocks(self.read_request(script)),
+            21 => {
+                let asked = self.read_request(script);
+                self.blocks_read(&asked, script)
+            }
             row => self.vote_message(row, script),
         }
+    }
+
+    fn read_request(&self, script: &mut Script<'_>) -> ReadRequest {
+        let number = script.pick(&[1, 1, 2, 3, 4, (1 << 63) - 1]);
+        ReadRequest { number, range: self.block_range(READ_BLOCKS_MAX, script) }
+    }
+
+    fn blocks_read(&self, asked: &ReadRequest, script: &mut Script<'_>) -> Message {
+        let range = if script.rarely(4) { self.block_range(READ_BLOCKS_MAX, script) } else { asked.range };
+        let bytes = vec![script.byte(); range.count as usize * BLOCK_SIZE];
+        Message::BlocksRead(Box::new(Record::write(Lsn(asked.number), range, Bytes::from(bytes))))
     }
 
     /// What is said in a resync.
@@ -511,7 +528,9 @@ impl Known {
             Message::RecordUpdate(record) | Message::RecordPassedOn(record) => {
                 vec![Message::RecordStored(record.clone())]
             }
+            Message::ReadBlocks(asked) => vec![self.blocks_read(asked, script)],
             Message::State(_)
+            | Message::BlocksRead(_)
             | Message::DirtyRuns { .. }
             | Message::NewGeneration { .. }
             | Message::Progress(_)
