@@ -107,7 +107,10 @@ fn compare(
 }
 
 /// The released executable, beside this one.
-fn build() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// It cannot be built.
+pub fn build() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let status = Command::new(cargo)

@@ -46,16 +46,7 @@ impl Playground {
     /// # Errors
     /// One of them is gone.
     pub fn cpu_time_us(&self) -> anyhow::Result<f64> {
-        let mut ticks = 0;
-        for pid in &self.daemons {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("a daemon has ended")?;
-            // Behind the name, which stands in brackets: state, then numbers; user and system time are 12th and 13th.
-            let behind = text.rsplit_once(')').context("a name in brackets")?.1;
-            let times = behind.split_whitespace().skip(11).take(2);
-            ticks += times.filter_map(|time| time.parse::<u32>().ok()).sum::<u32>();
-        }
-        let per_second = u32::try_from(rustix::param::clock_ticks_per_second())?;
-        Ok(f64::from(ticks) * 1e6 / f64::from(per_second))
+        self.daemons.iter().map(|pid| cpu_time_us(*pid)).sum()
     }
 
     /// Ends it in order.
@@ -76,4 +67,18 @@ impl Drop for Playground {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// CPU time that a process has used, microseconds.
+///
+/// # Errors
+/// It is gone.
+pub fn cpu_time_us(pid: u64) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("a daemon has ended")?;
+    // Behind the name, which stands in brackets: state, then numbers; user and system time are 12th and 13th.
+    let behind = text.rsplit_once(')').context("a name in brackets")?.1;
+    let times = behind.split_whitespace().skip(11).take(2);
+    let ticks = times.filter_map(|time| time.parse::<u32>().ok()).sum::<u32>();
+    let per_second = u32::try_from(rustix::param::clock_ticks_per_second())?;
+    Ok(f64::from(ticks) * 1e6 / f64::from(per_second))
 }

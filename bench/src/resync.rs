@@ -1,0 +1,205 @@
+//! How fast a volume without holes is resynced when no client writes, beside what its parts give: the source's disk
+//! read, the target's disk written, one TCP stream on loopback, each alone and in the same round.
+//!
+//! Both disks are one here, so that a resync can never be as fast as the slower of the two alone: a fourth figure is what
+//! that one disk gives while it is read and written at once.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::ResyncArgs;
+use crate::duo::Duo;
+use crate::fio::{self, Way};
+use crate::machine::{self, Machine};
+use crate::{pair, stream};
+
+/// How long one resync may take.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What one round found, megabytes (1e6) each second.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Round {
+    read: f64,
+    write: f64,
+    stream: f64,
+    /// The slower of both while they run at once.
+    both_at_once: f64,
+    resync: f64,
+    /// Of the slowest of reading, writing and the stream.
+    ratio_to_slowest: f64,
+    /// Of the slowest of reading and writing at once, and the stream.
+    ratio_on_one_disk: f64,
+    /// CPU time of the source for each megabyte, microseconds.
+    source_cpu_us_per_megabyte: f64,
+    /// CPU time of the target for each megabyte, microseconds.
+    target_cpu_us_per_megabyte: f64,
+}
+
+/// A run.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Run {
+    schema: u32,
+    machine: Machine,
+    commit: String,
+    fio: String,
+    size_bytes: u64,
+    rounds: Vec<Round>,
+    median: Round,
+}
+
+/// `bench resync`
+pub fn run(args: &ResyncArgs) -> anyhow::Result<()> {
+    anyhow::ensure!(args.rounds > 0, "no round measures nothing");
+    let version = fio::version()?;
+    let binary = args.binary.clone().map_or_else(pair::build, Ok)?;
+    let within = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let folder = tempfile::Builder::new().prefix("twinblk-bench-").tempdir_in(&within);
+    let folder = folder.with_context(|| format!("cannot make a folder in {}", within.display()))?;
+    let size_bytes = args.size << 20;
+    let mut duo = Duo::new(&binary, folder.path(), size_bytes)?;
+    for node in 0..2 {
+        fill(&duo.data(node), size_bytes)?;
+    }
+    let mut rounds = Vec::new();
+    for number in 1..=args.rounds {
+        eprintln!("round {number} of {}", args.rounds);
+        rounds.push(measure(&mut duo, size_bytes)?);
+    }
+    let median = median(&rounds);
+    let run = Run {
+        schema: 1,
+        machine: machine::describe(),
+        commit: machine::commit(),
+        fio: version,
+        size_bytes,
+        rounds,
+        median,
+    };
+    println!("{}", render(&run));
+    let text = serde_json::to_string_pretty(&run)?;
+    match &args.json {
+        Some(file) => {
+            std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        None => println!("{text}"),
+    }
+    Ok(())
+}
+
+fn measure(duo: &mut Duo, size_bytes: u64) -> anyhow::Result<Round> {
+    let (source, target) = (duo.data(0), duo.data(1));
+    let read = fio::transfer(Way::Read, &source, size_bytes)?;
+    // What is written is not what the source holds: the resync has to copy all of it.
+    let write = fio::transfer(Way::Write, &target, size_bytes)?;
+    let stream = stream::measure(size_bytes)?;
+    let reading = {
+        let source = source.clone();
+        std::thread::spawn(move || fio::transfer(Way::Read, &source, size_bytes))
+    };
+    let written = fio::transfer(Way::Write, &target, size_bytes)?;
+    let was_read = reading.join().map_err(|_| anyhow::anyhow!("the reader died"))??;
+    let both_at_once = written.min(was_read);
+    let resynced = duo.resync(DEADLINE)?;
+    anyhow::ensure!(is_same(&source, &target)?, "the copy is not what was copied");
+    let megabytes = megabytes(size_bytes);
+    let resync = megabytes / resynced.took.as_secs_f64();
+    Ok(Round {
+        read,
+        write,
+        stream,
+        both_at_once,
+        resync,
+        ratio_to_slowest: resync / read.min(write).min(stream),
+        ratio_on_one_disk: resync / both_at_once.min(stream),
+        source_cpu_us_per_megabyte: resynced.source_cpu_us / megabytes,
+        target_cpu_us_per_megabyte: resynced.target_cpu_us / megabytes,
+    })
+}
+
+/// Of each figure the one in the middle.
+fn median(rounds: &[Round]) -> Round {
+    let of = |figure: fn(&Round) -> f64| {
+        let mut figures: Vec<f64> = rounds.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures[figures.len() / 2]
+    };
+    Round {
+        read: of(|round| round.read),
+        write: of(|round| round.write),
+        stream: of(|round| round.stream),
+        both_at_once: of(|round| round.both_at_once),
+        resync: of(|round| round.resync),
+        ratio_to_slowest: of(|round| round.ratio_to_slowest),
+        ratio_on_one_disk: of(|round| round.ratio_on_one_disk),
+        source_cpu_us_per_megabyte: of(|round| round.source_cpu_us_per_megabyte),
+        target_cpu_us_per_megabyte: of(|round| round.target_cpu_us_per_megabyte),
+    }
+}
+
+fn render(run: &Run) -> String {
+    let mut text = format!(
+        "{}, {} processors, Linux {}, commit {}, {} MiB, MB/s\n\n\
+         | round | read | write | TCP | both at once | resync | of the slowest | on one disk | source µs/MB | target µs/MB |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+        run.machine.processor,
+        run.machine.processors,
+        run.machine.kernel,
+        run.commit,
+        run.size_bytes >> 20
+    );
+    let line = |name: &str, round: &Round| {
+        format!(
+            "| {name} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} |\n",
+            round.read,
+            round.write,
+            round.stream,
+            round.both_at_once,
+            round.resync,
+            round.ratio_to_slowest,
+            round.ratio_on_one_disk,
+            round.source_cpu_us_per_megabyte,
+            round.target_cpu_us_per_megabyte,
+        )
+    };
+    for (number, round) in (1..).zip(&run.rounds) {
+        text.push_str(&line(&format!("{number}"), round));
+    }
+    text.push_str(&line("median", &run.median));
+    text
+}
+
+/// A file of the kernel's random bytes.
+fn fill(path: &Path, size_bytes: u64) -> anyhow::Result<()> {
+    let mut random = std::fs::File::open("/dev/urandom")?.take(size_bytes);
+    let mut file = std::fs::File::create_new(path)?;
+    std::io::copy(&mut random, &mut file).with_context(|| format!("cannot write {}", path.display()))?;
+    file.flush()?;
+    file.sync_all()?;
+    Ok(())
+}
+
+fn is_same(one: &Path, other: &Path) -> anyhow::Result<bool> {
+    let (mut one, mut other) = (std::fs::File::open(one)?, std::fs::File::open(other)?);
+    let (mut ours, mut theirs) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    loop {
+        let bytes = one.read(&mut ours)?;
+        if bytes == 0 {
+            return Ok(other.read(&mut theirs)? == 0);
+        }
+        other.read_exact(&mut theirs[..bytes])?;
+        if ours[..bytes] != theirs[..bytes] {
+            return Ok(false);
+        }
+    }
+}
+
+/// For rates only.
+fn megabytes(bytes: u64) -> f64 {
+    f64::from(u32::try_from(bytes >> 20).expect("less than 4 PiB")) * 1.048_576
+}
