@@ -8,12 +8,13 @@ use std::path::Path;
 use replicator::config::{Address, ReplicationProtocol};
 use replicator::generation::lineage::Generation;
 use replicator::promotion::membership::Member;
+use replicator::resync::pace::{Pace, SyncCounts, SyncDetails};
 use replicator::state::{ConnectionState, DiskState, ReplicationState, Role};
 use replicator::status_report::{
     Advice, CanPromote, ConnectionReport, DeviceReport, FrozenReport, InSyncReport, JournalReport, LsnReport,
     PathReport, PeerDeviceReport, SplitBrainReport, StatusReport, TiebreakerReport,
 };
-use replicator::units::{GenerationId, Incarnation, Lsn, NodeId, Term};
+use replicator::units::{GenerationId, Incarnation, Lsn, NodeId, Term, Tick};
 use serde_json::Value;
 
 const SCHEMA: &str = include_str!("../docs/status.schema.json");
@@ -77,6 +78,25 @@ const DRBD_PEER_DEVICE_KEYS: [&str; 13] = [
     "has-sync-details",
     "has-online-verify-details",
     "percent-in-sync",
+];
+
+/// What DRBD tells of a resync that goes on.
+const DRBD_SYNC_KEYS: [&str; 15] = [
+    "rs-total",
+    "rs-dt-start-ms",
+    "rs-paused-ms",
+    "rs-dt0-ms",
+    "rs-db0-sectors",
+    "rs-dt1-ms",
+    "rs-db1-sectors",
+    "rs-failed",
+    "rs-same-csum",
+    "want",
+    "db0/dt0 [MiB/s]",
+    "db1/dt1 [MiB/s]",
+    "estimated-seconds-to-finish",
+    "db/dt [MiB/s]",
+    "percent-resync-done",
 ];
 
 /// The keys that twinblk adds.
@@ -197,7 +217,8 @@ fn connection() -> ConnectionReport {
             caught_up: 2,
             pending: 4,
             unacked: 5,
-            has_sync_details: false,
+            has_sync_details: true,
+            details: Some(details()),
             has_online_verify_details: false,
             percent_in_sync: 99.5,
             acknowledged: Lsn(8),
@@ -205,6 +226,11 @@ fn connection() -> ConnectionReport {
             has_dirty_bits: true,
         }],
     }
+}
+
+fn details() -> SyncDetails {
+    let counts = SyncCounts { done: 3 << 20, left: 1 << 20, same: 4096 };
+    Pace::new(SyncCounts::default(), Tick(0)).details(counts, Some(10 << 20), Tick(2_000_000))
 }
 
 /// What the schema has against a report.
@@ -263,7 +289,9 @@ fn every_object_of_the_schema_is_closed_and_demands_all_of_its_keys() {
     assert!(objects.len() > 10, "only {} objects found", objects.len());
     for object in objects {
         assert_eq!(object["additionalProperties"], false, "{object:#}");
-        let required = object["required"].as_array().expect("a list").len();
+        // Some keys come together, or not at all.
+        let together = object["then"]["required"].as_array().map_or(0, Vec::len);
+        let required = object["required"].as_array().expect("a list").len() + together;
         let known = object["properties"].as_object().expect("a table").len();
         assert_eq!(required, known, "{object:#}");
     }
@@ -284,9 +312,23 @@ fn the_keys_that_programs_rely_on_are_there() {
     for key in DRBD_CONNECTION_KEYS {
         assert!(connection.get(key).is_some(), "{key}");
     }
-    for key in DRBD_PEER_DEVICE_KEYS {
+    for key in DRBD_PEER_DEVICE_KEYS.iter().chain(&DRBD_SYNC_KEYS) {
         assert!(connection["peer_devices"][0].get(key).is_some(), "{key}");
     }
+}
+
+#[test]
+fn details_of_a_resync_come_together_or_not_at_all() {
+    let mut report = value(&populated());
+    let device = &mut report["connections"][0]["peer_devices"][0];
+    assert_eq!(device["estimated-seconds-to-finish"], Value::Null, "nothing was left of nothing");
+    device.as_object_mut().expect("an object").remove("rs-total");
+    assert!(!complaints(&report).is_empty());
+    let mut idle = populated();
+    let device = &mut idle.connections[0].peer_devices[0];
+    (device.has_sync_details, device.details) = (false, None);
+    assert_eq!(complaints(&value(&idle)), [""; 0]);
+    assert!(value(&idle)["connections"][0]["peer_devices"][0].get("rs-total").is_none());
 }
 
 #[test]

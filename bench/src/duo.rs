@@ -45,11 +45,7 @@ impl Duo {
     /// # Errors
     /// The folder takes no files.
     pub fn new(binary: &Path, folder: &Path, size_bytes: u64) -> anyhow::Result<Self> {
-        let duo = Self {
-            binary: binary.to_owned(),
-            folder: folder.to_owned(),
-            running: [const { None }; 2],
-        };
+        let duo = Self { binary: binary.to_owned(), folder: folder.to_owned(), running: [const { None }; 2] };
         let held = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
         let mut text = format!(
             "resource = \"{RESOURCE}\"\nsize = \"{size_bytes}\"\non-peer-lost = \"continue\"\nsecret-file = {:?}\n",

@@ -1,8 +1,8 @@
 //! The dirty bitmaps: for each peer the blocks in which it may differ from this node. All of it is in memory (32 MiB
 //! for each TiB and peer that has ever been away that long); pages that changed go to disk in rounds.
 //!
-//! Rule: a set bit counts when it is durable, a cleared one when that is: whoever leaves something behind, or calls
-//! blocks equal, keeps the [`BitmapRevision`] of the change and asks.
+//! Rule: a set bit counts when it is durable: whoever leaves something behind keeps the [`BitmapRevision`] of the change
+//! and asks. Nobody waits for a cleared bit to be: blocks that count as dirty once too often are compared once more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +13,9 @@ use crate::layout::bitmap_page::{BITMAP_PAGE_BLOCKS, BitmapPage};
 use crate::layout::zones::Zones;
 use crate::units::{BLOCK_BYTES, BlockRange, bytes_u64};
 
+/// Blocks that may be called equal before that goes to disk by itself (256 MiB): what is lost of it with the power is
+/// compared again.
+const CLEARED_BLOCKS_MAX: u64 = (256 << 20) / BLOCK_BYTES;
 /// Bitmap pages that are written at a time.
 const PAGES_AT_A_TIME: usize = 1024;
 
@@ -35,6 +38,9 @@ struct Round {
 pub struct DirtyBitmap {
     pages: BTreeMap<(u8, u64), BitmapPage>,
     changed: BTreeSet<(u8, u64)>,
+    /// Pages in which bits were only cleared, and how many blocks since they were written.
+    cleared: BTreeSet<(u8, u64)>,
+    cleared_blocks: u64,
     revision: BitmapRevision,
     durable: BitmapRevision,
     round: Option<Round>,
@@ -49,6 +55,8 @@ impl DirtyBitmap {
         Self {
             pages: pages.into_iter().map(|page| (place(&page), page)).collect(),
             changed: BTreeSet::new(),
+            cleared: BTreeSet::new(),
+            cleared_blocks: 0,
             revision: BitmapRevision::default(),
             durable: BitmapRevision::default(),
             round: None,
@@ -66,14 +74,14 @@ impl DirtyBitmap {
     }
 
     /// Marks blocks as equal on the peer with this slot.
-    pub fn clear(&mut self, slot: u8, range: BlockRange) -> BitmapRevision {
+    pub fn clear(&mut self, slot: u8, range: BlockRange) {
         for (page, part) in page_parts(range) {
             if let Some(content) = self.pages.get_mut(&(slot, page)) {
                 content.clear(part);
-                self.changed.insert((slot, page));
+                self.cleared.insert((slot, page));
             }
         }
-        self.next_revision()
+        self.cleared_blocks += range.count;
     }
 
     /// The newest change.
@@ -125,7 +133,12 @@ impl DirtyBitmap {
         if self.round.is_some() {
             return;
         }
-        match std::mem::take(&mut self.changed) {
+        let mut todo = std::mem::take(&mut self.changed);
+        if self.cleared_blocks >= CLEARED_BLOCKS_MAX || !todo.is_empty() {
+            todo.append(&mut self.cleared);
+            self.cleared_blocks = 0;
+        }
+        match todo {
             todo if todo.is_empty() => self.durable = self.revision,
             todo => self.write_part(todo, self.revision, zones, next_io, effects),
         }
@@ -231,8 +244,25 @@ mod tests {
         assert!(bitmap.is_durable(wide) && !bitmap.is_durable(later));
         assert_eq!(write_all(&mut bitmap), 1);
         assert!(bitmap.is_durable(later));
-        let nothing = bitmap.clear(1, BlockRange::new(0, 1));
-        assert_eq!(write_all(&mut bitmap), 0, "nothing has changed");
-        assert!(bitmap.is_durable(nothing));
+    }
+
+    #[test]
+    fn cleared_bits_go_to_disk_with_set_ones_or_when_there_are_many() {
+        let mut bitmap = DirtyBitmap::new([]);
+        bitmap.set(1, BlockRange::new(0, 3 * BITMAP_PAGE_BLOCKS));
+        assert_eq!(write_all(&mut bitmap), 1);
+        bitmap.clear(1, BlockRange::new(0, 8));
+        bitmap.clear(0, BlockRange::new(0, 8));
+        assert_eq!(write_all(&mut bitmap), 0, "a flush for each copy would cost more than the copy");
+        let set = bitmap.set(1, BlockRange::new(BITMAP_PAGE_BLOCKS, 1));
+        assert_eq!((write_all(&mut bitmap), bitmap.is_durable(set)), (1, true));
+        bitmap.clear(1, BlockRange::new(8, CLEARED_BLOCKS_MAX - 1));
+        assert_eq!(write_all(&mut bitmap), 0);
+        bitmap.clear(1, BlockRange::new(CLEARED_BLOCKS_MAX + 7, 1));
+        let written = bitmap.pages_written();
+        assert_eq!(write_all(&mut bitmap), 1);
+        assert_eq!(bitmap.pages_written() - written, 3, "every page that has changed");
+        bitmap.clear_all(1);
+        assert_eq!(write_all(&mut bitmap), 1, "the end of a resync is written at once");
     }
 }

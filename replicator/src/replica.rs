@@ -33,6 +33,7 @@ mod mark_reader;
 mod new_voters;
 mod orders;
 mod own_generation;
+mod overtaking;
 mod passing_on;
 mod receiving;
 mod reign;
@@ -41,6 +42,7 @@ mod resync_source;
 mod resync_target;
 mod sending;
 mod status;
+mod syncing;
 mod tail;
 mod taking;
 mod votes;
@@ -79,6 +81,7 @@ use io_numbers::{IoNumbers, IoPurpose};
 use leaving::{Outdating, Parting};
 use links::Peer;
 use orders::{Demotion, Wait};
+use overtaking::ClientShare;
 use receiving::Inbound;
 use reign::Reign;
 use tail::TailMove;
@@ -175,7 +178,10 @@ pub struct Replica {
     writes: Writes,
     reads: Reads,
     throttle: Throttle,
-    /// Whether an operator has stopped the copying of blocks from this node.
+    share: ClientShare,
+    /// To whom a block was copied last.
+    copied_last: Option<NodeId>,
+    /// Whether an operator has stopped the copying of blocks from and to this node.
     is_resync_paused: bool,
     clients: usize,
     written_bytes: u64,
@@ -251,6 +257,8 @@ impl Replica {
             writes: Writes::default(),
             reads: Reads::default(),
             throttle: Throttle::new(config.resync, started),
+            share: ClientShare::default(),
+            copied_last: None,
             is_resync_paused: false,
             clients: 0,
             written_bytes: 0,
@@ -366,6 +374,7 @@ impl Replica {
             self.admit_requests(effects);
             self.advance_journal(effects);
             self.advance_outbound(effects);
+            self.pace_resyncs();
             self.advance_resyncs(effects);
             self.advance_resync_target(effects);
             self.advance_discard(effects);
@@ -379,6 +388,7 @@ impl Replica {
         self.advance_write_back(effects);
         self.advance_tail(effects);
         self.report_progress(effects);
+        self.advance_sync_views(effects);
         self.send_heartbeats(effects);
         // A disk that has failed is not used any more: what waits for it to be durable waits for ever.
         if self.disk_fault.is_none() {

@@ -10,6 +10,7 @@
 
 pub mod digest;
 pub mod expectation;
+pub mod pace;
 pub mod source;
 pub mod target;
 pub mod throttle;
@@ -18,14 +19,14 @@ use crate::record::{Record, RecordKind};
 use crate::units::{BLOCK_BYTES, BlockRange, bytes_u64, bytes_usize};
 
 /// Most bytes of copies that are sent and not flushed by the target.
-pub const IN_FLIGHT_BYTES_MAX: u64 = 16 << 20;
+pub const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
 /// Blocks of a copy or a comparison, at most.
 pub const COPY_BLOCKS_MAX: u64 = crate::record::RECORD_BLOCKS_MAX;
 /// Blocks of a copy of zeroes, at most: a disk that has to write them does so within `disk-timeout`.
 pub const ZERO_BLOCKS_MAX: u64 = (16 << 20) / BLOCK_BYTES;
 /// A copy of zeroes counts as so many times fewer bytes than it has: as much as there may be on its way, a slow disk
 /// can write within `disk-timeout`.
-const ZERO_DISCOUNT: u64 = 16;
+const ZERO_DISCOUNT: u64 = 4;
 
 /// What a copy counts as while it is on its way.
 #[must_use]

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::config::Address;
 use crate::generation::lineage::Generation;
 use crate::promotion::membership::Member;
+use crate::resync::pace::SyncDetails;
 use crate::state::{ConnectionState, DiskState, ReplicationState, Role};
 use crate::units::{Lsn, NodeId, Term};
 
@@ -178,7 +179,7 @@ pub struct PeerDeviceReport {
     pub peer_disk_state: DiskState,
     /// Whether the peer has no disk.
     pub peer_client: bool,
-    /// `no`, or who suspended the resync.
+    /// `no`, or who has paused resyncs with the peer: `user` here, `peer` there, `user,peer` both.
     pub resync_suspended: &'static str,
     /// KiB received from the peer.
     pub received: u64,
@@ -192,8 +193,11 @@ pub struct PeerDeviceReport {
     pub pending: u64,
     /// Records received and not yet acknowledged.
     pub unacked: u64,
-    /// Always false: details of a resync are not told.
+    /// Whether a resync or a catch-up goes on, and it is known how far it has come.
     pub has_sync_details: bool,
+    /// The details, if there are any.
+    #[serde(flatten)]
+    pub details: Option<SyncDetails>,
     /// Always false: there is no online verify.
     pub has_online_verify_details: bool,
     /// How much of the peer is in sync, percent.

@@ -194,6 +194,12 @@ impl Span {
         self.0.div_ceil(1000)
     }
 
+    /// Both spans together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
     /// `factor` times this span.
     #[must_use]
     pub fn times(self, factor: u64) -> Self {

@@ -11,7 +11,7 @@ pub mod protocol_abc;
 use std::collections::VecDeque;
 
 use crate::event::{Durability, Request};
-use crate::units::{BlockRange, ByteRange, Lsn, RequestId, Tick};
+use crate::units::{BlockRange, ByteRange, Lsn, RequestId, Tick, bytes_u64};
 use edit::Edit;
 
 /// An accepted write whose answer is due when its last record is complete.
@@ -28,13 +28,15 @@ struct InFlight {
 struct FlushWaiter {
     id: RequestId,
     lsn: Lsn,
+    /// Since when a write that is answered then has waited.
+    since: Option<Tick>,
 }
 
 /// Client requests that change data, and flushes.
 #[derive(Debug, Default)]
 pub struct Writes {
-    /// Arrived, in order; no record yet. Reads are among them that came behind a write of their blocks.
-    waiting: VecDeque<(RequestId, Request)>,
+    /// Arrived, in order, and when; no record yet. Reads are among them that came behind a write of their blocks.
+    waiting: VecDeque<(RequestId, Request, Tick)>,
     /// Ragged writes that wait for the rest of their edge blocks.
     edits: Vec<Edit>,
     /// In Lsn order.
@@ -46,25 +48,25 @@ pub struct Writes {
 
 impl Writes {
     /// A request arrived.
-    pub fn arrive(&mut self, id: RequestId, request: Request) {
-        self.waiting.push_back((id, request));
+    pub fn arrive(&mut self, id: RequestId, request: Request, now: Tick) {
+        self.waiting.push_back((id, request, now));
     }
 
     /// The request that is next to be admitted.
     #[must_use]
     pub fn next_waiting(&self) -> Option<&Request> {
-        self.waiting.front().map(|(_, request)| request)
+        self.waiting.front().map(|(_, request, _)| request)
     }
 
-    /// Takes out the request that is next to be admitted.
-    pub fn take_waiting(&mut self) -> Option<(RequestId, Request)> {
+    /// Takes out the request that is next to be admitted, and since when it has waited.
+    pub fn take_waiting(&mut self) -> Option<(RequestId, Request, Tick)> {
         self.waiting.pop_front()
     }
 
     /// Whether a write of some of these blocks has arrived that has no record yet.
     #[must_use]
     pub fn is_about_to_change(&self, blocks: BlockRange) -> bool {
-        let overlaps = |(_, request): &(RequestId, Request)| {
+        let overlaps = |(_, request, _): &(RequestId, Request, Tick)| {
             let range = request.range().filter(|_| request.is_write());
             range.and_then(ByteRange::covering_blocks).is_some_and(|range| range.overlaps(blocks))
         };
@@ -76,9 +78,9 @@ impl Writes {
         &mut self.edits
     }
 
-    /// A request's records are accepted now; `last_lsn` is the newest of them.
-    pub fn submitted(&mut self, id: RequestId, last_lsn: Lsn, durability: Durability, now: Tick) {
-        self.in_flight.push_back(InFlight { id, last_lsn, durability, since: now });
+    /// A request's records are accepted now; `last_lsn` is the newest of them. It has waited since `since`.
+    pub fn submitted(&mut self, id: RequestId, last_lsn: Lsn, durability: Durability, since: Tick) {
+        self.in_flight.push_back(InFlight { id, last_lsn, durability, since });
         if durability == Durability::Flushed {
             // The flush starts as soon as the journals hold the write, not when it is complete.
             self.flush_wanted = self.flush_wanted.max(last_lsn);
@@ -87,12 +89,12 @@ impl Writes {
 
     /// The answer to `id` waits until everything up to `lsn` is stable.
     pub fn wait_for_flush(&mut self, id: RequestId, lsn: Lsn) {
-        self.flush_waiters.push(FlushWaiter { id, lsn });
+        self.flush_waiters.push(FlushWaiter { id, lsn, since: None });
         self.flush_wanted = self.flush_wanted.max(lsn);
     }
 
     /// Answers that are due now that writes are complete up to `complete`; those that must also be flushed
-    /// go over to the waiters. `took` hears since when each of them had been accepted.
+    /// go over to the waiters. `took` hears since when each answered one has waited.
     pub fn completed(
         &mut self,
         complete: Lsn,
@@ -100,23 +102,40 @@ impl Writes {
         mut answer: impl FnMut(RequestId),
     ) {
         while let Some(request) = self.in_flight.pop_front_if(|request| request.last_lsn <= complete) {
-            took(request.since);
-            match request.durability {
-                Durability::Complete => answer(request.id),
-                Durability::Flushed => self.wait_for_flush(request.id, request.last_lsn),
+            let InFlight { id, last_lsn: lsn, durability, since } = request;
+            match durability {
+                Durability::Complete => {
+                    took(since);
+                    answer(id);
+                }
+                Durability::Flushed => {
+                    self.flush_waiters.push(FlushWaiter { id, lsn, since: Some(since) });
+                }
             }
         }
     }
 
-    /// Answers that are due now that writes are stable up to `stable`.
-    pub fn flushed(&mut self, stable: Lsn, mut answer: impl FnMut(RequestId)) {
+    /// Answers that are due now that writes are stable up to `stable`. `took` hears of writes as above.
+    pub fn flushed(&mut self, stable: Lsn, mut took: impl FnMut(Tick), mut answer: impl FnMut(RequestId)) {
         self.flush_waiters.retain(|waiter| {
             let is_due = waiter.lsn <= stable;
             if is_due {
+                waiter.since.into_iter().for_each(&mut took);
                 answer(waiter.id);
             }
             !is_due
         });
+    }
+
+    /// How many writes have waited for their answer since before this moment.
+    #[must_use]
+    pub fn waiting_since_before(&self, moment: Tick) -> u64 {
+        let waiting = self.waiting.iter().filter(|(_, request, _)| request.is_write()).map(|(_, _, since)| *since);
+        let edits = self.edits.iter().map(|edit| edit.since);
+        let in_flight = self.in_flight.iter().map(|request| request.since);
+        let unflushed = self.flush_waiters.iter().filter_map(|waiter| waiter.since);
+        let all = waiting.chain(edits).chain(in_flight).chain(unflushed);
+        bytes_u64(all.filter(|since| *since < moment).count())
     }
 
     /// Up to where anybody has asked for a flush so far.

@@ -18,6 +18,7 @@ use replicator::record::{Record, RecordKind};
 use replicator::remote_read::ReadRequest;
 use replicator::resync::Differing;
 use replicator::resync::digest::{BlockDigest, Comparison};
+use replicator::resync::pace::SyncCounts;
 use replicator::resync::target::Compared;
 use replicator::state::{DiskState, Role};
 use replicator::units::{
@@ -256,6 +257,14 @@ fn the_bodies_of_a_resync_are_as_documented() {
     check("BlocksRead", &body(&blocks), &[("number", u64s(&[0x7017])), ("record_table", table)]);
     let compared = Message::Compared(Compared { number: 0x7013, differing: Differing([0x73; 32]) });
     check("Compared", &body(&compared), &[("number", u64s(&[0x7013])), ("differing", vec![0x73; 32])]);
+    let counts = SyncCounts { done: 0x7014, left: 0x7015, same: 0x7016 };
+    let fields = [
+        ("done", u64s(&[0x7014])),
+        ("left", u64s(&[0x7015])),
+        ("same", u64s(&[0x7016])),
+        ("is_paused", vec![1]),
+    ];
+    check("SyncStatus", &body(&Message::SyncStatus { counts, is_paused: true }), &fields);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use replicator::layout::zones::{SUPERBLOCK_0_OFFSET, SUPERBLOCK_1_OFFSET, Zones}
 use replicator::promotion::membership::VoterList;
 use replicator::record::Record;
 use replicator::replica::{ContinuityMark, Replica, Restored};
+use replicator::resync::throttle::ThrottleLimits;
 use replicator::units::{
     BLOCK_BYTES, BlockRange, GenerationId, Incarnation, Lsn, NodeId, Span, VOTERS_MAX, VoterId,
 };
@@ -224,6 +225,8 @@ pub struct NodeOptions {
     pub split_brain: Policies,
     /// When a journal write counts as failed.
     pub disk_timeout: Span,
+    /// What clients may be made to feel of a resync.
+    pub resync: ThrottleLimits,
     /// How fast or slow a clock may run, microseconds in a million.
     pub drift: u64,
 }
@@ -240,6 +243,7 @@ impl Default for NodeOptions {
             ring_bytes: JOURNAL_BYTES,
             split_brain: Policies::default(),
             disk_timeout: Span::from_millis(30_000),
+            resync: RESYNC_DEFAULT,
             drift: 0,
         }
     }
@@ -295,7 +299,7 @@ fn config(node: NodeId, options: &NodeOptions) -> Config {
         digest: 7,
         disk_timeout: options.disk_timeout,
         split_brain: options.split_brain,
-        resync: RESYNC_DEFAULT,
+        resync: options.resync,
     }
 }
 

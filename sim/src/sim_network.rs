@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use replicator::event::LinkId;
 use replicator::peer::frame::{FRAME_HEADER_BYTES, FrameHeader, OutboundFrame, ReceivedFrame};
-use replicator::units::NodeId;
+use replicator::units::{NodeId, bytes_u64};
 
 /// What travels on a stream.
 #[derive(Debug)]
@@ -18,6 +18,17 @@ pub enum Item {
     Frame(ReceivedFrame),
     /// The sender has closed it, or the system has.
     Closed,
+}
+
+impl Item {
+    /// Bytes on the line.
+    #[must_use]
+    pub fn wire_bytes(&self) -> u64 {
+        match self {
+            Self::Up | Self::Closed => 0,
+            Self::Frame(frame) => bytes_u64(FRAME_HEADER_BYTES + frame.body.len() + frame.payload.len()),
+        }
+    }
 }
 
 /// One end of a link.
@@ -77,12 +88,12 @@ impl SimNetwork {
         id
     }
 
-    /// Puts something on its way to the other end of `node`. Returns when it arrives: never before what was
-    /// sent earlier.
-    pub fn send(&mut self, id: LinkId, node: NodeId, arrives: u64, item: Item) -> Option<u64> {
+    /// Puts something on its way to the other end of `node`, which the line takes so long to carry. Returns when it
+    /// arrives: never before what was sent earlier.
+    pub fn send(&mut self, id: LinkId, node: NodeId, arrives: u64, takes: u64, item: Item) -> Option<u64> {
         let link = self.links.get_mut(&id)?;
         let inbox = &mut link.ends[1 - link.end_of(node)].inbox;
-        let arrives = inbox.back().map_or(arrives, |(last, _)| arrives.max(*last));
+        let arrives = inbox.back().map_or(arrives, |(last, _)| arrives.max(*last)) + takes;
         inbox.push_back((arrives, item));
         Some(arrives)
     }

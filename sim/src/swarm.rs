@@ -104,6 +104,7 @@ impl Knobs {
                 io: if slow_disks { 20 * MS } else { 300 },
                 frame: if random.chance(20) { 30 * MS } else { 200 },
                 straggler_factor: [1, 10, 100][random.index(3)],
+                link_bytes_per_second: None,
             },
             clients,
             steps: random.between(100, 600),

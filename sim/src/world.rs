@@ -100,11 +100,13 @@ pub struct Delays {
     pub frame: u64,
     /// One in a hundred takes this many times as long.
     pub straggler_factor: u64,
+    /// Bytes that a link carries in a second, each way, if there is a limit.
+    pub link_bytes_per_second: Option<u64>,
 }
 
 impl Default for Delays {
     fn default() -> Self {
-        Self { io: 300, frame: 200, straggler_factor: 10 }
+        Self { io: 300, frame: 200, straggler_factor: 10, link_bytes_per_second: None }
     }
 }
 

@@ -156,8 +156,13 @@ fn objects_of(report: &Report) -> Objects {
         let keys = format!("connection:{} role:{}", connection.connection_state, connection.peer_role);
         objects.push((format!("connection {peer}"), keys));
         for device in &connection.peer_devices {
-            let keys =
-                format!("replication:{} peer-disk:{}", device.replication_state, device.peer_disk_state);
+            let mut keys = format!(
+                "replication:{} peer-disk:{} resync-suspended:{}",
+                device.replication_state, device.peer_disk_state, device.resync_suspended
+            );
+            if let Some(done) = device.percent_resync_done {
+                keys.push_str(&format!(" done:{done:.2}"));
+            }
             objects.push((format!("peer-device {peer} volume:0"), keys));
         }
     }
@@ -178,7 +183,7 @@ mod tests {
             "devices": [{"disk-state": "UpToDate", "clients": 0, "quorum": true, "size": 4}],
             "connections": [{"peer-node-id": 1, "name": "beta", "connection-state": "Connected", "congested": false,
                 "peer-role": "Secondary", "protocol": "C", "reason": null, "peer_devices": [
-                    {"replication-state": "Established", "peer-disk-state": peer_disk, "out-of-sync": 0, "percent-in-sync": 100.0}]}],
+                    {"replication-state": "Established", "peer-disk-state": peer_disk, "out-of-sync": 0, "percent-in-sync": 100.0, "resync-suspended": "no"}]}],
             "tiebreaker": null, "in-sync": [], "frozen": null, "can-promote": {"yes": true, "because": ""}, "advice": [],
         })
     }
@@ -198,7 +203,7 @@ mod tests {
                 "exists resource name:mail role:Secondary suspended:no may_promote:yes",
                 "exists device name:mail volume:0 disk:UpToDate open:no quorum:yes",
                 "exists connection name:mail peer-node-id:1 conn-name:beta connection:Connected role:Secondary",
-                "exists peer-device name:mail peer-node-id:1 conn-name:beta volume:0 replication:Established peer-disk:UpToDate",
+                "exists peer-device name:mail peer-node-id:1 conn-name:beta volume:0 replication:Established peer-disk:UpToDate resync-suspended:no",
                 "exists -",
             ]
         );
@@ -211,6 +216,17 @@ mod tests {
         let again = EventLine::Change { report: report("Primary", "UpToDate") };
         let printed = printed(vec![before, after, again]);
         assert_eq!(printed[4..], ["change resource name:mail role:Primary suspended:no may_promote:yes"]);
+    }
+
+    #[test]
+    fn a_resync_that_goes_on_says_how_much_of_it_is_done() {
+        let mut syncing = report("Primary", "Inconsistent");
+        syncing["connections"][0]["peer_devices"][0]["percent-resync-done"] = json!(37.456);
+        syncing["connections"][0]["peer_devices"][0]["resync-suspended"] = json!("peer");
+        let before = EventLine::Exists { report: report("Primary", "Inconsistent") };
+        let printed = printed(vec![before, EventLine::Change { report: syncing }]);
+        let keys = "replication:Established peer-disk:Inconsistent resync-suspended:peer done:37.46";
+        assert!(printed[4].ends_with(keys), "{printed:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::io::IsTerminal;
 
-use super::report::{Connection, Report};
+use super::report::{Connection, PeerDevice, Report};
 use crate::config_file::values::show_size;
 
 /// Whether text is coloured.
@@ -159,6 +159,7 @@ fn behind(connection: &Connection) -> String {
             // Rounded down: 100 % is only what is complete.
             text.push_str(&format!("   {:.1} %", (device.percent_in_sync * 10.0).floor() / 10.0));
         }
+        text.push_str(&progress(connection, device).unwrap_or_default());
         if device.out_of_sync > 0 && (is_syncing || connection.connection_state != "Connected") {
             text.push_str(&format!("   behind: {}", show_size(device.out_of_sync.saturating_mul(1024))));
         }
@@ -167,6 +168,25 @@ fn behind(connection: &Connection) -> String {
         text.push_str("   congested");
     }
     text
+}
+
+/// How fast a resync or a catch-up goes, and how long it will take; or who has paused it.
+fn progress(connection: &Connection, device: &PeerDevice) -> Option<String> {
+    let rate = device.recent_rate?;
+    let there = format!("on {}", connection.name);
+    let paused_by = match device.resync_suspended.as_str() {
+        "no" => {
+            let left = device.estimated_seconds_to_finish.map_or_else(
+                || "no end in sight".to_owned(),
+                |seconds| format!("{} left", show_milliseconds(seconds.saturating_mul(1000))),
+            );
+            return Some(format!("   {rate:.1} MiB/s   {left}"));
+        }
+        "user" => "here",
+        "peer" => &there,
+        _ => &format!("here and {there}"),
+    };
+    Some(format!("   paused by an operator {paused_by}"))
 }
 
 /// A length of time in the unit that fits.
@@ -192,10 +212,10 @@ mod tests {
             "connections": [
                 {"peer-node-id": 1, "name": "beta", "connection-state": "Connected", "congested": false,
                  "peer-role": "Secondary", "protocol": "C", "reason": null, "rule": "SameGeneration", "peer_devices": [
-                    {"replication-state": "Established", "peer-disk-state": "UpToDate", "out-of-sync": 0, "percent-in-sync": 100.0}]},
+                    {"replication-state": "Established", "peer-disk-state": "UpToDate", "out-of-sync": 0, "percent-in-sync": 100.0, "resync-suspended": "no"}]},
                 {"peer-node-id": 2, "name": "gamma-dr", "connection-state": "Connecting", "congested": true,
                  "peer-role": "Unknown", "protocol": "A", "reason": "10.0.0.3:7789 does not answer", "rule": "SameGeneration", "peer_devices": [
-                    {"replication-state": "Off", "peer-disk-state": "DUnknown", "out-of-sync": 2048, "percent-in-sync": 99.99}]}],
+                    {"replication-state": "Off", "peer-disk-state": "DUnknown", "out-of-sync": 2048, "percent-in-sync": 99.99, "resync-suspended": "no"}]}],
             "tiebreaker": {"connection-state": "Connected", "reason": null},
             "in-sync": [{"name": "alpha"}, {"name": "beta"}],
             "frozen": null,
@@ -255,6 +275,29 @@ resource: mail   node: alpha   role: Primary   disk: UpToDate   size: 100GiB   c
         };
         assert!(text("StandAlone").contains("    reason: it went back (rule WentBack)\n"));
         assert!(text("Connecting").contains("    reason: it went back\n"));
+    }
+
+    #[test]
+    fn a_resync_is_shown_with_its_rate_and_its_end_or_with_who_has_paused_it() {
+        let text = |suspended: &str, left: serde_json::Value| {
+            let syncing = |value: &mut serde_json::Value| {
+                value["connections"][0]["peer_devices"][0] = json!({
+                    "replication-state": "SyncSource", "peer-disk-state": "Inconsistent", "out-of-sync": 5_242_880,
+                    "percent-in-sync": 95.0, "resync-suspended": suspended, "db1/dt1 [MiB/s]": 64.04,
+                    "percent-resync-done": 37.5, "estimated-seconds-to-finish": left,
+                });
+            };
+            status(&report(syncing), Colour::Plain)
+        };
+        let going = text("no", json!(80));
+        assert!(
+            going.contains("protocol: C   95.0 %   64.0 MiB/s   1 min 20 s left   behind: 5GiB\n"),
+            "{going}"
+        );
+        assert!(text("no", json!(null)).contains("95.0 %   64.0 MiB/s   no end in sight   behind: 5GiB\n"));
+        assert!(text("user", json!(null)).contains("95.0 %   paused by an operator here   behind"));
+        assert!(text("peer", json!(null)).contains("   paused by an operator on beta   "));
+        assert!(text("user,peer", json!(null)).contains("   paused by an operator here and on beta   "));
     }
 
     #[test]

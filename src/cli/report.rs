@@ -59,6 +59,13 @@ pub struct PeerDevice {
     /// In KiB.
     pub out_of_sync: u64,
     pub percent_in_sync: f64,
+    /// `no`, or who has paused resyncs.
+    pub resync_suspended: String,
+    /// Of what goes on; absent if nothing does.
+    pub percent_resync_done: Option<f64>,
+    pub estimated_seconds_to_finish: Option<u64>,
+    #[serde(rename = "db1/dt1 [MiB/s]")]
+    pub recent_rate: Option<f64>,
 }
 
 /// The tiebreaker.

@@ -28,7 +28,7 @@ const STAGING_BYTES: usize = 2 * FRAME_BODY_BYTES_MAX;
 /// Bytes of a short receive: header and body of most frames with a large payload.
 const SHORT_RECEIVE_BYTES: usize = 4 << 10;
 /// Bytes that may be queued: more than any peer's window, so more is a bug of the replica.
-const QUEUED_BYTES_MAX: u64 = 64 << 20;
+const QUEUED_BYTES_MAX: u64 = 128 << 20;
 
 const _: () = assert!(STAGING_BYTES >= FRAME_HEADER_BYTES + FRAME_BODY_BYTES_MAX);
 

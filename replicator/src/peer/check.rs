@@ -50,6 +50,10 @@ pub(super) fn check(message: &Message) -> Result<(), FieldError> {
             require(blocks.lsn != Lsn::ZERO, "number", 0)?;
             require(blocks.kind == RecordKind::Write, "kind", blocks.kind.code().into())
         }
+        Message::SyncStatus { counts, is_paused: _ } => {
+            require(counts.left <= VOLUME_BYTES_MAX, "left", counts.left)?;
+            require(counts.done.checked_add(counts.left).is_some(), "done", counts.done)
+        }
         Message::Flush { up_to: _ }
         | Message::CatchUpFrom { end: _ }
         | Message::CopiesFlushed { up_to: _ }

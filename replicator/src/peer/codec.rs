@@ -91,6 +91,7 @@ impl Message {
             Self::Compared(_) => MessageType::Compared,
             Self::ReadBlocks(_) => MessageType::ReadBlocks,
             Self::BlocksRead(_) => MessageType::BlocksRead,
+            Self::SyncStatus { .. } => MessageType::SyncStatus,
             Self::VoteRequest(_) => MessageType::VoteRequest,
             Self::VoteReply(_) => MessageType::VoteReply,
             Self::RecordUpdate(_) => MessageType::RecordUpdate,
@@ -193,6 +194,7 @@ fn write_body(message: &Message, out: &mut Vec<u8>) {
         Message::Compared(compared) => resync::write_compared(compared, &mut writer),
         Message::ReadBlocks(request) => read::write_request(request, &mut writer),
         Message::BlocksRead(blocks) => read::write_blocks(blocks, out),
+        Message::SyncStatus { counts, is_paused } => resync::write_status(counts, *is_paused, &mut writer),
         Message::VoteRequest(request) => write_request(request, &mut writer),
         Message::VoteReply(reply) => write_reply(reply, &mut writer),
         Message::RecordUpdate(record) | Message::RecordStored(record) | Message::RecordPassedOn(record) => {
@@ -245,6 +247,7 @@ fn read_body(message_type: MessageType, reader: &mut FieldReader<'_>) -> Result<
         MessageType::Compare => Message::Compare(resync::read_comparison(reader)?),
         MessageType::Compared => Message::Compared(resync::read_compared(reader)?),
         MessageType::ReadBlocks => Message::ReadBlocks(read::read_request(reader)?),
+        MessageType::SyncStatus => resync::read_status(reader)?,
         MessageType::VoteRequest => Message::VoteRequest(Box::new(read_request(reader)?)),
         MessageType::VoteReply => Message::VoteReply(Box::new(read_reply(reader)?)),
         MessageType::RecordUpdate => Message::RecordUpdate(Box::new(reader.record()?)),

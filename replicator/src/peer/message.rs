@@ -7,6 +7,7 @@ use crate::promotion::membership::MembershipRecord;
 use crate::record::Record;
 use crate::remote_read::ReadRequest;
 use crate::resync::digest::Comparison;
+use crate::resync::pace::SyncCounts;
 use crate::resync::target::Compared;
 use crate::state::{DiskState, Role};
 use crate::units::{BlockRange, GenerationId, Incarnation, Lsn, NodeId, REPLICAS_MAX, Span, Term};
@@ -289,6 +290,14 @@ pub enum Message {
     ReadBlocks(ReadRequest),
     /// The answer: the blocks as they were when the question came. The Lsn is the number of the question.
     BlocksRead(Box<Record>),
+    /// How far a resync or a catch-up has come, as its source counts, for operators of the other end; and, from either
+    /// end, whether an operator has paused resyncs there.
+    SyncStatus {
+        /// Zeroes from a target.
+        counts: SyncCounts,
+        /// Whether.
+        is_paused: bool,
+    },
     /// A candidate asks.
     VoteRequest(Box<VoteRequest>),
     /// A voter answers.
@@ -335,6 +344,7 @@ impl Message {
             | Self::Compared(_)
             | Self::ReadBlocks(_)
             | Self::BlocksRead(_)
+            | Self::SyncStatus { .. }
             | Self::VoteRequest(_)
             | Self::RecordUpdate(_)
             | Self::RecordPassedOn(_)

@@ -48,11 +48,13 @@ pub enum MessageType {
     ReadBlocks,
     /// [`crate::peer::message::Message::BlocksRead`]
     BlocksRead,
+    /// [`crate::peer::message::Message::SyncStatus`]
+    SyncStatus,
 }
 
 impl MessageType {
     /// Every message with its number and its name.
-    pub const ALL: [(Self, u16, &str); 22] = [
+    pub const ALL: [(Self, u16, &str); 23] = [
         (Self::State, 1, "State"),
         (Self::Heartbeat, 2, "Heartbeat"),
         (Self::Records, 3, "Records"),
@@ -75,6 +77,7 @@ impl MessageType {
         (Self::Compared, 20, "Compared"),
         (Self::ReadBlocks, 21, "ReadBlocks"),
         (Self::BlocksRead, 22, "BlocksRead"),
+        (Self::SyncStatus, 23, "SyncStatus"),
     ];
 
     /// The number on the wire.

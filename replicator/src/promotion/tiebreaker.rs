@@ -372,6 +372,7 @@ impl Tiebreaker {
             | Message::Compared(_)
             | Message::ReadBlocks(_)
             | Message::BlocksRead(_)
+            | Message::SyncStatus { .. }
             | Message::VoteReply(_)
             | Message::RecordStored(_) => {
                 self.drop_link(peer, DropReason::NotForTiebreakers(message_type), effects);

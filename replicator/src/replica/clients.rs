@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use crate::effect::{Completion, Effect, Effects, RequestError};
-use crate::event::{AllocatedExtent, IoId, Request};
+use crate::event::{AllocatedExtent, Durability, IoId, Request};
 use crate::read::pending_block;
 use crate::record::Record;
 use crate::state::Role;
-use crate::units::{BlockRange, ByteRange, Lsn, RequestId, bytes_u64};
+use crate::units::{BlockRange, ByteRange, Lsn, RequestId, Tick, bytes_u64};
 use crate::write::edit::{Edit, EditKind, payload_records, zero_kind};
 
 use super::{IoPurpose, Replica};
@@ -32,7 +32,7 @@ impl Replica {
             Request::Read { .. } | Request::BlockStatus { .. } => {
                 let blocks = request.range().and_then(ByteRange::covering_blocks);
                 match blocks.is_some_and(|blocks| self.writes.is_about_to_change(blocks)) {
-                    true => self.writes.arrive(id, request),
+                    true => self.writes.arrive(id, request, self.now),
                     false => self.read(id, &request, effects),
                 }
             }
@@ -42,7 +42,7 @@ impl Replica {
             }
             Request::Flush => self.writes.wait_for_flush(id, self.complete),
             Request::Write { .. } | Request::Trim { .. } | Request::WriteZeroes { .. } => {
-                self.writes.arrive(id, request)
+                self.writes.arrive(id, request, self.now);
             }
         }
     }
@@ -75,8 +75,8 @@ impl Replica {
                     return; // A ragged write is still being merged, or a read came first.
                 }
             }
-            let (id, request) = self.writes.take_waiting().expect("it was just looked at");
-            self.admit(id, request, effects);
+            let (id, request, since) = self.writes.take_waiting().expect("it was just looked at");
+            self.admit(id, request, since, effects);
         }
     }
 
@@ -95,17 +95,18 @@ impl Replica {
         self.journal.queue_bytes() < JOURNAL_QUEUE_BYTES_MAX && !self.journal.is_short_of_room()
     }
 
-    fn admit(&mut self, id: RequestId, request: Request, effects: &mut Effects) {
+    fn admit(&mut self, id: RequestId, request: Request, since: Tick, effects: &mut Effects) {
         match request {
             Request::Write { offset, payload, durability } => {
                 let range = ByteRange::new(offset, bytes_u64(payload.len()));
                 match range.covering_blocks() {
                     Some(blocks) if range.is_block_aligned() => {
                         let records = payload_records(self.assigned().next(), blocks, &payload);
-                        self.accept_own(id, records, durability);
+                        self.accept_own(id, records, durability, since);
                     }
                     Some(_) => {
-                        self.begin_edit(Edit::new(id, durability, range, EditKind::Write(payload)), effects)
+                        let kind = EditKind::Write(payload);
+                        self.begin_edit(Edit::new(id, durability, range, kind, since), effects);
                     }
                     None => effects.push(Effect::CompleteRequest { id, outcome: Completion::Done }),
                 }
@@ -113,10 +114,11 @@ impl Replica {
             Request::WriteZeroes { range, allocation, durability } => match range.whole_blocks() {
                 Some(blocks) if range.is_block_aligned() => {
                     let record = Record::zero(self.assigned().next(), zero_kind(allocation), blocks);
-                    self.accept_own(id, vec![record], durability);
+                    self.accept_own(id, vec![record], durability, since);
                 }
                 _ if range.length > 0 => {
-                    self.begin_edit(Edit::new(id, durability, range, EditKind::Zeroes(allocation)), effects)
+                    let kind = EditKind::Zeroes(allocation);
+                    self.begin_edit(Edit::new(id, durability, range, kind, since), effects);
                 }
                 _ => effects.push(Effect::CompleteRequest { id, outcome: Completion::Done }),
             },
@@ -124,7 +126,7 @@ impl Replica {
                 Some(blocks) => {
                     let record =
                         Record::zero(self.assigned().next(), crate::record::RecordKind::Trim, blocks);
-                    self.accept_own(id, vec![record], durability);
+                    self.accept_own(id, vec![record], durability, since);
                 }
                 // Ragged edges stay as they are, and there is nothing else.
                 None => effects.push(Effect::CompleteRequest { id, outcome: Completion::Done }),
@@ -135,7 +137,7 @@ impl Replica {
     }
 
     /// Takes in records that this Primary has made; from here on reads and peers see them.
-    fn accept_own(&mut self, id: RequestId, records: Vec<Record>, durability: crate::event::Durability) {
+    fn accept_own(&mut self, id: RequestId, records: Vec<Record>, durability: Durability, since: Tick) {
         let generation = self.superblock.content().lineage.newest_id();
         let last = records.last().expect("a request makes at least one record").lsn;
         for record in records {
@@ -145,7 +147,7 @@ impl Replica {
             }
             self.write_back.accept(record, self.now);
         }
-        self.writes.submitted(id, last, durability, self.now);
+        self.writes.submitted(id, last, durability, since);
     }
 
     fn begin_edit(&mut self, edit: Edit, effects: &mut Effects) {
@@ -192,7 +194,7 @@ impl Replica {
         while let Some(at) = self.writes.edits().iter().position(Edit::is_ready) {
             let edit = self.writes.edits().remove(at);
             let records = edit.records(self.assigned().next());
-            self.accept_own(edit.id, records, edit.durability);
+            self.accept_own(edit.id, records, edit.durability, edit.since);
         }
     }
 
@@ -216,8 +218,9 @@ impl Replica {
         }
         let mut done = |id| effects.push(Effect::CompleteRequest { id, outcome: Completion::Done });
         let (now, throttle) = (self.now, &mut self.throttle);
-        self.writes.completed(self.complete, |since| throttle.on_write(now.since(since), now), &mut done);
-        self.writes.flushed(self.stable, &mut done);
+        let mut took = |since| throttle.on_write(now.since(since));
+        self.writes.completed(self.complete, &mut took, &mut done);
+        self.writes.flushed(self.stable, &mut took, &mut done);
         let numbers = &mut self.numbers;
         if self.disk_fault.is_none() {
             self.reads.advance(self.complete, &self.write_back, &mut || numbers.next(), effects);

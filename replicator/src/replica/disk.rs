@@ -24,7 +24,7 @@ impl Replica {
             return;
         }
         if self.superblock.on_io_completed(io) {
-            self.on_superblock_durable();
+            self.on_superblock_durable(effects);
             return;
         }
         let (zones, numbers) = (&self.superblock.content().zones, &mut self.numbers);
@@ -59,10 +59,10 @@ impl Replica {
         }
     }
 
-    fn on_superblock_durable(&mut self) {
+    fn on_superblock_durable(&mut self, effects: &mut Effects) {
         let recorded = self.superblock.durable_session();
         self.journal.ring_mut().note_session_recorded(recorded);
-        self.on_tail_durable();
+        self.on_tail_durable(effects);
     }
 
     pub(super) fn on_bytes_read(&mut self, io: IoId, bytes: Bytes, effects: &mut Effects) {

@@ -17,6 +17,7 @@ use super::Replica;
 use super::explanations;
 use super::foresight::Outcome;
 use super::sending::Outbound;
+use super::syncing::SyncView;
 
 /// Another voter, linked or not.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub(super) struct Peer {
     pub(super) has_dirty_bits: bool,
     /// Everything up to here that it lacks is in its bitmap, durably.
     pub(super) marked: Lsn,
+    /// Whether the journal's tail need not wait for it, while it catches up.
+    pub(super) is_overtaken: bool,
     /// Frames that were damaged or made no sense, since the daemon's start.
     pub(super) refused_frames: u64,
     pub(super) sent_bytes: u64,
@@ -100,6 +103,8 @@ pub(super) struct Link {
     /// Why a policy that told this node to give way was not carried out.
     pub(super) policy_failed: Option<String>,
     pub(super) replication: Replication,
+    /// How a resync or a catch-up on it comes along.
+    pub(super) sync: SyncView,
     /// Whether it is for a dry run: nothing is done but to compare states.
     pub(super) is_tentative: bool,
 }
@@ -150,6 +155,7 @@ impl Peer {
             told_end: Lsn::ZERO,
             has_dirty_bits: slot.has_dirty_bits,
             marked: slot.marked_up_to,
+            is_overtaken: false,
             refused_frames: 0,
             sent_bytes: 0,
             received_bytes: 0,
@@ -292,6 +298,7 @@ impl Replica {
             introduction: Introduction { number: 1, sent: None, received: None },
             discards: Discards::Nothing,
             policy_failed: None,
+            sync: SyncView::default(),
             replication,
             is_tentative,
         });
@@ -441,6 +448,9 @@ impl Replica {
             Message::Compared(compared) => self.on_compared(node, &compared, effects),
             Message::ReadBlocks(request) => self.on_read_blocks(node, stamp.term, request, effects),
             Message::BlocksRead(blocks) => self.on_blocks_read(node, &blocks, effects),
+            Message::SyncStatus { counts, is_paused } => {
+                self.on_sync_status(node, counts, is_paused, effects);
+            }
             Message::VoteRequest(request) => self.on_vote_request(node, link, &request, effects),
             Message::VoteReply(reply) => self.on_vote_reply(node, &reply, effects),
             Message::RecordUpdate(record) => self.on_record_update(node, link, &record, effects),

@@ -224,10 +224,15 @@ impl Replica {
 
     fn on_pause_resync(&mut self, order: OrderId, is_paused: bool, effects: &mut Effects) {
         self.is_resync_paused = is_paused;
-        let text = match is_paused {
-            true => "this node copies no blocks to its peers until `twinblk resume-resync`",
-            false => "resyncs in which this node is the source go on",
+        let (name, text) = match is_paused {
+            true => {
+                ("resync-paused", "no blocks are copied from or to this node until `twinblk resume-resync`")
+            }
+            false => {
+                ("resync-resumed", "resyncs from and to this node go on, unless the peer has paused them")
+            }
         };
+        effects.push(Effect::Notify(Notice::info(name, text.to_owned())));
         self.answer(order, Answer::Done { text: text.to_owned() }, effects);
     }
 

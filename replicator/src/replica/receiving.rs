@@ -93,6 +93,11 @@ impl Inbound {
         self.received.since(journaled)
     }
 
+    /// Bytes that have arrived: of blocks in a resync, of records in a catch-up.
+    pub(super) fn brought_bytes(&self) -> u64 {
+        self.resync.as_ref().map_or(self.received_bytes, |resync| resync.brought_bytes())
+    }
+
     /// The newest generation that was announced and is not recorded yet.
     fn announced(&self) -> Option<GenerationId> {
         self.queue.iter().rev().find_map(|arrived| match arrived {

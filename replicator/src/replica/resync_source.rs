@@ -13,6 +13,7 @@ use crate::notice::Notice;
 use crate::peer::message::{Message, PeerState};
 use crate::record::Record;
 use crate::resync::expectation::{Expectation, TargetBefore};
+use crate::resync::pace::SyncCounts;
 use crate::resync::source::{Copying, Outcome, Outgoing};
 use crate::resync::target::Compared;
 use crate::state::DiskState;
@@ -52,7 +53,7 @@ enum Stage {
     /// Blocks are copied, and records go besides.
     Copying(Box<Copying>),
     /// The target was told that it has every block, and says when it is consistent.
-    Ended { consistent_at: Lsn },
+    Ended { consistent_at: Lsn, counts: SyncCounts },
 }
 
 impl ResyncSource {
@@ -74,7 +75,7 @@ impl ResyncSource {
             Stage::Marking { .. } => accounted,
             Stage::Marked { start, .. } | Stage::Recording { start, .. } | Stage::Offered { start } => *start,
             Stage::Copying(copying) => journaled.max(copying.start()),
-            Stage::Ended { consistent_at: _ } => journaled,
+            Stage::Ended { .. } => journaled,
         }
     }
 
@@ -83,6 +84,19 @@ impl ResyncSource {
         match &self.stage {
             Stage::Copying(copying) => Some(copying.left()),
             Stage::Ended { .. } => Some(0),
+            Stage::Gathering
+            | Stage::Marking { .. }
+            | Stage::Marked { .. }
+            | Stage::Recording { .. }
+            | Stage::Offered { .. } => None,
+        }
+    }
+
+    /// How far it has come, bytes; known as soon as blocks are copied.
+    pub(super) fn counts(&self) -> Option<SyncCounts> {
+        match &self.stage {
+            Stage::Copying(copying) => Some(copying.counts()),
+            Stage::Ended { counts, .. } => Some(*counts),
             Stage::Gathering
             | Stage::Marking { .. }
             | Stage::Marked { .. }
@@ -167,8 +181,11 @@ impl Replica {
     pub(super) fn advance_resyncs(&mut self, effects: &mut Effects) {
         let is_target = |peer: &&super::links::Peer| peer.outbound().is_some_and(|it| it.resync().is_some());
         let targets: Vec<NodeId> = self.peers.iter().filter(is_target).map(|peer| peer.node).collect();
-        for node in targets {
-            self.advance_resync_of(node, effects);
+        // Whoever was served last is served after the others: what may be read is little sometimes, and for all.
+        let last = targets.iter().position(|node| Some(*node) == self.copied_last).map_or(0, |at| at + 1);
+        let (before, after) = targets.split_at(last);
+        for node in after.iter().chain(before) {
+            self.advance_resync_of(*node, effects);
         }
     }
 
@@ -179,7 +196,8 @@ impl Replica {
             resync
                 .is_some_and(|resync| matches!(&resync.stage, Stage::Copying(copying) if copying.has_room()))
         };
-        let waits = !self.is_resync_paused && self.disk_fault.is_none() && self.peers.iter().any(is_copying);
+        let waits = |peer: &super::links::Peer| !self.is_paused_towards(peer.node) && is_copying(peer);
+        let waits = self.disk_fault.is_none() && self.peers.iter().any(waits);
         waits.then(|| self.throttle.next_leave())
     }
 
@@ -209,8 +227,9 @@ impl Replica {
             }
             Stage::Copying(copying) => match copying.finished() {
                 Some(consistent_at) => {
+                    let counts = copying.counts();
                     self.send(node, &Message::ResyncEnd { consistent_at }, effects);
-                    self.set_stage(node, Stage::Ended { consistent_at });
+                    self.set_stage(node, Stage::Ended { consistent_at, counts });
                 }
                 None => self.copy_blocks(node, effects),
             },
@@ -303,13 +322,14 @@ impl Replica {
     /// is of its block unless a record, which goes to the target itself, is newer.
     fn copy_blocks(&mut self, node: NodeId, effects: &mut Effects) {
         let Some(link) = self.peer(node).link.as_ref().map(|link| link.id) else { return };
-        let written_back = self.write_back.written_back();
-        if let Some(copying) = self.copying_to(node)
-            && copying.may_find_more(written_back)
-        {
-            copying.begin_pass();
+        let (written_back, bytes_max) = (self.write_back.written_back(), self.throttle.in_flight_bytes_max());
+        if let Some(copying) = self.copying_to(node) {
+            copying.limit_in_flight(bytes_max);
+            if copying.may_find_more(written_back) {
+                copying.begin_pass();
+            }
         }
-        while !self.is_resync_paused && self.throttle.may_read(self.now) {
+        while !self.is_paused_towards(node) && self.throttle.may_read(self.now) {
             self.search_holes(node, link, effects);
             let Some(copying) = self.copying_to(node) else { return };
             let Some(run) = copying.next_run() else { return };
@@ -327,6 +347,7 @@ impl Replica {
                         self.purposes.insert(io, IoPurpose::CopyRead(node, link));
                         effects.push(Effect::ReadData { io, range });
                         self.throttle.on_read(range.bytes());
+                        self.copied_last = Some(node);
                         if let Some(copying) = self.copying_to(node) {
                             copying.on_read_ordered(io, range);
                         }
@@ -432,7 +453,8 @@ impl Replica {
     /// The target of a resync introduces itself anew. If it is one disk again, durably, it holds every block and every
     /// record up to its end: nothing of it is dirty any more.
     pub(super) fn note_resync_over(&mut self, node: NodeId, state: &PeerState, effects: &mut Effects) {
-        let Some(ResyncSource { stage: Stage::Ended { consistent_at }, .. }) = self.resync_of(node) else {
+        let Some(ResyncSource { stage: Stage::Ended { consistent_at, .. }, .. }) = self.resync_of(node)
+        else {
             return;
         };
         let is_over = state.resync_from.is_none()

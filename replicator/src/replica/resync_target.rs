@@ -69,6 +69,19 @@ impl ResyncTarget {
         }
     }
 
+    /// Bytes of blocks that were brought, or turned out to be here.
+    pub(super) fn brought_bytes(&self) -> u64 {
+        match &self.stage {
+            Stage::Receiving { receiving, .. } => receiving.brought_bytes(),
+            Stage::Settling
+            | Stage::Marking { .. }
+            | Stage::Marked { .. }
+            | Stage::Recording(_)
+            | Stage::Waiting
+            | Stage::Finishing(_) => 0,
+        }
+    }
+
     /// A record arrived: copies of its blocks count no more.
     pub(super) fn on_record(&mut self, record: &Record) {
         if let Some(receiving) = self.receiving() {

@@ -55,7 +55,7 @@ impl Replica {
                 .peers
                 .iter()
                 .filter(|peer| peer.is_replica())
-                .map(|peer| self.connection_report(peer))
+                .map(|peer| self.connection_report(peer, now))
                 .collect(),
             tiebreaker: self.peers.iter().find(|peer| !peer.is_replica()).map(|peer| TiebreakerReport {
                 connection_state: connection_state(peer),
@@ -119,7 +119,7 @@ impl Replica {
         linked + 1 >= self.config.majority()
     }
 
-    fn connection_report(&self, peer: &Peer) -> ConnectionReport {
+    fn connection_report(&self, peer: &Peer, now: Tick) -> ConnectionReport {
         let outbound = peer.outbound();
         let is_equal = self.is_established(peer) && self.peer_disk(peer) == DiskState::UpToDate;
         // What is marked dirty is counted in blocks, the rest in records.
@@ -132,7 +132,10 @@ impl Replica {
         };
         // Each write that it lacks is of a block at least; there are no more blocks than the volume has.
         let volume_kib = self.config.volume_bytes >> 10;
-        let out_of_sync = (behind * (BLOCK_BYTES >> 10) + self.dirty_kib(peer)).min(volume_kib);
+        let known = (self.records_bytes(behind) >> 10) + self.dirty_kib(peer);
+        let told = self.lacks_of(peer).map(|bytes| bytes >> 10);
+        let out_of_sync = told.unwrap_or(known).min(volume_kib);
+        let details = self.sync_details(peer, now);
         let in_flight = outbound.map_or(0, super::sending::Outbound::unreceived_bytes);
         let is_sync_source = self.replication_state(peer) == ReplicationState::SyncSource;
         let unacked = self
@@ -165,14 +168,15 @@ impl Replica {
                 replication_state: self.replication_state(peer),
                 peer_disk_state: self.peer_disk(peer),
                 peer_client: false,
-                resync_suspended: if self.is_resync_paused { "user" } else { "no" },
+                resync_suspended: self.resync_suspended(peer),
                 received: peer.received_bytes >> 10,
                 sent: peer.sent_bytes >> 10,
                 out_of_sync,
                 caught_up: outbound.map_or(0, super::sending::Outbound::caught_up_bytes) >> 10,
                 pending: outbound.map_or(0, |_| behind.min(in_flight / BLOCK_BYTES + 1)),
                 unacked,
-                has_sync_details: false,
+                has_sync_details: details.is_some(),
+                details,
                 has_online_verify_details: false,
                 percent_in_sync: percent,
                 acknowledged: peer.acknowledged,

@@ -48,6 +48,7 @@ impl Replica {
     }
 
     pub(super) fn advance_tail(&mut self, effects: &mut Effects) {
+        self.watch_clients_share(effects);
         self.note_marks_durable();
         let is_ready = self.is_started() && self.disk_fault.is_none() && !self.is_cutting();
         // Whoever takes in nothing needs no room: a node that has just started leaves nobody behind.
@@ -81,8 +82,13 @@ impl Replica {
     /// How far the tail may go: what is flushed in the data area, and what the replicas that follow along have
     /// flushed. Clients are slowed rather than a follower being left behind.
     fn tail_limit(&self) -> Lsn {
-        let following = self.peers.iter().filter(|peer| self.replicates_with(peer));
+        let following = self.peers.iter().filter(|peer| self.holds_tail(peer));
         following.map(Peer::has_no_need_of).min().unwrap_or(Lsn(u64::MAX)).min(self.data_flushed)
+    }
+
+    /// Whether the tail waits for a peer.
+    pub(super) fn holds_tail(&self, peer: &Peer) -> bool {
+        self.replicates_with(peer) && !self.is_left_behind(peer)
     }
 
     fn replicates_with(&self, peer: &Peer) -> bool {
@@ -192,7 +198,7 @@ impl Replica {
         let last = to.first_lsn.previous();
         let is_back = |node: NodeId| {
             let peer = self.peer(node);
-            peer.has_no_need_of() < last && self.replicates_with(peer)
+            peer.has_no_need_of() < last && self.holds_tail(peer)
         };
         // A disk that went back in time was not behind when the marks were made.
         let has_fallen_back =
@@ -298,17 +304,18 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_tail_durable(&mut self) {
+    pub(super) fn on_tail_durable(&mut self, effects: &mut Effects) {
         if let Some(TailMove { to, stage: Stage::Recording(revision) }) = &self.tail_move
             && self.superblock.is_durable(*revision)
         {
             self.journal.ring_mut().set_tail(*to);
             self.tail_move = None;
+            self.drop_overtaken(effects);
         }
     }
 }
 
 /// Room that the ring should have: some batches of the largest size, but never most of a small ring.
-fn wanted_room(capacity: u64) -> u64 {
+pub(super) fn wanted_room(capacity: u64) -> u64 {
     (capacity / 8).max(3 * BATCH_BYTES_MAX).min(capacity / 2)
 }

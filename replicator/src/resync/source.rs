@@ -11,12 +11,13 @@ use crate::event::{AllocatedExtent, IoId};
 use crate::record::{Record, RecordKind};
 use crate::resync::digest::Comparison;
 use crate::resync::expectation::{Expectation, Judgement, Treatment};
+use crate::resync::pace::SyncCounts;
 use crate::resync::{COPY_BLOCKS_MAX, Differing, IN_FLIGHT_BYTES_MAX, ZERO_BLOCKS_MAX, cost};
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockRange, Lsn, bytes_u64, bytes_usize, index_range};
 use search::Search;
 
 /// Reads of the local disk at a time.
-const READS_MAX: usize = 8;
+const READS_MAX: usize = 16;
 /// Shortest run of zeroes within other blocks that is worth a copy of its own.
 const ZERO_RUN_BLOCKS_MIN: u64 = 16;
 
@@ -95,6 +96,8 @@ pub struct Copying {
     sent: VecDeque<Sent>,
     in_flight_bytes: u64,
     in_flight_blocks: u64,
+    /// Most bytes that may be on their way now.
+    in_flight_bytes_max: u64,
     newest_number: u64,
     /// Newest record that may be in a copy.
     consistent_at: Lsn,
@@ -119,6 +122,7 @@ impl Copying {
             sent: VecDeque::new(),
             in_flight_bytes: 0,
             in_flight_blocks: 0,
+            in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
             newest_number: 0,
             consistent_at: start,
         }
@@ -139,6 +143,11 @@ impl Copying {
             self.begun_at = Some(written_back);
         }
         may
+    }
+
+    /// From now on no more than this is to be on its way.
+    pub fn limit_in_flight(&mut self, bytes_max: u64) {
+        self.in_flight_bytes_max = bytes_max.min(IN_FLIGHT_BYTES_MAX);
     }
 
     /// Begins another pass over the volume if this one is over: for what could not be read then.
@@ -200,7 +209,7 @@ impl Copying {
     #[must_use]
     pub fn has_room(&self) -> bool {
         let is_left = !self.todo.is_empty();
-        is_left && self.reading.len() < READS_MAX && self.in_flight_bytes < IN_FLIGHT_BYTES_MAX
+        is_left && self.reading.len() < READS_MAX && self.in_flight_bytes < self.in_flight_bytes_max
     }
 
     /// These blocks are being read.
@@ -317,16 +326,15 @@ impl Copying {
         self.todo.count() + self.in_flight_blocks
     }
 
-    /// Blocks that were to be copied when it began.
+    /// How far it has come.
     #[must_use]
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// Blocks that the target turned out to have.
-    #[must_use]
-    pub fn same(&self) -> u64 {
-        self.same
+    pub fn counts(&self) -> SyncCounts {
+        let left = self.left();
+        SyncCounts {
+            done: self.total.saturating_sub(left) * BLOCK_BYTES,
+            left: left * BLOCK_BYTES,
+            same: self.same * BLOCK_BYTES,
+        }
     }
 
     fn next_number(&mut self) -> u64 {

@@ -9,6 +9,9 @@ use crate::resync::digest::{BlockDigest, Comparison};
 use crate::resync::{COPY_BLOCKS_MAX, Differing, IN_FLIGHT_BYTES_MAX, ZERO_BLOCKS_MAX, cost};
 use crate::units::{BLOCK_BYTES, BlockRange, Lsn, bytes_usize};
 
+/// What is flushed while more is being written: a flush for each copy would cost more than the copies.
+const FLUSH_BYTES: u64 = 8 << 20;
+
 /// A copy that is being written.
 #[derive(Clone, Copy, Debug)]
 struct Writing {
@@ -28,6 +31,8 @@ struct Held {
 struct Unflushed {
     number: u64,
     cost: u64,
+    /// What everything up to and with this one has cost when it arrived.
+    arrived_bytes: u64,
 }
 
 /// Blocks that are being compared.
@@ -63,6 +68,9 @@ pub struct Receiving {
     unflushed: VecDeque<Unflushed>,
     /// What all of them cost.
     unflushed_bytes: u64,
+    arrived_bytes: u64,
+    /// Blocks that were brought, or turned out to be here.
+    brought: u64,
     flushed: u64,
     /// Up to where the journal must reach for the disk to be consistent; known when every copy was sent.
     consistent_at: Option<Lsn>,
@@ -109,6 +117,7 @@ impl Receiving {
             return Err(CopyRefusal::Length { number: copy.lsn.0, blocks: copy.range.count });
         }
         self.receive(copy.lsn.0, cost(copy))?;
+        self.brought += copy.range.count;
         Ok(self.recorded.missing(copy.range))
     }
 
@@ -138,7 +147,9 @@ impl Receiving {
         }
         self.received = number;
         self.unflushed_bytes += cost;
-        self.unflushed.push_back(Unflushed { number, cost });
+        self.arrived_bytes += cost;
+        let arrived_bytes = self.arrived_bytes;
+        self.unflushed.push_back(Unflushed { number, cost, arrived_bytes });
         Ok(())
     }
 
@@ -181,10 +192,17 @@ impl Receiving {
         }
         // The copies that follow cost what these blocks have cost until now.
         let moved = differing.count() * BLOCK_BYTES;
+        self.brought += question.range.count - differing.count();
         let at = self.unflushed.binary_search_by_key(&number, |unflushed| unflushed.number);
         self.unflushed[at.expect("it is not flushed before it is over")].cost -= moved;
         self.unflushed_bytes -= moved;
         Some(Compared { number, differing })
+    }
+
+    /// Bytes that were brought, or turned out to be here.
+    #[must_use]
+    pub fn brought_bytes(&self) -> u64 {
+        self.brought * BLOCK_BYTES
     }
 
     /// A write is done. Returns whether it was of a copy.
@@ -206,7 +224,18 @@ impl Receiving {
         // What was equal when it was read must be so after a power cut.
         let oldest = writing.chain(self.comparing.keys().copied()).min();
         let done = oldest.map_or(self.received, |number| number - 1);
-        (done > self.flushed).then_some(done)
+        (done > self.flushed && (oldest.is_none() || self.is_worth_a_flush(done))).then_some(done)
+    }
+
+    /// Whether so much has arrived up to here that it is flushed while more is being written.
+    fn is_worth_a_flush(&self, done: u64) -> bool {
+        let arrived = |number: u64| {
+            let at = self.unflushed.front().and_then(|front| number.checked_sub(front.number));
+            at.and_then(|at| self.unflushed.get(bytes_usize(at)))
+        };
+        let first = self.unflushed.front();
+        let before = first.map_or(0, |first| first.arrived_bytes - first.cost.min(first.arrived_bytes));
+        arrived(done).is_some_and(|done| done.arrived_bytes - before >= FLUSH_BYTES)
     }
 
     /// Every copy up to this one is flushed.

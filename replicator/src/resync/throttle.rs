@@ -1,6 +1,7 @@
 //! How fast blocks are copied: as fast as clients do not feel it. Their write latency, second by second, decides; with
 //! nobody writing there is no limit, and below a floor it never goes, so that every resync ends.
 
+use crate::resync::IN_FLIGHT_BYTES_MAX;
 use crate::units::{Span, Tick};
 
 /// Time over which latencies are looked at before the rate changes.
@@ -11,8 +12,16 @@ const RATE_AT_FIRST: u64 = 64 << 20;
 const RATE_MAX: u64 = 8 << 30;
 /// Time for which leave to read may be saved up.
 const BURST: Span = Span::from_millis(100);
-/// Latencies that are kept of one window: more of them are sampled.
-const SAMPLES_MAX: usize = 4096;
+/// One write in so many may be slower than what is aimed at: the 99th percentile is not above it then.
+const SLOW_ONE_IN: u64 = 100;
+/// Least bytes of copies that may be on their way while clients write, however low the rate.
+const IN_FLIGHT_BYTES_MIN: u64 = 8 << 20;
+/// The same while nobody writes.
+const IN_FLIGHT_BYTES_MIN_ALONE: u64 = 16 << 20;
+/// No more is on its way than may be copied in this part of a second: clients wait for the disks that it keeps busy.
+const IN_FLIGHT_SECOND_PARTS: u64 = 16;
+/// The same while nobody writes, of what was copied in the last second: whoever begins must not wait for long.
+const IN_FLIGHT_SECOND_PARTS_ALONE: u64 = 8;
 
 /// What clients may be made to feel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +41,16 @@ pub struct Throttle {
     leave: i64,
     refilled: Tick,
     window_began: Tick,
-    latencies: Vec<Span>,
-    seen: u64,
+    /// Writes that were answered in this window, and those of them that took longer than is aimed at.
+    writes: u64,
+    slow: u64,
+    /// Bytes read in this window, and in the one before.
+    read: u64,
+    read_before: u64,
+    /// Whether clients wrote in the last window that is over.
+    has_clients: bool,
+    /// The rate at which clients have felt it last: near it, it grows slowly.
+    felt: u64,
 }
 
 impl Throttle {
@@ -46,26 +63,70 @@ impl Throttle {
             leave: 0,
             refilled: now,
             window_began: now,
-            latencies: Vec::new(),
-            seen: 0,
+            writes: 0,
+            slow: 0,
+            read: 0,
+            read_before: 0,
+            has_clients: false,
+            felt: RATE_MAX,
         }
     }
 
-    /// A client's write is complete, after so long.
-    pub fn on_write(&mut self, latency: Span, now: Tick) {
-        self.end_window_if_due(now);
-        self.seen += 1;
-        if self.latencies.len() < SAMPLES_MAX {
-            self.latencies.push(latency);
-        } else {
-            let at = usize::try_from(self.seen).unwrap_or(usize::MAX) % SAMPLES_MAX;
-            self.latencies[at] = latency;
+    /// A client's write is answered, after so long. Windows that are over by now have been ended.
+    pub fn on_write(&mut self, latency: Span) {
+        self.writes += 1;
+        self.slow += u64::from(latency > self.limits.write_latency);
+    }
+
+    /// Since when a write must have waited to be slow, if a window is over: whoever asks counts them for
+    /// [`Self::end_window`].
+    #[must_use]
+    pub fn slow_since(&self, now: Tick) -> Option<Tick> {
+        let is_over = now >= self.window_began.plus(WINDOW);
+        is_over.then(|| Tick(now.0.saturating_sub(self.limits.write_latency.0)))
+    }
+
+    /// Adapts the rate to what clients felt in the window that ends. `still_slow` writes wait for longer than is aimed
+    /// at, and are not answered: what has stopped altogether must not look like silence.
+    pub fn end_window(&mut self, still_slow: u64, now: Tick) {
+        if now >= self.window_began.plus(WINDOW.times(2)) {
+            (self.writes, self.slow) = (0, 0); // Nobody has been answered in the second before this one.
         }
+        let (writes, slow) = (self.writes + still_slow, self.slow + still_slow);
+        self.rate = match writes {
+            0 => RATE_MAX,
+            // Faster than it went it was not: from there it is halved.
+            _ if slow * SLOW_ONE_IN > writes => {
+                self.felt = self.rate.min(self.read.max(1));
+                self.felt / 2
+            }
+            _ if self.rate < self.felt / 8 * 6 => self.rate + self.rate / 4,
+            _ => self.rate + self.rate / 32,
+        }
+        .clamp(self.limits.rate_min, RATE_MAX);
+        self.has_clients = writes > 0;
+        (self.read_before, self.read) = (self.read, 0);
+        (self.writes, self.slow, self.window_began) = (0, 0, now);
+    }
+
+    /// Bytes of copies that may be on their way.
+    #[must_use]
+    pub fn in_flight_bytes_max(&self) -> u64 {
+        if !self.has_clients {
+            let copied = self.read_before / IN_FLIGHT_SECOND_PARTS_ALONE;
+            return copied.clamp(IN_FLIGHT_BYTES_MIN_ALONE, IN_FLIGHT_BYTES_MAX);
+        }
+        (self.rate / IN_FLIGHT_SECOND_PARTS).clamp(IN_FLIGHT_BYTES_MIN, IN_FLIGHT_BYTES_MAX)
+    }
+
+    /// The rate, bytes a second, where there is a limit.
+    #[must_use]
+    pub fn rate(&self) -> Option<u64> {
+        Some(self.rate).filter(|rate| *rate < RATE_MAX)
     }
 
     /// Whether anything may be read now.
     pub fn may_read(&mut self, now: Tick) -> bool {
-        self.end_window_if_due(now);
         let passed = now.since(self.refilled).min(BURST);
         self.refilled = now;
         let earned =
@@ -77,6 +138,7 @@ impl Throttle {
 
     /// So much is being read.
     pub fn on_read(&mut self, bytes: u64) {
+        self.read += bytes;
         self.leave = self.leave.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
@@ -86,30 +148,6 @@ impl Throttle {
         let owed = u64::try_from(-self.leave).unwrap_or(0) + 1;
         self.refilled.plus(Span((owed * 1_000_000).div_ceil(self.rate).max(1000)))
     }
-
-    /// Adapts the rate to what clients felt in the window that ends.
-    fn end_window_if_due(&mut self, now: Tick) {
-        if now < self.window_began.plus(WINDOW) {
-            return;
-        }
-        if now >= self.window_began.plus(WINDOW.times(2)) {
-            self.latencies.clear(); // Nobody has written since.
-        }
-        self.rate = match percentile_99(&mut self.latencies) {
-            None => RATE_MAX,
-            Some(latency) if latency > self.limits.write_latency => self.rate.min(RATE_MAX) / 2,
-            Some(_) => self.rate + self.rate / 4,
-        }
-        .clamp(self.limits.rate_min, RATE_MAX);
-        self.latencies.clear();
-        (self.seen, self.window_began) = (0, now);
-    }
-}
-
-/// The latency that one write in a hundred exceeds.
-fn percentile_99(latencies: &mut [Span]) -> Option<Span> {
-    let at = latencies.len().checked_sub(1)? * 99 / 100;
-    Some(*latencies.select_nth_unstable(at).1)
 }
 
 #[cfg(test)]
@@ -119,53 +157,100 @@ mod tests {
     const LIMITS: ThrottleLimits =
         ThrottleLimits { write_latency: Span::from_millis(20), rate_min: 10 << 20 };
 
-    /// Reads 64 KiB at a time for so many seconds in which clients see this latency; bytes of the last second.
-    fn run(throttle: &mut Throttle, from: Tick, seconds: u64, latency: Option<Span>) -> (u64, Tick) {
-        let (mut now, mut read) = (from, 0);
-        for _ in 0..seconds {
-            read = 0;
-            for _ in 0..1000 {
-                now = now.plus(Span::from_millis(1));
-                latency.into_iter().for_each(|latency| throttle.on_write(latency, now));
-                while throttle.may_read(now) && read < 1 << 40 {
-                    throttle.on_read(64 << 10);
-                    read += 64 << 10;
-                }
+    /// A second of writes, each answered after `latency`, of a resync that reads as much as it may, 64 KiB at a time
+    /// but `capacity` bytes at most. Returns what it read.
+    fn second(throttle: &mut Throttle, now: &mut Tick, latency: Option<Span>, capacity: u64) -> u64 {
+        let mut read = 0;
+        for millisecond in 1..=1000 {
+            *now = now.plus(Span::from_millis(1));
+            if throttle.slow_since(*now).is_some() {
+                throttle.end_window(0, *now);
+            }
+            latency.into_iter().for_each(|latency| throttle.on_write(latency));
+            while throttle.may_read(*now) && read < capacity / 1000 * millisecond {
+                throttle.on_read(64 << 10);
+                read += 64 << 10;
             }
         }
-        (read, now)
+        read
+    }
+
+    /// Seconds of the same; what the last one read.
+    fn seconds(throttle: &mut Throttle, now: &mut Tick, count: u64, latency: Option<Span>) -> u64 {
+        (0..count).map(|_| second(throttle, now, latency, 1 << 40)).last().expect("some")
     }
 
     #[test]
     fn clients_that_wait_too_long_slow_a_resync_down_to_the_floor_and_no_further() {
-        let mut throttle = Throttle::new(LIMITS, Tick(0));
-        let (read, now) = run(&mut throttle, Tick(0), 10, Some(Span::from_millis(50)));
+        let (mut throttle, mut now) = (Throttle::new(LIMITS, Tick(0)), Tick(0));
+        let read = seconds(&mut throttle, &mut now, 10, Some(Span::from_millis(50)));
         assert_eq!(throttle.rate, LIMITS.rate_min);
         assert!(read.abs_diff(LIMITS.rate_min) < 1 << 20, "{read}");
         // They are content: it grows again, step by step.
-        let (_, now) = run(&mut throttle, now, 10, Some(Span::from_millis(2)));
+        seconds(&mut throttle, &mut now, 10, Some(Span::from_millis(2)));
         assert!(throttle.rate > 5 * LIMITS.rate_min, "{}", throttle.rate);
         // Nobody writes: there is no limit.
-        run(&mut throttle, now, 2, None);
-        assert_eq!(throttle.rate, RATE_MAX);
+        seconds(&mut throttle, &mut now, 2, None);
+        assert_eq!((throttle.rate(), throttle.in_flight_bytes_max()), (None, IN_FLIGHT_BYTES_MAX));
+    }
+
+    #[test]
+    fn no_more_is_on_its_way_than_a_slow_link_carries_in_a_moment() {
+        let (mut throttle, mut now) = (Throttle::new(LIMITS, Tick(0)), Tick(0));
+        assert_eq!(throttle.in_flight_bytes_max(), 16 << 20);
+        (0..3).for_each(|_| drop(second(&mut throttle, &mut now, None, 200 << 20)));
+        assert!(throttle.in_flight_bytes_max().abs_diff(25 << 20) < 1 << 20);
+        (0..20).for_each(|_| drop(second(&mut throttle, &mut now, Some(Span::from_millis(30)), 200 << 20)));
+        assert_eq!(throttle.in_flight_bytes_max(), 8 << 20, "they share the disks");
     }
 
     #[test]
     fn what_clients_felt_long_ago_does_not_slow_a_resync() {
         let mut throttle = Throttle::new(LIMITS, Tick(0));
-        throttle.on_write(Span::from_millis(500), Tick(0));
-        assert!(throttle.may_read(Tick(60_000_000)));
+        throttle.on_write(Span::from_millis(500));
+        throttle.end_window(0, Tick(60_000_000));
         assert_eq!(throttle.rate, RATE_MAX);
     }
 
     #[test]
-    fn one_slow_write_in_a_hundred_does_not_count() {
-        let mut latencies = vec![Span(5); 200];
-        latencies[7] = Span(900);
-        assert_eq!(percentile_99(&mut latencies), Some(Span(5)));
-        assert_eq!(percentile_99(&mut []), None);
-        latencies.truncate(20);
-        assert_eq!(percentile_99(&mut latencies), Some(Span(5)));
+    fn writes_that_are_never_answered_are_not_taken_for_silence() {
+        let mut throttle = Throttle::new(LIMITS, Tick(0));
+        throttle.end_window(0, Tick(1_000_000));
+        assert_eq!(throttle.slow_since(Tick(1_500_000)), None, "the window is not over");
+        assert_eq!(throttle.slow_since(Tick(2_000_000)), Some(Tick(1_980_000)));
+        throttle.end_window(1, Tick(2_000_000));
+        assert_eq!(throttle.rate, LIMITS.rate_min, "nothing was read either");
+    }
+
+    #[test]
+    fn the_rate_is_halved_from_what_was_really_copied() {
+        let (mut throttle, mut now) = (Throttle::new(LIMITS, Tick(0)), Tick(0));
+        for _ in 0..3 {
+            second(&mut throttle, &mut now, None, 400 << 20);
+        }
+        assert_eq!(throttle.rate, RATE_MAX);
+        for _ in 0..2 {
+            second(&mut throttle, &mut now, Some(Span::from_millis(30)), 400 << 20);
+        }
+        assert!(
+            throttle.rate <= 200 << 20,
+            "{}: a halved limit that nothing reaches helps nobody",
+            throttle.rate
+        );
+    }
+
+    #[test]
+    fn one_write_in_a_hundred_may_be_slow_and_no_more() {
+        let slowed = |fast: u64, slow: u64| {
+            let mut throttle = Throttle::new(LIMITS, Tick(0));
+            (0..fast).for_each(|_| throttle.on_write(LIMITS.write_latency));
+            (0..slow).for_each(|_| throttle.on_write(LIMITS.write_latency.plus(Span(1))));
+            throttle.end_window(0, Tick(1_000_000));
+            throttle.rate < RATE_AT_FIRST
+        };
+        assert!(!slowed(99, 1) && slowed(98, 2));
+        assert!(!slowed(9900, 100) && slowed(9899, 101));
+        assert!(slowed(20, 1), "of so few, one is more than one in a hundred");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::event::{Allocation, Durability};
 use crate::record::{RECORD_BLOCKS_MAX, Record, RecordKind};
 use crate::units::{
-    BLOCK_BYTES, BLOCK_SIZE, BlockRange, ByteRange, Lsn, RequestId, bytes_usize, index_range,
+    BLOCK_BYTES, BLOCK_SIZE, BlockRange, ByteRange, Lsn, RequestId, Tick, bytes_usize, index_range,
 };
 
 /// What a ragged request does.
@@ -26,6 +26,8 @@ pub struct Edit {
     pub id: RequestId,
     /// What its answer promises.
     pub durability: Durability,
+    /// Since when it has waited.
+    pub since: Tick,
     /// Which bytes.
     pub range: ByteRange,
     /// What happens to them.
@@ -37,7 +39,7 @@ pub struct Edit {
 impl Edit {
     /// An edit of `range`, none of whose edges is known yet. The range is not empty.
     #[must_use]
-    pub fn new(id: RequestId, durability: Durability, range: ByteRange, kind: EditKind) -> Self {
+    pub fn new(id: RequestId, durability: Durability, range: ByteRange, kind: EditKind, since: Tick) -> Self {
         let blocks = range.covering_blocks().expect("an edit is not empty");
         let mut edges = Vec::new();
         if !range.offset.is_multiple_of(BLOCK_BYTES) {
@@ -47,7 +49,7 @@ impl Edit {
         if !range.end().is_multiple_of(BLOCK_BYTES) && edges.first() != Some(&(last, None)) {
             edges.push((last, None));
         }
-        Self { id, durability, range, kind, edges }
+        Self { id, durability, since, range, kind, edges }
     }
 
     /// Every block that the edit touches.
@@ -160,7 +162,7 @@ mod tests {
             let range = ByteRange::new(offset, length);
             let new = Bytes::from(vec![0xEE; bytes_usize(length)]);
             let kind = if zeroes { EditKind::Zeroes(Allocation::Release) } else { EditKind::Write(new) };
-            let mut edit = Edit::new(RequestId(1), Durability::Complete, range, kind);
+            let mut edit = Edit::new(RequestId(1), Durability::Complete, range, kind, Tick(0));
             for (block, _) in edit.edges.clone() {
                 let at = bytes_usize(block * BLOCK_BYTES);
                 edit.on_edge(block, Bytes::copy_from_slice(&volume[at..at + BLOCK_SIZE]));

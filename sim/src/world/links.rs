@@ -85,7 +85,8 @@ impl World {
     /// Sends something to the other end.
     pub(super) fn send_item(&mut self, node: NodeId, link: LinkId, item: Item) {
         let arrives = self.now + self.delay(self.delays.frame);
-        let Some(arrives) = self.network.send(link, node, arrives, item) else { return };
+        let takes = self.delays.link_bytes_per_second.map_or(0, |rate| item.wire_bytes() * 1_000_000 / rate);
+        let Some(arrives) = self.network.send(link, node, arrives, takes, item) else { return };
         let held = &self.network.links[&link];
         let peer = held.nodes[1 - held.end_of(node)];
         self.at(arrives, Happening::Arrives { node: peer, link });

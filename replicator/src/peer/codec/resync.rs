@@ -4,6 +4,7 @@ use crate::peer::codec::RUNS_MAX;
 use crate::peer::fields::{FieldError, FieldReader, FieldWriter};
 use crate::peer::message::Message;
 use crate::resync::digest::{BlockDigest, Comparison, DIGEST_BYTES};
+use crate::resync::pace::SyncCounts;
 use crate::resync::target::Compared;
 use crate::resync::{COPY_BLOCKS_MAX, Differing};
 use crate::units::{BLOCK_BYTES, BlockRange, VOLUME_BYTES_MAX, bytes_usize};
@@ -77,4 +78,20 @@ pub(super) fn read_compared(reader: &mut FieldReader<'_>) -> Result<Compared, Fi
     let number = reader.u64("number")?;
     let differing = reader.take("differing", Differing::BYTES)?;
     Ok(Compared { number, differing: Differing(differing.try_into().expect("as many as were taken")) })
+}
+
+pub(super) fn write_status(counts: &SyncCounts, is_paused: bool, writer: &mut FieldWriter<'_>) {
+    writer.u64(counts.done);
+    writer.u64(counts.left);
+    writer.u64(counts.same);
+    writer.u8(u8::from(is_paused));
+    writer.reserved(7);
+}
+
+pub(super) fn read_status(reader: &mut FieldReader<'_>) -> Result<Message, FieldError> {
+    let counts =
+        SyncCounts { done: reader.u64("done")?, left: reader.u64("left")?, same: reader.u64("same")? };
+    let is_paused = reader.flag("is_paused")?;
+    reader.reserved(7)?;
+    Ok(Message::SyncStatus { counts, is_paused })
 }

@@ -12,9 +12,10 @@ use crate::record::RecordKind;
 use crate::remote_read::ReadRequest;
 use crate::resync::Differing;
 use crate::resync::digest::{BlockDigest, Comparison};
+use crate::resync::pace::SyncCounts;
 use crate::resync::target::Compared;
 use crate::state::{DiskState, Role};
-use crate::units::{BlockRange, Incarnation, Tick, VOTERS_MAX, VoterId, bytes_u64};
+use crate::units::{BlockRange, Incarnation, Tick, VOLUME_BYTES_MAX, VOTERS_MAX, VoterId, bytes_u64};
 
 const STAMP: FrameStamp = FrameStamp { term: Term { number: 4, taker: 9 }, clock: Tick(17), echo: Tick(12) };
 
@@ -193,6 +194,11 @@ fn resync() -> impl Strategy<Value = Message> {
         (1..=u64::MAX, any::<[u8; 32]>()).prop_map(|(number, differing)| {
             Message::Compared(Compared { number, differing: Differing(differing) })
         }),
+        (0..=u64::MAX / 2, 0..=VOLUME_BYTES_MAX, any::<u64>(), any::<bool>()).prop_map(
+            |(done, left, same, is_paused)| {
+                Message::SyncStatus { counts: SyncCounts { done, left, same }, is_paused }
+            }
+        ),
     ]
 }
 

@@ -82,7 +82,7 @@ fn only_blocks_that_differ_are_sent_and_the_others_are_equal_when_flushed() {
     differing.insert(1);
     let copies = copying.on_compared(1, &differing).expect("it was asked");
     assert_eq!(copies, [Record::write(Lsn(2), run(21, 1), bytes(&[2]))]);
-    assert_eq!((copying.left(), copying.same()), (4, 3));
+    assert_eq!((copying.left(), copying.same), (4, 3));
     copying.mark_anew(run(23, 1));
     assert_eq!(copying.on_flushed(1), Ok(vec![run(20, 1), run(22, 1)]), "one was left to records");
     assert_eq!(copying.finished(), None);
