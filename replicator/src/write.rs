@@ -130,7 +130,8 @@ impl Writes {
     /// How many writes have waited for their answer since before this moment.
     #[must_use]
     pub fn waiting_since_before(&self, moment: Tick) -> u64 {
-        let waiting = self.waiting.iter().filter(|(_, request, _)| request.is_write()).map(|(_, _, since)| *since);
+        let waiting =
+            self.waiting.iter().filter(|(_, request, _)| request.is_write()).map(|(_, _, since)| *since);
         let edits = self.edits.iter().map(|edit| edit.since);
         let in_flight = self.in_flight.iter().map(|request| request.since);
         let unflushed = self.flush_waiters.iter().filter_map(|waiter| waiter.since);

@@ -1,6 +1,7 @@
 //! What the journal cannot bring up to date: a replica that was away for long, and one that has nothing yet.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::harness::{Cluster, RESOURCE, Settings, Voter};
 use crate::volume::Volume;
@@ -43,6 +44,60 @@ fn a_replica_that_missed_more_than_the_journal_holds_gets_the_blocks_that_differ
     cluster.wait_until_synced(Voter::B);
     cluster.wait_until_unused(Voter::B);
     cluster.stop_and_compare(Voter::B);
+}
+
+/// Lets a resync fall to a MiB a second while writes take longer than a millisecond: it lasts until they stop.
+fn yield_to_clients(cluster: &Cluster) {
+    for voter in Voter::ALL {
+        let path = cluster.run_dir(voter).join(format!("{RESOURCE}.toml"));
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let limits = "resync = { write-latency = \"1ms\", rate-min = \"1MiB\" }\n";
+        std::fs::write(path, format!("{limits}{text}")).expect("written");
+    }
+}
+
+/// Whether a replica tells how far a resync has come, and when it ends.
+fn tells_the_end(cluster: &Cluster, replica: Voter) -> bool {
+    let Some(device) = cluster.value(replica, "/connections/0/peer_devices/0") else { return false };
+    let percent = device["percent-resync-done"].as_f64();
+    device["has-sync-details"] == true
+        && percent.is_some_and(|percent| percent > 0.0 && percent < 100.0)
+        && device["estimated-seconds-to-finish"].as_u64().is_some_and(|seconds| seconds > 0)
+}
+
+#[test]
+fn both_ends_tell_how_far_a_resync_has_come_while_clients_go_on_writing() {
+    let mut cluster = Cluster::make_with(&Settings::default(), yield_to_clients);
+    for voter in Voter::ALL {
+        cluster.start_process(voter);
+    }
+    cluster.wait_until_linked();
+    cluster.promote(Voter::A);
+    cluster.wait_until_synced(Voter::A);
+    cluster.kill(Voter::B);
+    let mut volume = served_by(&cluster, Voter::A);
+    for megabyte in 0..48 {
+        volume.write_and_flush(megabyte * MEGABYTE, &vec![7; 1 << 20]).expect("the Primary goes on alone");
+    }
+    cluster.start_process(Voter::B);
+    let mut written = 0_u8;
+    cluster.wait_until("both ends tell when the resync ends", Duration::from_secs(60), |cluster| {
+        // Two MiB at the end of the volume are written again and again.
+        for at in [62, 63] {
+            written = written.wrapping_add(1);
+            volume.write_and_flush(at * MEGABYTE, &vec![written; 1 << 20]).expect("a resync stops nobody");
+        }
+        Voter::REPLICAS.into_iter().all(|replica| tells_the_end(cluster, replica))
+    });
+    cluster.wait_until_synced(Voter::A);
+    for replica in Voter::REPLICAS {
+        let device = cluster.value(replica, "/connections/0/peer_devices/0").expect("it answers");
+        assert!(device["has-sync-details"] == false && device["out-of-sync"] == 0, "{device:#}");
+    }
+    assert_eq!(volume.read(63 * MEGABYTE, 4096).expect("readable"), vec![written; 4096]);
+    drop(volume);
+    cluster.wait_until_unused(Voter::A);
+    cluster.stop_and_compare(Voter::A);
 }
 
 /// A file system of 2 MiB in a volume of 128 MiB, which replica A brings along.
