@@ -1,7 +1,7 @@
 //! What the journal cannot bring up to date: a replica that was away for long, and one that has nothing yet.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{Cluster, RESOURCE, Settings, Voter};
 use crate::volume::Volume;
@@ -76,18 +76,27 @@ fn both_ends_tell_how_far_a_resync_has_come_while_clients_go_on_writing() {
     cluster.wait_until_synced(Voter::A);
     cluster.kill(Voter::B);
     let mut volume = served_by(&cluster, Voter::A);
-    for megabyte in 0..48 {
-        volume.write_and_flush(megabyte * MEGABYTE, &vec![7; 1 << 20]).expect("the Primary goes on alone");
+    // What clients feel now sets the rate with which it begins.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        for megabyte in 0..48 {
+            volume
+                .write_and_flush(megabyte * MEGABYTE, &vec![7; 1 << 20])
+                .expect("the Primary goes on alone");
+        }
     }
     cluster.start_process(Voter::B);
-    let mut written = 0_u8;
+    let (mut written, mut told) = (0_u8, [false; 2]);
     cluster.wait_until("both ends tell when the resync ends", Duration::from_secs(60), |cluster| {
         // Two MiB at the end of the volume are written again and again.
         for at in [62, 63] {
             written = written.wrapping_add(1);
             volume.write_and_flush(at * MEGABYTE, &vec![written; 1 << 20]).expect("a resync stops nobody");
         }
-        Voter::REPLICAS.into_iter().all(|replica| tells_the_end(cluster, replica))
+        for (told, replica) in told.iter_mut().zip(Voter::REPLICAS) {
+            *told = *told || tells_the_end(cluster, replica);
+        }
+        told == [true; 2]
     });
     cluster.wait_until_synced(Voter::A);
     for replica in Voter::REPLICAS {
