@@ -165,7 +165,7 @@ impl Writes {
 
     /// Forgets every request, and says whose they were.
     pub fn take_all(&mut self) -> Vec<RequestId> {
-        let waiting = self.waiting.drain(..).map(|(id, _)| id);
+        let waiting = self.waiting.drain(..).map(|(id, ..)| id);
         let edits = self.edits.drain(..).map(|edit| edit.id);
         let in_flight = self.in_flight.drain(..).map(|request| request.id);
         let flushes = self.flush_waiters.drain(..).map(|waiter| waiter.id);

@@ -81,7 +81,7 @@ impl Replica {
     }
 
     /// Whether the tail has been allowed to overtake a peer. Not one that writes have come to wait for.
-    pub(super) fn is_left_behind(&self, peer: &Peer) -> bool {
+    pub(super) fn may_be_passed(&self, peer: &Peer) -> bool {
         peer.is_overtaken && self.can_be_overtaken(peer)
     }
 

@@ -88,7 +88,7 @@ impl Replica {
 
     /// Whether the tail waits for a peer.
     pub(super) fn holds_tail(&self, peer: &Peer) -> bool {
-        self.replicates_with(peer) && !self.is_left_behind(peer)
+        self.replicates_with(peer) && !self.may_be_passed(peer)
     }
 
     fn replicates_with(&self, peer: &Peer) -> bool {
