@@ -97,8 +97,10 @@ impl Throttle {
             0 => RATE_MAX,
             // Faster than it went it was not: from there it is halved.
             _ if slow * SLOW_ONE_IN > writes => {
-                self.felt = self.rate.min(self.read.max(1));
-                self.felt / 2
+                let felt = self.rate.min(self.read.max(1));
+                // What clients feel at the floor says nothing of a higher rate: from there it grows as at first.
+                self.felt = if felt / 2 > self.limits.rate_min { felt } else { RATE_MAX };
+                felt / 2
             }
             _ if self.rate < self.felt / 8 * 6 => self.rate + self.rate / 4,
             _ => self.rate + self.rate / 32,
