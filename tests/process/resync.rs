@@ -1,9 +1,8 @@
 //! What the journal cannot bring up to date: a replica that was away for long, and one that has nothing yet.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use crate::harness::{Cluster, RESOURCE, Settings, Voter};
+use crate::harness::{Cluster, RESOURCE, SOON, Settings, Voter};
 use crate::volume::Volume;
 
 const MEGABYTE: u64 = 1 << 20;
@@ -46,64 +45,40 @@ fn a_replica_that_missed_more_than_the_journal_holds_gets_the_blocks_that_differ
     cluster.stop_and_compare(Voter::B);
 }
 
-/// Lets a resync fall to a MiB a second while writes take longer than a millisecond: it lasts until they stop.
-fn yield_to_clients(cluster: &Cluster) {
-    for voter in Voter::ALL {
-        let path = cluster.run_dir(voter).join(format!("{RESOURCE}.toml"));
-        let text = std::fs::read_to_string(&path).expect("readable");
-        let limits = "resync = { write-latency = \"1ms\", rate-min = \"1MiB\" }\n";
-        std::fs::write(path, format!("{limits}{text}")).expect("written");
-    }
-}
-
-/// Whether a replica tells how far a resync has come, and when it ends.
-fn tells_the_end(cluster: &Cluster, replica: Voter) -> bool {
+/// Whether a replica tells how far a resync has come, and who keeps it from going on.
+fn tells_of_the_pause(cluster: &Cluster, replica: Voter, paused_by: &str) -> bool {
     let Some(device) = cluster.value(replica, "/connections/0/peer_devices/0") else { return false };
-    let percent = device["percent-resync-done"].as_f64();
     device["has-sync-details"] == true
-        && percent.is_some_and(|percent| percent > 0.0 && percent < 100.0)
-        && device["estimated-seconds-to-finish"].as_u64().is_some_and(|seconds| seconds > 0)
+        && device["resync-suspended"] == paused_by
+        && device["percent-resync-done"].is_number()
+        && device["out-of-sync"].as_u64().is_some_and(|left| left > 0)
 }
 
 #[test]
-fn both_ends_tell_how_far_a_resync_has_come_while_clients_go_on_writing() {
-    let mut cluster = Cluster::make_with(&Settings::default(), yield_to_clients);
-    for voter in Voter::ALL {
-        cluster.start_process(voter);
-    }
-    cluster.wait_until_linked();
+fn both_ends_tell_how_far_a_resync_has_come_while_it_is_paused_and_clients_go_on_writing() {
+    let mut cluster = Cluster::start(&Settings::default());
     cluster.promote(Voter::A);
     cluster.wait_until_synced(Voter::A);
     cluster.kill(Voter::B);
     let mut volume = served_by(&cluster, Voter::A);
-    // What clients feel now sets the rate with which it begins.
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(4) {
-        for megabyte in 0..48 {
-            volume
-                .write_and_flush(megabyte * MEGABYTE, &vec![7; 1 << 20])
-                .expect("the Primary goes on alone");
-        }
+    for megabyte in 0..48 {
+        volume.write_and_flush(megabyte * MEGABYTE, &vec![7; 1 << 20]).expect("the Primary goes on alone");
     }
+    cluster.expect(Voter::A, &["pause-resync", RESOURCE]);
     cluster.start_process(Voter::B);
-    let (mut written, mut told) = (0_u8, [false; 2]);
-    cluster.wait_until("both ends tell when the resync ends", Duration::from_secs(60), |cluster| {
-        // Two MiB at the end of the volume are written again and again.
-        for at in [62, 63] {
-            written = written.wrapping_add(1);
-            volume.write_and_flush(at * MEGABYTE, &vec![written; 1 << 20]).expect("a resync stops nobody");
-        }
-        for (told, replica) in told.iter_mut().zip(Voter::REPLICAS) {
-            *told = *told || tells_the_end(cluster, replica);
-        }
-        told == [true; 2]
+    cluster.wait_until("both ends tell of the pause", SOON, |cluster| {
+        tells_of_the_pause(cluster, Voter::A, "user") && tells_of_the_pause(cluster, Voter::B, "peer")
     });
+    volume.write_and_flush(63 * MEGABYTE, &[8; 4096]).expect("a resync stops nobody");
+    cluster.expect(Voter::A, &["resume-resync", RESOURCE]);
     cluster.wait_until_synced(Voter::A);
     for replica in Voter::REPLICAS {
-        let device = cluster.value(replica, "/connections/0/peer_devices/0").expect("it answers");
-        assert!(device["has-sync-details"] == false && device["out-of-sync"] == 0, "{device:#}");
+        cluster.wait_until("it is over on both ends", SOON, |cluster| {
+            let device = cluster.value(replica, "/connections/0/peer_devices/0");
+            device.is_some_and(|device| device["has-sync-details"] == false && device["out-of-sync"] == 0)
+        });
     }
-    assert_eq!(volume.read(63 * MEGABYTE, 4096).expect("readable"), vec![written; 4096]);
+    assert_eq!(volume.read(63 * MEGABYTE, 4096).expect("readable"), vec![8; 4096]);
     drop(volume);
     cluster.wait_until_unused(Voter::A);
     cluster.stop_and_compare(Voter::A);
