@@ -13,6 +13,7 @@ use replicator::record::{RECORD_BLOCKS_MAX, Record, RecordKind};
 use replicator::remote_read::{READ_BLOCKS_MAX, ReadRequest};
 use replicator::resync::Differing;
 use replicator::resync::digest::{BlockDigest, Comparison};
+use replicator::resync::pace::SyncCounts;
 use replicator::resync::target::Compared;
 use replicator::state::{DiskState, Role};
 use replicator::units::{
@@ -366,7 +367,7 @@ impl Known {
 
     /// Any message at all.
     pub fn any_message(&self, script: &mut Script<'_>) -> Message {
-        match script.below(22) {
+        match script.below(23) {
             0 => Message::State(Box::new(self.state(self.introduction(script), script))),
             1 => {
                 let (role, disk) = (script.pick(&[Role::Primary, Role::Secondary]), script.pick(&DISKS));
@@ -394,6 +395,11 @@ impl Known {
             21 => {
                 let asked = self.read_request(script);
                 self.blocks_read(&asked, script)
+            }
+            22 => {
+                let any = |script: &mut Script<'_>| script.pick(&[0, 1, 4096, 1 << 40]);
+                let counts = SyncCounts { done: any(script), left: any(script), same: any(script) };
+                Message::SyncStatus { counts, is_paused: script.flag() }
             }
             row => self.vote_message(row, script),
         }
@@ -531,6 +537,7 @@ impl Known {
             Message::ReadBlocks(asked) => vec![self.blocks_read(asked, script)],
             Message::State(_)
             | Message::BlocksRead(_)
+            | Message::SyncStatus { .. }
             | Message::DirtyRuns { .. }
             | Message::NewGeneration { .. }
             | Message::Progress(_)
