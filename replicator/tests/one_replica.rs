@@ -2,6 +2,8 @@
 
 #[path = "one_replica/lies.rs"]
 mod lies;
+#[path = "one_replica/strangers.rs"]
+mod strangers;
 
 use std::collections::BTreeMap;
 

@@ -14,7 +14,7 @@ fn asked(bench: &Bench) -> VoteRequest {
 }
 
 /// Beta is Primary by the votes of alpha and gamma, and is linked to both.
-fn promoted() -> Bench {
+pub(super) fn promoted() -> Bench {
     let mut bench = Bench::start();
     bench.link(ALPHA);
     bench.link(GAMMA);
@@ -44,7 +44,7 @@ fn promoted() -> Bench {
 }
 
 /// The records that a Primary has told.
-fn told(bench: &Bench) -> MembershipRecord {
+pub(super) fn told(bench: &Bench) -> MembershipRecord {
     asked(bench).record
 }
 

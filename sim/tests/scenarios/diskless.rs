@@ -169,6 +169,39 @@ fn a_member_that_lost_power_gets_again_from_memory_what_it_had_not_flushed() {
 }
 
 #[test]
+fn a_member_that_lost_power_completes_and_lends_nothing_before_its_entry_is_recorded() {
+    for seed in 0..5 {
+        let mut world = without_disk(seed);
+        world.write_now(ALPHA, 0, 4096);
+        world.cut_power(BETA);
+        world.set_cut_both([ALPHA, TIE], true);
+        let write = world.write(ALPHA, 4096, 4096);
+        let read = world.ask(ALPHA, Ask::Read(ByteRange::new(0, 4096)));
+        world.start(BETA);
+        pass(&mut world, 8000);
+        assert!(!world.is_done(write) && !world.is_done(read), "seed {seed}\n{}", world.summaries());
+        world.set_cut_both([ALPHA, TIE], false);
+        assert!(world.wait_for(write, 10_000) && world.wait_for(read, 10_000), "{}", world.summaries());
+        world.read_everything(ALPHA);
+    }
+}
+
+#[test]
+fn a_read_is_lent_only_behind_the_writes_of_its_blocks_that_every_member_has() {
+    let node = NodeOptions { replicas: 3, ..NodeOptions::default() };
+    let mut world = without_disk_in(promoted_with(7, WorldOptions { node, ..WorldOptions::default() }));
+    assert_eq!(in_sync(&world, ALPHA), ["beta", "gamma"]);
+    world.set_health(GAMMA, DiskHealth::Stuck);
+    let write = world.write(ALPHA, 0, 4096);
+    pass(&mut world, 100);
+    let read = world.ask(ALPHA, Ask::Read(ByteRange::new(0, 4096)));
+    pass(&mut world, 500);
+    assert!(!world.is_done(write) && !world.is_done(read), "gamma lacks it\n{}", world.summaries());
+    world.set_health(GAMMA, DiskHealth::Good);
+    assert!(world.wait_for(write, 5000) && world.wait_for(read, 5000), "{}", world.summaries());
+}
+
+#[test]
 fn without_any_copy_requests_wait_unless_they_are_to_fail() {
     for (on_no_data, is_answered) in [(OnNoData::Freeze, false), (OnNoData::Fail, true)] {
         let node = NodeOptions { on_no_data, ..NodeOptions::default() };
