@@ -6,6 +6,8 @@
 //! journal looks like a torn one, so only the other copy can tell. A disk is replaced under the same conditions. Blocks of the data area do not rot at all: they
 //! have no checksums on disk.
 
+use replicator::layout::superblock::DurableDisk;
+use replicator::state::DiskState;
 use replicator::units::NodeId;
 
 use crate::node::{DiskHealth, SimNode};
@@ -25,10 +27,15 @@ pub fn is_proved_silent(world: &World, node: NodeId) -> bool {
     world.replicas().filter(|peer| *peer != node).all(|peer| !world.is_up(peer))
 }
 
-/// Whether an operator may call a copy outdated without a lie: somebody else holds everything that it holds.
+/// Whether an operator may call a copy outdated without a lie: somebody else holds everything that it holds, and was not
+/// called outdated itself.
 #[must_use]
 pub fn may_be_outdated(world: &World, node: NodeId) -> bool {
-    !last_copy_goes(world, node)
+    let is_usable = |other: NodeId| {
+        let says_so = !world.is_up(other) || world.disk(other) > DiskState::Outdated;
+        says_so && world.nodes[other.index()].superblock().disk == DurableDisk::UpToDate
+    };
+    world.replicas().any(|other| other != node && is_usable(other) && world.holds_everything(other))
 }
 
 /// Whether blocks of a node may rot, or its disk be replaced: nothing else is broken, and another one holds it all.
@@ -51,4 +58,27 @@ pub fn is_whole(world: &World) -> bool {
         && world.nodes.iter().all(is_sound)
         && world.doomed.is_none()
         && world.is_in_sync()
+}
+
+#[cfg(test)]
+mod tests {
+    use replicator::event::Order;
+    use replicator::units::Span;
+
+    use super::may_be_outdated;
+    use crate::world::{ALPHA, BETA, World, WorldOptions};
+
+    #[test]
+    fn the_last_copy_that_was_not_called_outdated_is_not_called_so_by_an_honest_operator() {
+        let mut world = World::started(3, WorldOptions::default());
+        world.promote(ALPHA, 0).expect("nothing stands against it");
+        world.write_now(ALPHA, 0, 4096);
+        assert!(world.run_until(Span::from_millis(5000), World::is_in_sync), "{}", world.summaries());
+        world.demote(ALPHA).expect("it has no clients");
+        world.run_for(Span::from_millis(1000));
+        assert!(may_be_outdated(&world, ALPHA) && may_be_outdated(&world, BETA));
+        world.ask_operator(BETA, Order::Outdate).expect("it follows nobody");
+        assert!(!may_be_outdated(&world, ALPHA), "{}", world.summaries());
+        world.promote(ALPHA, 10_000).expect("it is the copy that is left");
+    }
 }
