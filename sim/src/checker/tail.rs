@@ -1,12 +1,17 @@
 //! Law I7: the tail of a journal moves only past records that every other replica has flushed, or whose blocks are marked
 //! for it on this node's disk; and that are flushed in this node's own data area.
 
+use std::collections::BTreeSet;
+
 use replicator::layout::superblock::Superblock;
 use replicator::units::{Lsn, NodeId};
 
 use super::journal_view::Held;
 use super::watch::{Seen, content, marks};
 use crate::node::SimNode;
+
+#[cfg(test)]
+mod tests;
 
 /// A superblock that names a later tail is on a node's disk.
 ///
@@ -22,6 +27,11 @@ pub fn assert_needless(nodes: &[SimNode], seen: &[Seen], node: NodeId, next: &Su
         let peer_node = NodeId(u8::try_from(at).expect("at most three"));
         let marked = marks(next, &nodes[node.index()], peer_node);
         let is_whole = peer.superblock.resync.is_none();
+        // It has told what it had flushed, and forgets some of that now: first it marks those blocks itself, for everybody.
+        let forgotten = match is_whole {
+            true => BTreeSet::new(),
+            false => marks(&peer.superblock, &nodes[at], node),
+        };
         let needed = left.iter().find(|(lsn, held)| {
             let has_it = is_whole && peer.journal.has_flushed(*lsn, held.generation);
             // A mark is cleared by proof: the block was copied, and flushed there.
@@ -32,7 +42,8 @@ pub fn assert_needless(nodes: &[SimNode], seen: &[Seen], node: NodeId, next: &Su
                 let is_newer = |(lsn, held): (Lsn, &Held)| lsn >= next.journal.tail_lsn && held.covers(block);
                 here == there || is_there() || own.journal.records().any(is_newer)
             };
-            let is_known = |block: u64| marked.contains(&block) || is_equal(block);
+            let is_marked = |block: &u64| marked.contains(block) || forgotten.contains(block);
+            let is_known = |block: u64| is_marked(&block) || is_equal(block);
             !has_it && !(held.range.first..held.range.end()).all(is_known)
         });
         let needed = needed.map(|(lsn, _)| *lsn);
