@@ -22,7 +22,10 @@ impl Replica {
         mut replies: impl Iterator<Item = &'a VoteReply>,
     ) -> bool {
         let generations = self.superblock.content().lineage.generations();
+        // A candidate votes last: that it has stored its own term says that the others made a majority with it.
+        let is_own_term = record.primary == Some(self.config.local) && record == self.record();
         voting::shows_a_reign(record)
+            || is_own_term
             || generations.iter().any(|generation| generation.term == record.term)
             || replies.any(|reply| reply.position.term == record.term)
     }

@@ -3,7 +3,7 @@
 use replicator::effect::Answer;
 use replicator::event::{Order, Warrant};
 use replicator::state::Role;
-use replicator::units::Span;
+use replicator::units::{NodeId, Span};
 use sim::world::{ALPHA, BETA, TIE, World, WorldOptions};
 
 use crate::{in_sync, pass, promoted};
@@ -181,6 +181,39 @@ fn of_two_candidates_at_once_one_is_promoted_and_stays() {
         for node in [ALPHA, BETA] {
             assert!(!world.has_noticed(node, "stepped-down"), "seed {seed}: the winner was deposed");
         }
+        world.assert_converges();
+    }
+}
+
+/// Promotes beta until this holds, and kills it at that moment.
+fn beta_dies_when(world: &mut World, condition: impl Fn(&World) -> bool) {
+    world.order(BETA, Order::Promote { wait: Span::from_millis(20_000), warrant: Warrant::Known });
+    assert!(world.run_until(Span::from_millis(20_000), condition), "{}", world.summaries());
+    world.kill(BETA);
+}
+
+#[test]
+fn a_candidate_that_dies_in_two_of_its_own_terms_can_be_promoted_in_a_third() {
+    for seed in 0..10 {
+        let mut world = promoted(seed);
+        world.kill(ALPHA);
+        // Another run than the one that alpha's record names.
+        world.kill(BETA);
+        world.start(BETA);
+        let term_of = |world: &World, voter: NodeId| {
+            let records = world.stored_records();
+            records.iter().find(|(other, _)| *other == voter).expect("everybody has one").1.term.number
+        };
+        // Granted, and its own vote is on its disk; no generation was begun.
+        beta_dies_when(&mut world, |world| term_of(world, BETA) == 2);
+        world.start(BETA);
+        // Granted by the tiebreaker alone.
+        beta_dies_when(&mut world, |world| term_of(world, TIE) == 3);
+        assert_eq!([ALPHA, BETA, TIE].map(|voter| term_of(&world, voter)), [1, 2, 3]);
+        world.start(ALPHA);
+        world.start(BETA);
+        pass(&mut world, 8000);
+        world.promote(BETA, 20_000).expect("it is the only member of the newest set that counts");
         world.assert_converges();
     }
 }
