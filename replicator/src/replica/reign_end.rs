@@ -30,9 +30,10 @@ impl Replica {
         // hold what that one did.
         let is_own =
             record.primary == Some(local) && record.in_sync.incarnation_of(local) == Some(self.incarnation);
-        if !is_own || self.disk_fault.is_some() {
+        if !is_own {
             return;
         }
+        // Whatever its own disk still takes: another run never goes on with this reign.
         let record = record.ended();
         self.store_record(record);
         // Whoever never granted this term does not store its end either: it may never have been granted.

@@ -4,7 +4,7 @@ use replicator::config::OnNoData;
 use replicator::event::{ConnectedClients, Durability, Order, Warrant};
 use replicator::state::{DiskState, Role};
 use replicator::units::{ByteRange, Span};
-use sim::node::{DiskHealth, NodeOptions};
+use sim::node::{DiskHealth, NextFailure, NodeOptions};
 use sim::workload::Ask;
 use sim::world::{ALPHA, BETA, GAMMA, TIE, World, WorldOptions};
 
@@ -421,5 +421,22 @@ fn a_ragged_write_in_flight_when_the_lender_is_lost_loses_no_byte() {
         }
         world.read_everything(ALPHA);
         world.promote_with(BETA, 0, Warrant::Known).expect_err("alpha lives");
+    }
+}
+
+#[test]
+fn a_candidate_whose_disk_fails_while_it_takes_a_term_keeps_nobody_waiting_for_its_lease() {
+    for seed in 0..4 {
+        let mut world = promoted(seed);
+        world.write_now(ALPHA, 0, 4096);
+        world.demote(ALPHA).expect("no clients");
+        world.run_for(Span::from_millis(3000));
+        world.fail_next(ALPHA, NextFailure::Write);
+        world.promote(ALPHA, 5000).expect_err("its own copy of the record is not stored");
+        assert_eq!(world.disk(ALPHA), DiskState::Failed);
+        // It lives on, and its frames go on to arrive.
+        world.promote(BETA, 20_000).unwrap_or_else(|refused| panic!("seed {seed}: {refused:?}"));
+        world.write_now(BETA, 0, 4096);
+        world.read_everything(BETA);
     }
 }
