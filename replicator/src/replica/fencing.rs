@@ -12,7 +12,7 @@ use crate::state::{DiskState, Role};
 use crate::units::{Incarnation, NodeId, Tick};
 
 use super::Replica;
-use super::links::{Peer, Replication};
+use super::links::{Link, Peer, Replication};
 
 /// What is known of a peer by its fence command.
 #[derive(Clone, Debug)]
@@ -126,15 +126,17 @@ impl Replica {
         }
     }
 
-    /// Whether a replica cannot be asked for its agreement: it is not linked, or replicates nothing by a verdict.
-    fn is_unreachable(peer: &Peer) -> bool {
-        peer.is_replica()
-            && peer.link.as_ref().is_none_or(|link| matches!(link.replication, Replication::Stopped))
+    /// Whether a replica cannot be asked for its agreement: it is not linked, or replicates nothing by a verdict, or it is
+    /// a member in whose place somebody new is linked.
+    fn is_unreachable(&self, peer: &Peer) -> bool {
+        let is_stopped = |link: &Link| matches!(link.replication, Replication::Stopped);
+        let is_replaced = self.record().in_sync.has_node(peer.node) && !self.is_holder(self.record(), peer);
+        peer.is_replica() && (is_replaced || peer.link.as_ref().is_none_or(is_stopped))
     }
 
     /// Replicas that cannot be asked.
     pub(super) fn unreachable_replicas(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.peers.iter().filter(|peer| Self::is_unreachable(peer)).map(|peer| peer.node)
+        self.peers.iter().filter(|peer| self.is_unreachable(peer)).map(|peer| peer.node)
     }
 
     /// What is known of a replica that cannot be asked.
@@ -148,9 +150,13 @@ impl Replica {
 
     /// Whether a member says itself, on its link, that nobody can take it for the newest copy: it is another run than the
     /// recorded one, which alone can prove to be that, or its disk is old or broken. A link is no proof by itself: one
-    /// for a dry run leaves the member what it was.
+    /// for a dry run leaves the member what it was, and a new disk does not speak for the old one, which another machine
+    /// may still serve.
     fn has_stood_back(&self, node: NodeId, recorded: Incarnation) -> bool {
         let peer = self.peer(node);
+        if !self.has_seat(node) {
+            return false;
+        }
         let is_another_run = peer.introduced().is_some_and(|state| state.incarnation != recorded);
         is_another_run || peer.disk <= DiskState::Outdated
     }
@@ -165,7 +171,7 @@ impl Replica {
         if !self.fences() || self.has_stood_back(node, recorded) {
             return true; // A majority decides, or nobody, or the member itself.
         }
-        if !Self::is_unreachable(self.peer(node)) {
+        if !self.is_unreachable(self.peer(node)) {
             return false; // It is linked, and about to follow or to say more.
         }
         match self.standing_by_fencing(node) {

@@ -23,7 +23,7 @@ impl Replica {
         members
             .map(|peer| {
                 // Whoever is new in its place has not promised to wait.
-                let link = peer.link.as_ref().filter(|_| self.is_heard(peer.node));
+                let link = peer.link.as_ref().filter(|_| self.is_itself(peer));
                 link.and_then(|link| link.echoed).map_or(Tick(0), |echoed| echoed.plus(timeout))
             })
             .min()
@@ -38,7 +38,7 @@ impl Replica {
     /// Whether a member can be waited for: it is linked, not somebody new in its place, and replication has not been
     /// refused.
     pub(super) fn is_following(&self, peer: &Peer) -> bool {
-        peer.link.as_ref().filter(|_| self.is_heard(peer.node)).is_some_and(|link| match &link.replication {
+        peer.link.as_ref().filter(|_| self.is_itself(peer)).is_some_and(|link| match &link.replication {
             Replication::Introducing => !link.is_tentative,
             // What is being resynced is no copy yet.
             Replication::Source(outbound) => outbound.resync().is_none(),

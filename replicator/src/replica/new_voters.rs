@@ -36,6 +36,13 @@ impl Replica {
         peer.link.as_ref().is_some_and(|link| link.voter == seats::holder(record, pins, peer.node))
     }
 
+    /// Whether whoever is linked is the voter that has the seat, and the member that every set means which may count: a
+    /// list that nobody has stored yet makes no member of somebody new.
+    pub(super) fn is_itself(&self, peer: &Peer) -> bool {
+        let Some(reign) = self.reign.as_ref() else { return self.has_seat(peer.node) };
+        self.has_seat(peer.node) && reign.records_with(peer.node).all(|record| self.is_holder(record, peer))
+    }
+
     /// Members of a record in whose places others are linked.
     pub(super) fn replaced_members(&self, record: &MembershipRecord) -> impl Iterator<Item = NodeId> {
         let is_member = |peer: &&Peer| peer.link.is_some() && record.in_sync.has_node(peer.node);

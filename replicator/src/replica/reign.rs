@@ -115,6 +115,12 @@ impl Reign {
         [&self.recorded].into_iter().chain(&self.proposals).map(|record| &record.in_sync)
     }
 
+    /// The sets that may count and have this node in them, each with who it means by that.
+    pub(super) fn records_with(&self, node: NodeId) -> impl Iterator<Item = &MembershipRecord> {
+        let records = [&self.recorded].into_iter().chain(&self.proposals);
+        records.filter(move |record| record.in_sync.has_node(node))
+    }
+
     /// The disk that was to hold a proposal before others hear of it has failed.
     pub(super) fn forget_untold(&mut self) {
         self.untold = None;
@@ -498,7 +504,7 @@ impl Replica {
             let is_required = reign.requires(peer.node);
             let is_waited_for = is_required || (is_mirrored && !protocol.can_be_in_sync());
             // Whoever is new in the place of a member does not acknowledge for it.
-            match acknowledged.filter(|_| !is_required || self.is_heard(peer.node)) {
+            match acknowledged.filter(|_| !is_required || self.is_itself(peer)) {
                 Some(acknowledged) if is_waited_for => {
                     complete = complete.min(protocol.complete_up_to(acknowledged))
                 }
@@ -522,7 +528,7 @@ impl Replica {
         let counts = |peer: &Peer, flushed| if self.counts(peer) { flushed } else { None };
         let flushed = |peer: &Peer| {
             peer.outbound()
-                .filter(|outbound| outbound.is_started() && self.is_heard(peer.node))
+                .filter(|outbound| outbound.is_started() && self.is_itself(peer))
                 .map(|outbound| outbound.progress().flushed)
         };
         required.map(|peer| counts(peer, flushed(peer)).unwrap_or(self.stable)).min().unwrap_or(Lsn(u64::MAX))

@@ -427,3 +427,26 @@ fn whoever_wrote_last_and_alone_is_not_outdated_in_favour_of_an_older_copy() {
     pass(&mut world, 4000);
     world.ask_operator(ALPHA, Order::Outdate).expect("beta holds the same by now");
 }
+
+#[test]
+fn a_new_disk_under_the_name_of_a_lost_member_does_not_stand_for_the_proof_that_the_old_one_is_silent() {
+    for seed in 0..4 {
+        let mut world = promoted(seed, &FenceCommand::Exits(1));
+        world.write_now(ALPHA, 0, 65_536);
+        world.kill(BETA);
+        let write = world.write(ALPHA, 0, 4096);
+        pass(&mut world, 10_000);
+        world.replace_disk(BETA);
+        world.start(BETA);
+        // Also not when it has been brought up to date, and acknowledges.
+        pass(&mut world, 20_000);
+        assert!(!world.is_done(write), "the old machine may go on with the old disk: {}", world.summaries());
+        assert_eq!(in_sync(&world, ALPHA), ["alpha", "beta"]);
+        let frozen = world.status(ALPHA).frozen.expect("all I/O waits");
+        assert!(frozen.ends_by.contains("--peer-is-fenced"), "{}", frozen.ends_by);
+        world.promote_with(ALPHA, 0, Warrant::PeerIsFenced).expect("it is Primary");
+        assert!(world.wait_for(write, 5000), "{}", world.summaries());
+        assert!(world.run_until(Span::from_millis(60_000), World::is_in_sync), "{}", world.summaries());
+        world.read_everything(ALPHA);
+    }
+}
