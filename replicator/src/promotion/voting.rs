@@ -220,8 +220,8 @@ fn lease(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
 /// Why a voter does not store a record that it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreDenial {
-    /// It is not among the voters of that record; or it has stored none, and has met others than those.
-    #[error("the record sent does not name this voter, or names others than those it has met")]
+    /// It is not among the voters of that record.
+    #[error("the record sent does not name this voter")]
     OtherVoters,
     /// It has stored the same or a newer one.
     #[error("a record of term {term}, version {version} is stored already")]
@@ -274,8 +274,8 @@ pub fn may_replace(
     (node, known): (NodeId, &VoterList),
     update: &MembershipRecord,
 ) -> Result<(), StoreDenial> {
-    let is_named = seats::names(&update.voters, node, known);
-    if !is_named || (own.is_empty() && !seats::fits(known, &update.voters)) {
+    // Whom a voter without a record has met as somebody else is no matter: it has promised nothing to anybody.
+    if !seats::names(&update.voters, node, known) {
         return Err(StoreDenial::OtherVoters);
     }
     if update.order() <= own.order() {

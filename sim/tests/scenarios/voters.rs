@@ -384,3 +384,31 @@ fn without_votes_a_new_disk_does_not_make_an_old_copy_the_newest() {
         assert!(is_whole, "{on_peer_lost:?}: {}", world.summaries());
     }
 }
+
+#[test]
+fn an_operators_word_takes_in_two_voters_that_have_met_each_other_before_the_primary_took_either_in() {
+    for first in [BETA, TIE] {
+        let mut world = promoted(11);
+        world.write_now(ALPHA, 0, 4096);
+        world.kill_tiebreaker();
+        pass(&mut world, 50);
+        world.replace_disk(BETA);
+        world.reinstall_tiebreaker();
+        let write = world.write(ALPHA, 0, 4096);
+        world.start(BETA);
+        world.start_tiebreaker();
+        pass(&mut world, 10_000);
+        assert!(!world.is_done(write), "nobody else remembers");
+        let second = if first == BETA { TIE } else { BETA };
+        for node in [first, second] {
+            let voter = if node == BETA { world.superblock(BETA).voter } else { world.tiebreaker.voter };
+            let accept = Order::AcceptNewVoter { voter, is_rehearsal: false };
+            let answer = world.ask_operator(ALPHA, accept);
+            assert!(answer.is_ok() || world.has_vote(node), "{answer:?}");
+            pass(&mut world, 5000);
+        }
+        assert!(world.is_done(write), "{first}: {}", world.summaries());
+        wait_until_it_votes(&mut world, TIE);
+        wait_until_whole(&mut world, BETA);
+    }
+}
