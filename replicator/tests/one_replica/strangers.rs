@@ -97,11 +97,11 @@ fn whoever_is_new_under_a_primarys_number_does_not_end_the_wait_for_its_lease() 
         };
         bench.hears(GAMMA, &Message::VoteRequest(Box::new(request)));
         bench.store();
-        let votes = bench.sent.iter().filter_map(|(_, message)| match message {
+        let mut votes = bench.sent.iter().filter_map(|(_, message)| match message {
             Message::VoteReply(reply) => Some(reply.vote),
             _ => None,
         });
-        let vote = votes.last().expect("it answers");
+        let vote = votes.next_back().expect("it answers");
         assert_eq!(matches!(vote, Err(Denial::Lease { .. })), waits, "voter {voter}: {vote:?}");
     }
 }
