@@ -169,24 +169,6 @@ fn a_member_that_lost_power_gets_again_from_memory_what_it_had_not_flushed() {
 }
 
 #[test]
-fn a_member_that_lost_power_completes_and_lends_nothing_before_its_entry_is_recorded() {
-    for seed in 0..5 {
-        let mut world = without_disk(seed);
-        world.write_now(ALPHA, 0, 4096);
-        world.cut_power(BETA);
-        world.set_cut_both([ALPHA, TIE], true);
-        let write = world.write(ALPHA, 4096, 4096);
-        let read = world.ask(ALPHA, Ask::Read(ByteRange::new(0, 4096)));
-        world.start(BETA);
-        pass(&mut world, 8000);
-        assert!(!world.is_done(write) && !world.is_done(read), "seed {seed}\n{}", world.summaries());
-        world.set_cut_both([ALPHA, TIE], false);
-        assert!(world.wait_for(write, 10_000) && world.wait_for(read, 10_000), "{}", world.summaries());
-        world.read_everything(ALPHA);
-    }
-}
-
-#[test]
 fn a_read_is_lent_only_behind_the_writes_of_its_blocks_that_every_member_has() {
     let node = NodeOptions { replicas: 3, ..NodeOptions::default() };
     let mut world = without_disk_in(promoted_with(7, WorldOptions { node, ..WorldOptions::default() }));

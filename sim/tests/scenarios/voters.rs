@@ -8,7 +8,7 @@ use replicator::units::{NodeId, Span, VoterId};
 use sim::node::NodeOptions;
 use sim::world::{ALPHA, BETA, GAMMA, TIE, World, WorldOptions};
 
-use crate::{in_sync, pass, promoted, promoted_with};
+use crate::{in_sync, lsn, pass, promoted, promoted_with};
 
 /// Waits until a voter that was replaced votes.
 fn wait_until_it_votes(world: &mut World, node: NodeId) {
@@ -196,6 +196,8 @@ fn an_operators_word_takes_a_new_disk_in_where_no_majority_remembers() {
         !world.is_done(write),
         "beta may have been promoted by the tiebreaker before its disk was replaced"
     );
+    let at = lsn(&world, ALPHA);
+    assert!(at.durable == at.assigned && at.stable < at.assigned, "the new disk flushes for nobody: {at:?}");
     let voter = world.superblock(BETA).voter;
     let accept = |voter, is_rehearsal| Order::AcceptNewVoter { voter, is_rehearsal };
     let refused = world.ask_operator(ALPHA, accept(VoterId(5), false)).expect_err("nobody has this identity");
