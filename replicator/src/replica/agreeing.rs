@@ -148,6 +148,7 @@ impl Replica {
             || record.is_empty()
             || !is_idle
             || self.disk_fault.is_some()
+            || self.may_have_primary(&record)
         {
             return;
         }
@@ -177,6 +178,14 @@ impl Replica {
                 self.send_when_durable(node, link, Message::RecordPassedOn(Box::new(record)));
             }
         }
+    }
+
+    /// Whether somebody else reigns, or is about to: only a Primary changes the record of its term. One that has just been
+    /// promoted tells its record before its role.
+    fn may_have_primary(&self, record: &MembershipRecord) -> bool {
+        let other = record.primary.filter(|primary| *primary != self.config.local);
+        other.is_some_and(|primary| !self.has_restarted(primary))
+            || self.peers.iter().any(|peer| peer.role == Role::Primary && peer.link.is_some())
     }
 
     /// Whether a Secondary holds exactly what this one does, by the states that were exchanged.

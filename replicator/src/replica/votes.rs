@@ -58,7 +58,7 @@ impl Replica {
 
     /// Whether the node that the record names as Primary has said hello as another run of its daemon: its
     /// reign is over whatever the lease says.
-    fn has_restarted(&self, primary: NodeId) -> bool {
+    pub(super) fn has_restarted(&self, primary: NodeId) -> bool {
         // Somebody new under its number says nothing of it.
         if !self.has_seat(primary) {
             return false;
