@@ -24,9 +24,11 @@ use super::bench::VOLUME_BYTES;
 use super::script::Script;
 
 const VOLUME_BLOCKS: u64 = VOLUME_BYTES / 4096;
-/// Numbers that code which adds to them goes wrong with. The last one that may be said, 2^63 - 1, is not among them: what
-/// a replica makes of that its peers refuse to read, and this bench holds it to sending what can be read.
-const HUGE: [u64; 4] = [u64::MAX, u64::MAX - 1, (1 << 62) - 1, 1 << 62];
+/// The greatest term and version that are said. Not the last one that may be, 2^63 - 1: what a replica makes of that its
+/// peers refuse to read, and the bench holds it to sending what can be read.
+const NUMBER_MAX: u64 = (1 << 62) - 1;
+/// Numbers that code which adds to them goes wrong with.
+const HUGE: [u64; 4] = [u64::MAX, u64::MAX - 1, (1 << 63) - 1, 1 << 62];
 const DISKS: [DiskState; 6] = [
     DiskState::UpToDate,
     DiskState::Consistent,
@@ -84,7 +86,7 @@ impl Known {
             3 | 4 => Term { number: own.number + 1, taker: 1 + u64::from(script.below(3)) },
             5 => Term { number: own.number.saturating_sub(1).max(1), taker: 1 },
             6 => Term { number: 1 + u64::from(script.below(8)), taker: u64::from(script.below(3)) },
-            _ => Term { number: (1 << 63) - 1, taker: u64::MAX },
+            _ => Term { number: NUMBER_MAX, taker: u64::MAX },
         }
     }
 
@@ -145,7 +147,7 @@ impl Known {
             0 => self.record.version,
             1 => self.record.version + 1,
             2 => script.byte().into(),
-            _ => (1 << 63) - 1,
+            _ => NUMBER_MAX,
         };
         let first = node(script, 4);
         let mut in_sync = match self.record.in_sync.is_empty() || script.flag() {
