@@ -171,10 +171,12 @@ impl Replica {
     /// Nothing may be under way to the disks when what it belongs to is forgotten.
     fn settle_for_resync(&mut self, course: Course, effects: &mut Effects) {
         self.journal.want_flush(self.journal.accepted());
-        // Copies of an earlier attempt too: they are old by now, and their numbers mean nothing in this one.
-        let is_of_copies =
-            |purpose: &IoPurpose| matches!(purpose, IoPurpose::CopyWrite | IoPurpose::CopyFlush(_));
-        let is_writing = self.write_back.is_writing() || self.purposes.values().any(is_of_copies);
+        // What an earlier attempt has ordered too: its copies are old by now, and what it read of the journal for its marks
+        // is not what this one asks for.
+        let is_of_earlier = |purpose: &IoPurpose| {
+            matches!(purpose, IoPurpose::CopyWrite | IoPurpose::CopyFlush(_) | IoPurpose::OwnMarks)
+        };
+        let is_writing = self.write_back.is_writing() || self.purposes.values().any(is_of_earlier);
         if is_writing || self.data_flush_in_flight || self.tail_move.is_some() {
             return;
         }
