@@ -109,6 +109,7 @@ impl Duo {
         let begun = Instant::now();
         while !self.command(node, &["status", RESOURCE]).output()?.status.success() {
             anyhow::ensure!(begun.elapsed() < SOON, "{} does not answer", NAMES[node]);
+            // Nothing tells from outside when a daemon begins to answer: it is asked again, up to a deadline.
             std::thread::sleep(LOOK_EVERY);
         }
         Ok(())

@@ -72,9 +72,9 @@ impl Replica {
         match self.purposes.remove(&io) {
             Some(IoPurpose::Edge(id, block)) => self.on_edge_read(id, block, bytes),
             Some(IoPurpose::CatchUp(node, link)) => self.on_catch_up_read(node, link, io, bytes, effects),
-            Some(IoPurpose::Tail) => self.on_tail_read(bytes, effects),
-            Some(IoPurpose::ResyncMarks(node, link)) => self.on_marks_read(node, link, bytes, effects),
-            Some(IoPurpose::OwnMarks) => self.on_own_marks_read(bytes, effects),
+            Some(IoPurpose::Tail) => self.on_tail_read(io, bytes, effects),
+            Some(IoPurpose::ResyncMarks(node, link)) => self.on_marks_read(node, link, io, bytes, effects),
+            Some(IoPurpose::OwnMarks) => self.on_own_marks_read(io, bytes, effects),
             Some(IoPurpose::DiscardList(number)) => self.on_discard_list_read(number, bytes, effects),
             Some(IoPurpose::RescueRead(number, at)) => self.on_rescue_read(number, at, bytes, effects),
             Some(IoPurpose::Inquiry) => self.on_inquiry_read(io, bytes),

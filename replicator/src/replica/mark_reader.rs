@@ -18,6 +18,8 @@ pub(super) struct MarkReader {
     /// Nothing to read if there is none.
     reader: Option<Box<RingReader>>,
     last: Lsn,
+    /// The read that was ordered last: what an earlier reader has ordered is not for this one.
+    awaited: Option<IoId>,
 }
 
 /// What comes next.
@@ -39,7 +41,7 @@ impl MarkReader {
             let reader = ring.reader(first, last, CATCH_UP_READ_BYTES);
             Box::new(reader.expect("what is kept can be read"))
         });
-        Self { reader, last }
+        Self { reader, last, awaited: None }
     }
 
     /// What to read next.
@@ -53,8 +55,17 @@ impl MarkReader {
         }
     }
 
-    /// Takes what was read: the records that it completes, and the blocks that each of them touches.
-    pub(super) fn on_bytes(&mut self, bytes: Bytes) -> Result<Vec<(Lsn, BlockRange)>, ReadError> {
+    /// What comes next was ordered as this read.
+    pub(super) fn awaits(&mut self, io: IoId) {
+        self.awaited = Some(io);
+    }
+
+    /// Takes what was read: the records that it completes, and the blocks that each of them touches. Nothing, if an earlier
+    /// reader had ordered it.
+    pub(super) fn on_bytes(&mut self, io: IoId, bytes: Bytes) -> Result<Vec<(Lsn, BlockRange)>, ReadError> {
+        if self.awaited != Some(io) {
+            return Ok(Vec::new());
+        }
         let reader = self.reader.as_mut().expect("only what was ordered comes");
         let records = reader.on_bytes(bytes)?;
         Ok(records.into_iter().map(|(_, record)| (record.lsn, record.range)).collect())

@@ -250,7 +250,10 @@ impl Replica {
         let start = *start;
         match reader.next() {
             MarkRead::Order(offset, length) => {
-                self.read_journal(IoPurpose::ResyncMarks(node, link), offset, length, effects);
+                let io = self.read_journal(IoPurpose::ResyncMarks(node, link), offset, length, effects);
+                if let Some(Stage::Marking { reader, .. }) = self.resync_of(node).map(|it| &mut it.stage) {
+                    reader.awaits(io);
+                }
             }
             MarkRead::Wait => {}
             MarkRead::Done => {
@@ -260,7 +263,14 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_marks_read(&mut self, node: NodeId, link: LinkId, bytes: Bytes, effects: &mut Effects) {
+    pub(super) fn on_marks_read(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        io: IoId,
+        bytes: Bytes,
+        effects: &mut Effects,
+    ) {
         if self.peer(node).link.as_ref().is_none_or(|current| current.id != link) {
             return;
         }
@@ -268,7 +278,7 @@ impl Replica {
         let Some(Stage::Marking { reader, .. }) = self.resync_of(node).map(|resync| &mut resync.stage) else {
             return;
         };
-        match reader.on_bytes(bytes) {
+        match reader.on_bytes(io, bytes) {
             Ok(records) => {
                 for (_, range) in records {
                     self.bitmap.set(slot, range);

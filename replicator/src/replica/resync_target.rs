@@ -171,12 +171,10 @@ impl Replica {
     /// Nothing may be under way to the disks when what it belongs to is forgotten.
     fn settle_for_resync(&mut self, course: Course, effects: &mut Effects) {
         self.journal.want_flush(self.journal.accepted());
-        // What an earlier attempt has ordered too: its copies are old by now, and what it read of the journal for its marks
-        // is not what this one asks for.
-        let is_of_earlier = |purpose: &IoPurpose| {
-            matches!(purpose, IoPurpose::CopyWrite | IoPurpose::CopyFlush(_) | IoPurpose::OwnMarks)
-        };
-        let is_writing = self.write_back.is_writing() || self.purposes.values().any(is_of_earlier);
+        // Copies of an earlier attempt too: they are old by now, and their numbers mean nothing in this one.
+        let is_of_copies =
+            |purpose: &IoPurpose| matches!(purpose, IoPurpose::CopyWrite | IoPurpose::CopyFlush(_));
+        let is_writing = self.write_back.is_writing() || self.purposes.values().any(is_of_copies);
         if is_writing || self.data_flush_in_flight || self.tail_move.is_some() {
             return;
         }
@@ -202,7 +200,10 @@ impl Replica {
         let keeps = *keeps;
         match reader.next() {
             MarkRead::Order(offset, length) => {
-                self.read_journal(IoPurpose::OwnMarks, offset, length, effects);
+                let io = self.read_journal(IoPurpose::OwnMarks, offset, length, effects);
+                if let Some(Stage::Marking { reader, .. }) = self.resync_target().map(|it| &mut it.stage) {
+                    reader.awaits(io);
+                }
             }
             MarkRead::Wait => {}
             MarkRead::Done => {
@@ -212,7 +213,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_own_marks_read(&mut self, bytes: Bytes, effects: &mut Effects) {
+    pub(super) fn on_own_marks_read(&mut self, io: IoId, bytes: Bytes, effects: &mut Effects) {
         // Whoever will be the source in the end, a third node perhaps, has to know.
         let replicas: Vec<NodeId> =
             self.peers.iter().filter(|peer| peer.is_replica()).map(|peer| peer.node).collect();
@@ -220,7 +221,7 @@ impl Replica {
         let Some(Stage::Marking { reader, .. }) = self.resync_target().map(|resync| &mut resync.stage) else {
             return;
         };
-        match reader.on_bytes(bytes) {
+        match reader.on_bytes(io, bytes) {
             Ok(records) => {
                 for (_, range) in records {
                     for slot in &slots {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::bitmap::BitmapRevision;
 use crate::effect::{Effect, Effects};
+use crate::event::IoId;
 use crate::journal::ring::SegmentStart;
 use crate::layout::journal_batch::BATCH_BYTES_MAX;
 use crate::notice::Notice;
@@ -138,21 +139,24 @@ impl Replica {
         let Some(TailMove { stage: Stage::Marking { reader, .. }, .. }) = &mut self.tail_move else { return };
         match reader.next() {
             MarkRead::Order(offset, length) => {
-                self.read_journal(IoPurpose::Tail, offset, length, effects);
+                let io = self.read_journal(IoPurpose::Tail, offset, length, effects);
+                if let Some(TailMove { stage: Stage::Marking { reader, .. }, .. }) = &mut self.tail_move {
+                    reader.awaits(io);
+                }
             }
             MarkRead::Wait => {}
             MarkRead::Done => self.note_all_marked(effects),
         }
     }
 
-    pub(super) fn on_tail_read(&mut self, bytes: Bytes, effects: &mut Effects) {
+    pub(super) fn on_tail_read(&mut self, io: IoId, bytes: Bytes, effects: &mut Effects) {
         if self.disk_fault.is_some() {
             return;
         }
         let Some(TailMove { stage: Stage::Marking { reader, behind }, .. }) = &mut self.tail_move else {
             return;
         };
-        match reader.on_bytes(bytes) {
+        match reader.on_bytes(io, bytes) {
             Ok(records) => {
                 let behind = behind.clone();
                 for (lsn, range) in records {
