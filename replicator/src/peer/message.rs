@@ -93,7 +93,7 @@ pub enum Basis {
     First,
     /// It is a living member of the newest record's in-sync set.
     Member {
-        /// The incarnation in the record that it continues.
+        /// The recorded incarnation that its own is, or continues.
         continues: Incarnation,
     },
     /// No member of the newest record lives on; all have reported, and it is the newest of them.

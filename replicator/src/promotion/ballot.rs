@@ -52,11 +52,9 @@ pub fn basis(
     if newest.is_empty() {
         return Basis::First;
     }
-    match newest.in_sync.incarnation_of(candidate) {
-        Some(recorded) if recorded == incarnation || Some(recorded) == continues => {
-            Basis::Member { continues: recorded }
-        }
-        Some(_) | None => Basis::AllReported,
+    match newest.in_sync.is_continued_by(candidate, incarnation, continues) {
+        true => Basis::Member { continues: continues.unwrap_or(incarnation) },
+        false => Basis::AllReported,
     }
 }
 

@@ -116,7 +116,20 @@ impl MembershipRecord {
         self.in_sync.iter().map(|(node, _)| node).chain(self.primary)
     }
 
-    /// Its age: a voter stores a record only if this is greater than its own.
+    /// Whether both are of terms with one number, taken by two candidates: a majority has granted one of them at most.
+    #[must_use]
+    pub fn is_rival_of(&self, other: &Self) -> bool {
+        self.term.number == other.term.number && self.term != other.term
+    }
+
+    /// Law I2: what a voter may have stored after this record.
+    #[must_use]
+    pub fn may_give_way_to(&self, next: &Self) -> bool {
+        next.order() > self.order() || next.is_rival_of(self)
+    }
+
+    /// Its age: a voter stores a record only if this is greater than its own, or if its own is of a term that was never
+    /// granted.
     #[must_use]
     pub fn order(&self) -> (Term, u64) {
         (self.term, self.version)

@@ -20,7 +20,7 @@ use crate::promotion::membership::MembershipRecord;
 use crate::promotion::seats;
 use crate::promotion::tiebreaker_file::TiebreakerState;
 use crate::promotion::voting::{
-    Reign, SeenPrimary, StoreDenial, VoterView, may_grant, may_replace, may_store,
+    Reign, SeenPrimary, StoreDenial, Voter, VoterView, may_grant, may_replace, may_store,
 };
 use crate::state::{DiskState, Role};
 use crate::units::{BLOCK_SIZE, Incarnation, Lsn, NodeId, REPLICAS_MAX, Span, Term, Tick, VoterId};
@@ -401,17 +401,19 @@ impl Tiebreaker {
                 Question::Introduction => self.on_introduction(now, peer, effects),
                 Question::Vote(request) => self.on_vote_request(now, peer, &request, effects),
                 Question::Update(record) => {
-                    let own = (self.durable.node, &self.durable.known);
-                    let may = may_store(&self.durable.record, own, &record, peer);
+                    let may = may_store(&self.durable.record, self.as_voter(), &record, peer);
                     self.on_update(now, peer, &record, may, effects);
                 }
                 Question::PassedOn(record) => {
-                    let own = (self.durable.node, &self.durable.known);
-                    let may = may_replace(&self.durable.record, own, &record);
+                    let may = may_replace(&self.durable.record, self.as_voter(), &record);
                     self.on_update(now, peer, &record, may, effects);
                 }
             }
         }
+    }
+
+    fn as_voter(&self) -> Voter<'_> {
+        Voter { node: self.durable.node, known: &self.durable.known, asks_a_majority: true }
     }
 
     fn on_introduction(&mut self, now: Tick, peer: NodeId, effects: &mut Vec<TiebreakerEffect>) {
@@ -528,7 +530,8 @@ impl Tiebreaker {
         answer: Message,
         effects: &mut Vec<TiebreakerEffect>,
     ) {
-        assert!(record.order() > self.durable.record.order(), "I2: a record is replaced by a newer one only");
+        let own = &self.durable.record;
+        assert!(own.may_give_way_to(&record), "I2: a record is replaced by a newer one only");
         let mut state = self.next_state();
         // Nobody has a vote under another identity than the one recorded.
         state.known = seats::met_by(&record.voters);

@@ -165,22 +165,25 @@ fn older_term(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
     (is_second_first || request.record.term.number <= term.number).then_some(Denial::OlderTerm { term })
 }
 
-/// Only who holds every completed write may be promoted.
+/// Only who holds every completed write may be promoted. One voter may know the candidate as the run that asks, another
+/// as the one that this run continues.
 fn not_a_member(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
-    let recorded = view.record.in_sync.incarnation_of(request.candidate);
+    let (set, candidate) = (&view.record.in_sync, request.candidate);
     let is_member = match request.basis {
         Basis::First => true,
-        Basis::Member { continues } => recorded == Some(continues),
-        Basis::AllReported => recorded.is_some(),
+        Basis::Member { continues } => set.is_continued_by(candidate, request.incarnation, Some(continues)),
+        Basis::AllReported => set.has_node(candidate),
         // The candidate answers for that itself.
         Basis::Agreement => true,
     };
     (!is_member).then_some(Denial::NotAMember { term: view.record.term })
 }
 
-/// Reports replace membership only where no member lives on.
+/// Reports replace membership only where no member lives on. A candidate is not in its own way: it may live on as a member
+/// of the older record that it has stored itself, while the newest names an earlier run of it.
 fn member_lives(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
-    let lives = request.basis == Basis::AllReported && view.is_living_member();
+    let is_another = view.node != request.candidate;
+    let lives = request.basis == Basis::AllReported && is_another && view.is_living_member();
     lives.then_some(Denial::MemberLives { member: view.node })
 }
 
@@ -241,18 +244,28 @@ pub enum StoreDenial {
     },
 }
 
-/// Whether the voter `node` with the record `own`, which knows itself and others as `known`, stores `update`, which
-/// `from` sent outside of a vote.
+/// Who stores records.
+#[derive(Clone, Copy, Debug)]
+pub struct Voter<'a> {
+    /// Its number.
+    pub node: NodeId,
+    /// The identities that it knows: its own and those of the voters it has met.
+    pub known: &'a VoterList,
+    /// Whether its configuration puts promotions to a majority.
+    pub asks_a_majority: bool,
+}
+
+/// Whether a voter with the record `own` stores `update`, which `from` sent outside of a vote.
 ///
 /// # Errors
 /// The reason against it.
 pub fn may_store(
     own: &MembershipRecord,
-    (node, known): (NodeId, &VoterList),
+    voter: Voter<'_>,
     update: &MembershipRecord,
     from: NodeId,
 ) -> Result<(), StoreDenial> {
-    may_replace(own, (node, known), update)?;
+    may_replace(own, voter, update)?;
     let is_primary = match (own.term == update.term, update.primary) {
         (true, _) => own.primary == Some(from),
         (false, Some(primary)) => primary == from,
@@ -263,7 +276,7 @@ pub fn may_store(
     if is_primary { Ok(()) } else { Err(StoreDenial::NotThePrimary { from, term: update.term }) }
 }
 
-/// Whether the voter `node` with the record `own` stores `update`, which somebody passed on who vouches that its Primary
+/// Whether a voter with the record `own` stores `update`, which somebody passed on who vouches that its Primary
 /// reigned: it is the late delivery of that Primary's own message, so it does not matter who brings it. The voters may
 /// be others than before: their list changes by such records, and one that does not name this voter is not for it.
 ///
@@ -271,14 +284,16 @@ pub fn may_store(
 /// The reason against it.
 pub fn may_replace(
     own: &MembershipRecord,
-    (node, known): (NodeId, &VoterList),
+    voter: Voter<'_>,
     update: &MembershipRecord,
 ) -> Result<(), StoreDenial> {
     // Whom a voter without a record has met as somebody else is no matter: it has promised nothing to anybody.
-    if !seats::names(&update.voters, node, known) {
+    if !seats::names(&update.voters, voter.node, voter.known) {
         return Err(StoreDenial::OtherVoters);
     }
-    if update.order() <= own.order() {
+    // A majority grants one term of each number. It granted this one, so the other that this voter has voted for was not.
+    let was_never_granted = voter.asks_a_majority && own.is_rival_of(update) && !shows_a_reign(own);
+    if update.order() <= own.order() && !was_never_granted {
         return Err(StoreDenial::OlderRecord { term: own.term, version: own.version });
     }
     Ok(())

@@ -393,7 +393,7 @@ impl Replica {
         if has_seat {
             peer.last_heard = Some(now);
         }
-        if frame.stamp.term > self.record().term && self.is_deposed_by_terms() {
+        if self.is_deposed_by(frame.stamp.term) {
             self.step_down(node, frame.stamp.term, effects);
         }
         match Message::parse(frame) {

@@ -33,8 +33,7 @@ impl Replica {
     /// Stores a record that a voter showed: a candidate votes for itself by the newest one that there is, even
     /// if its Primary could not tell everybody any more.
     pub(super) fn learn_record(&mut self, record: &MembershipRecord, effects: &mut Effects) {
-        let own = (self.config.local, &self.voter_list());
-        let may = voting::may_replace(self.record(), own, record).is_ok();
+        let may = voting::may_replace(self.record(), self.as_voter(&self.voter_list()), record).is_ok();
         let is_free =
             self.candidacy.is_some() && self.candidacy_term().is_none() && self.role != Role::Primary;
         // Only one that names this node: a set that it was to leave is for its Primary alone to bring about.

@@ -274,7 +274,7 @@ impl Replica {
         record: &MembershipRecord,
         effects: &mut Effects,
     ) {
-        if record.term > self.record().term && self.is_deposed_by_terms() {
+        if self.is_deposed_by(record.term) {
             self.step_down(node, record.term, effects);
         }
         if self.is_heard(node) {
@@ -551,8 +551,13 @@ impl Replica {
         joining.into_iter().chain(absence).chain(lease).chain(silence).min()
     }
 
-    /// Whether this node is a Primary that ends when a higher term is stored somewhere.
-    pub(super) fn is_deposed_by_terms(&self) -> bool {
-        self.role == Role::Primary && self.config.on_peer_lost.asks_a_majority()
+    /// Whether this node's reign ends because somebody has stored a record of this term: never where no majority decides,
+    /// and not by a term that has the number of one that a majority granted, which can never be granted itself.
+    pub(super) fn is_deposed_by(&self, term: Term) -> bool {
+        let Some(reign) = self.reign.as_ref().filter(|_| self.config.on_peer_lost.asks_a_majority()) else {
+            return false;
+        };
+        let own = self.record().term;
+        if reign.is_granted() { term.number > own.number } else { term > own }
     }
 }

@@ -7,7 +7,7 @@ use crate::notice::Notice;
 use crate::peer::message::{Denial, Message, VoteReply, VoteRequest, VoteStage};
 use crate::promotion::membership::{MembershipRecord, VoterList};
 use crate::promotion::seats;
-use crate::promotion::voting::{self, SeenPrimary, StoreDenial, VoterView};
+use crate::promotion::voting::{self, SeenPrimary, StoreDenial, Voter, VoterView};
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
 use crate::units::NodeId;
@@ -79,6 +79,12 @@ impl Replica {
         voters
     }
 
+    /// This node as one that stores records.
+    pub(super) fn as_voter<'a>(&self, known: &'a VoterList) -> Voter<'a> {
+        let asks_a_majority = self.config.on_peer_lost.asks_a_majority();
+        Voter { node: self.config.local, known, asks_a_majority }
+    }
+
     pub(super) fn on_vote_request(
         &mut self,
         node: NodeId,
@@ -143,7 +149,7 @@ impl Replica {
 
     /// Stores a record. What the record says of this node becomes true when it is durable.
     pub(super) fn store_record(&mut self, record: MembershipRecord) -> Revision {
-        assert!(record.order() > self.record().order(), "I2: a record is replaced by a newer one only");
+        assert!(self.record().may_give_way_to(&record), "I2: a record is replaced by a newer one only");
         let (local, incarnation) = (self.config.local, self.incarnation);
         let is_member = record.in_sync.incarnation_of(local) == Some(incarnation);
         if is_member {
@@ -177,8 +183,7 @@ impl Replica {
         record: &MembershipRecord,
         effects: &mut Effects,
     ) {
-        let own = (self.config.local, &self.voter_list());
-        let may = voting::may_store(self.record(), own, record, node);
+        let may = voting::may_store(self.record(), self.as_voter(&self.voter_list()), record, node);
         self.store_if(may, node, link, record, effects);
     }
 
@@ -190,8 +195,7 @@ impl Replica {
         record: &MembershipRecord,
         effects: &mut Effects,
     ) {
-        let own = (self.config.local, &self.voter_list());
-        let may = voting::may_replace(self.record(), own, record);
+        let may = voting::may_replace(self.record(), self.as_voter(&self.voter_list()), record);
         self.store_if(may, node, link, record, effects);
     }
 
@@ -203,9 +207,8 @@ impl Replica {
         record: &MembershipRecord,
         effects: &mut Effects,
     ) {
-        // Where no majority decides, a Primary is deposed by nobody's record; and records of its own term it makes.
-        let is_of_own_term = record.term == self.record().term;
-        let is_sovereign = self.role == Role::Primary && (is_of_own_term || !self.is_deposed_by_terms());
+        // Records of its own term a Primary makes itself.
+        let is_sovereign = self.role == Role::Primary && !self.is_deposed_by(record.term);
         if may.is_err() || is_sovereign || !self.may_bring_records(node) {
             // Equal is fine: the Primary only wants to know. It hears of what is on disk, not of what will be.
             let message = Message::RecordStored(Box::new(*self.record()));

@@ -5,7 +5,7 @@ use super::*;
 use crate::generation::lineage::Position;
 use crate::peer::message::{Basis, Denial, VoteRequest, VoteStage};
 use crate::promotion::voting::{
-    Reign, SeenPrimary, StoreDenial, VoterView, may_grant, may_replace, may_store,
+    Reign, SeenPrimary, StoreDenial, Voter, VoterView, may_grant, may_replace, may_store,
 };
 use crate::units::{Incarnation, Span, Term, Tick, VOTERS_MAX};
 
@@ -178,8 +178,9 @@ fn a_reinstalled_tiebreaker_promotes_no_stale_replica() {
     let stale = record(5, A, list(&[1, 2, 3]));
     assert_eq!(may_grant(&voter(B, &stale, list(&[1, 2, 3])), &adapted), Err(Denial::OtherVoters));
     // And it is no place to record anything before a record names it.
-    assert_eq!(may_store(&empty, (T, &known), &stale, A), Err(StoreDenial::OtherVoters));
-    assert_eq!(may_replace(&empty, (T, &known), &record(5, A, list(&[1, 2, 30]))), Ok(()));
+    let storing = Voter { node: T, known: &known, asks_a_majority: true };
+    assert_eq!(may_store(&empty, storing, &stale, A), Err(StoreDenial::OtherVoters));
+    assert_eq!(may_replace(&empty, storing, &record(5, A, list(&[1, 2, 30]))), Ok(()));
 }
 
 #[test]

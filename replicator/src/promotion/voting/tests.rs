@@ -63,6 +63,11 @@ fn replica_a(record: &MembershipRecord) -> VoterView<'_> {
     VoterView { node: A, position, incarnation: A_RUN, ..tiebreaker(record) }
 }
 
+/// The tiebreaker as one that stores records.
+fn storing(known: &VoterList) -> Voter<'_> {
+    Voter { node: T, known, asks_a_majority: true }
+}
+
 /// B, a member with everything up to 100, asks for term 6.
 fn request() -> VoteRequest {
     VoteRequest {
@@ -166,7 +171,7 @@ fn a_candidate_outside_the_set_is_refused_whatever_it_holds() {
 fn a_member_that_did_not_continue_its_recorded_run_is_no_member() {
     let record = record(5, Some(A), both());
     let restarted = Basis::Member { continues: Incarnation(77) };
-    let request = VoteRequest { basis: restarted, ..request() };
+    let request = VoteRequest { basis: restarted, incarnation: Incarnation(77), ..request() };
     assert_eq!(may_grant(&tiebreaker(&record), &request), Err(Denial::NotAMember { term: term(5) }));
 }
 
@@ -267,7 +272,8 @@ fn the_lease_is_not_waited_for_where_the_reign_is_known_to_be_over() {
 
 #[test]
 fn a_late_proposal_never_replaces_the_record_that_followed_it() {
-    let known = (T, &voters());
+    let known = voters();
+    let known = storing(&known);
     let with_b = MembershipRecord { version: 4, ..record(5, Some(A), both()) };
     let without_b = MembershipRecord { version: 5, ..record(5, Some(A), InSyncSet::of(A, A_RUN)) };
     assert_eq!(may_store(&with_b, known, &without_b, A), Ok(()));
@@ -356,7 +362,8 @@ fn a_replica_that_is_asked_for_its_agreement_objects_only_as_primary_or_as_one_t
 
 #[test]
 fn within_a_reign_only_its_primary_changes_the_record() {
-    let known = (T, &voters());
+    let known = voters();
+    let known = storing(&known);
     let own = record(5, Some(A), both());
     let update = MembershipRecord { version: 4, ..own };
     let denial = |from, number| Err(StoreDenial::NotThePrimary { from, term: term(number) });
@@ -384,7 +391,7 @@ fn within_a_reign_only_its_primary_changes_the_record() {
 #[test]
 fn what_is_passed_on_replaces_older_records_that_name_the_voter_whoever_brings_it() {
     let own = record(5, Some(A), both());
-    let known = (T, &own.voters);
+    let known = storing(&own.voters);
     let newer = MembershipRecord { version: own.version + 1, ..own };
     assert_eq!(may_replace(&own, known, &newer), Ok(()));
     assert_eq!(may_replace(&own, known, &record(6, None, both())), Ok(()));
@@ -450,12 +457,14 @@ fn oracle(view: &VoterView<'_>, request: &VoteRequest) -> Vec<&'static str> {
         "NotAMember",
         match request.basis {
             Basis::First => false,
-            Basis::Member { continues } => recorded(request.candidate) != Some(continues),
+            Basis::Member { continues } => {
+                ![Some(continues), Some(request.incarnation)].contains(&recorded(request.candidate))
+            }
             Basis::AllReported => recorded(request.candidate).is_none(),
             Basis::Agreement => unreachable!("no majority is asked: it has a test of its own"),
         },
     );
-    holds("MemberLives", alive && request.basis == Basis::AllReported);
+    holds("MemberLives", alive && view.node != request.candidate && request.basis == Basis::AllReported);
     let ahead = view.position.is_some_and(|own| own.lsn > request.position.lsn);
     holds("Behind", compares && ahead);
     let named = request.record.in_sync.incarnation_of(view.node).filter(|_| view.node != request.candidate);
@@ -585,4 +594,54 @@ fn exactly_one_row_decides_every_request_in_a_small_world() {
     let all: Vec<_> = GRANT_ROWS.iter().map(|row| row.name).chain(["Granted"]).collect();
     assert!(all.iter().all(|name| decided.contains_key(name)), "every row decides something: {decided:?}");
     assert_eq!(decided.len(), all.len());
+}
+
+#[test]
+fn a_vote_for_a_term_that_was_never_granted_gives_way_to_the_reign_of_that_number() {
+    let known = voters();
+    let voter = storing(&known);
+    let granted = record(5, Some(A), both());
+    let rival = Term { number: 5, taker: granted.term.taker + 1 };
+    let vote = MembershipRecord { term: rival, version: 1, primary: Some(B), ..granted };
+    let given_up = vote.ended();
+    for own in [vote, given_up] {
+        assert!(own.order() > granted.order());
+        assert_eq!(may_store(&own, voter, &granted, A), Ok(()));
+        assert_eq!(may_replace(&own, voter, &granted), Ok(()));
+        // Without a majority two may reign in terms of one number: the order of the terms decides.
+        let alone = Voter { asks_a_majority: false, ..voter };
+        let older = StoreDenial::OlderRecord { term: rival, version: own.version };
+        assert_eq!(may_replace(&own, alone, &granted), Err(older));
+        assert_eq!(
+            may_store(&own, voter, &granted, B),
+            Err(StoreDenial::NotThePrimary { from: B, term: granted.term })
+        );
+    }
+    for reign in
+        [MembershipRecord { version: 2, ..vote }, MembershipRecord { version: 3, primary: None, ..vote }]
+    {
+        let older = StoreDenial::OlderRecord { term: rival, version: reign.version };
+        assert_eq!(may_replace(&reign, voter, &granted), Err(older), "somebody lies");
+    }
+}
+
+#[test]
+fn a_candidate_is_known_to_one_voter_as_this_run_and_to_another_as_the_one_before() {
+    let before = Incarnation(B_RUN.0 + 1);
+    let asks = VoteRequest { basis: Basis::Member { continues: before }, ..request() };
+    for run in [B_RUN, before] {
+        let record = record(5, Some(A), both().with(B, run));
+        assert_eq!(may_grant(&tiebreaker(&record), &asks), Ok(()));
+    }
+    let other = record(5, Some(A), both().with(B, Incarnation(99)));
+    assert_eq!(may_grant(&tiebreaker(&other), &asks), Err(Denial::NotAMember { term: term(5) }));
+}
+
+#[test]
+fn a_candidate_that_its_own_record_calls_a_living_member_is_not_in_its_own_way() {
+    let record = record(5, Some(A), both());
+    let own = VoterView { node: B, incarnation: B_RUN, ..replica_a(&record) };
+    let asks = VoteRequest { basis: Basis::AllReported, ..request() };
+    assert_eq!(may_grant(&own, &asks), Ok(()));
+    assert_eq!(may_grant(&replica_a(&record), &asks), Err(Denial::MemberLives { member: A }));
 }
