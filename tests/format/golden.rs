@@ -43,6 +43,7 @@ fn superblock() -> Superblock {
         bitmap_slot: 0,
         has_dirty_bits: true,
         marked_up_to: Lsn(0x0405),
+        has_cleared: true,
     };
     let mut voters = VoterList::default();
     voters.ids[..3].copy_from_slice(&[VoterId(0xa), VoterId(0xb), VoterId(0xc)]);
@@ -62,6 +63,7 @@ fn superblock() -> Superblock {
             lsn: Lsn(4999),
             source: Some(NodeId(1)),
         }),
+        consistent_at: Lsn(0x0607),
         membership: MembershipRecord { term, version: 2, primary: Some(NodeId(0)), in_sync, voters },
         incarnation_recorded: Incarnation(0x77),
         incarnation: Incarnation(0x79),

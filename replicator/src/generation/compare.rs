@@ -369,7 +369,8 @@ impl<'a> Pair<'a> {
         let target_keeps = target.end.min(fork);
         // What the target holds beyond the fork was never stable if every generation that the source made
         // since is granted: it is in the target's journal and nowhere else (I3), and a cut takes it back. What the
-        // target was told to be stable may be in its data area, whatever the grants say.
+        // target was told to be stable may be in its data area, whatever the grants say; and of what a resync left to
+        // the journal it has nothing else.
         let cut_is_enough = target.end <= fork || source_branch.iter().all(|generation| generation.granted);
         let cut_is_enough = cut_is_enough && target.stable <= target_keeps;
         let cut_is_enough = cut_is_enough && (target_branch.is_empty() || self.is_superseded());

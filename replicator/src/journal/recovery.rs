@@ -62,6 +62,7 @@ pub struct RecoveryScan {
     ring: Ring,
     stage: Stage,
     data_flushed: Lsn,
+    consistent_at: Lsn,
     flushed_up_to: Lsn,
     written_back_up_to: Lsn,
     replay: VecDeque<(GenerationId, Record)>,
@@ -76,7 +77,8 @@ impl RecoveryScan {
     #[must_use]
     pub fn new(superblock: &Superblock) -> Self {
         let ring_bytes = superblock.zones.journal().length;
-        Self::over(ring_bytes, superblock.voter, &superblock.journal, &superblock.lineage)
+        let scan = Self::over(ring_bytes, superblock.voter, &superblock.journal, &superblock.lineage);
+        Self { consistent_at: superblock.consistent_at, ..scan }
     }
 
     /// A scan of a ring of `ring_bytes` that belongs to the metadata `journal`.
@@ -89,6 +91,7 @@ impl RecoveryScan {
             ring: Ring::new(ring_bytes, journal, anchor),
             stage: Stage::Walk,
             data_flushed: anchor.data_flushed,
+            consistent_at: Lsn::ZERO,
             flushed_up_to: anchor.session_first_lsn.previous().max(anchor.data_flushed),
             written_back_up_to: anchor.data_flushed,
             replay: VecDeque::new(),
@@ -190,8 +193,9 @@ impl RecoveryScan {
         self.found = found;
         let missing = self.missing();
         // When its session began, everything before it was flushed here; what is flushed in the data area was
-        // flushed here before (I3).
-        let superblock_proves = missing < self.walker.rules.session_first_lsn || missing <= self.data_flushed;
+        // flushed here before (I3), and so was what a resync left to the journal when it ended.
+        let superblock_proves = missing < self.walker.rules.session_first_lsn
+            || missing <= self.data_flushed.max(self.consistent_at);
         if superblock_proves {
             self.evidence = Evidence::Flushed;
             self.stage = Stage::Done;

@@ -110,6 +110,9 @@ pub struct PeerSlot {
     pub has_dirty_bits: bool,
     /// Everything up to here that the peer lacks is in that bitmap: only later records are looked for in the journal.
     pub marked_up_to: Lsn,
+    /// Whether the peer has cleared marks for this node that hold no more: it was the source of a resync of this node
+    /// which another source has taken over, and so took back. The marks for it stay until this node has caught up with it.
+    pub has_cleared: bool,
 }
 
 /// Where recovery starts, and what it holds the journal against.
@@ -171,6 +174,8 @@ pub struct Superblock {
     pub flags: SuperblockFlags,
     /// The resync that is not finished.
     pub resync: Option<ResyncPosition>,
+    /// After a resync: only together with its journal up to here is the disk one state of the volume.
+    pub consistent_at: Lsn,
     /// The newest voters' record that this node stored.
     pub membership: MembershipRecord,
     /// The last incarnation of this node that is known to be recorded.
@@ -336,6 +341,7 @@ impl Superblock {
             disk,
             flags: SuperblockFlags::default(),
             resync: None,
+            consistent_at: Lsn::ZERO,
             membership: MembershipRecord::default(),
             incarnation_recorded: Incarnation::default(),
             incarnation: Incarnation::default(),
@@ -401,6 +407,7 @@ mod tests {
             bitmap_slot,
             has_dirty_bits: true,
             marked_up_to: Lsn(0x33),
+            has_cleared: true,
         };
         let voters = VoterList { ids: [VoterId(5); 9] };
         let in_sync = InSyncSet::of(NodeId(1), Incarnation(77));
@@ -424,6 +431,7 @@ mod tests {
                 lsn: Lsn(50),
                 source: Some(NodeId(0)),
             }),
+            consistent_at: Lsn(0x44),
             membership: MembershipRecord { term, version: 4, primary: Some(NodeId(1)), in_sync, voters },
             incarnation_recorded: Incarnation(77),
             incarnation: Incarnation(78),

@@ -32,7 +32,8 @@ pub struct PeerState {
     pub end: Lsn,
     /// Newest write that is flushed.
     pub flushed: Lsn,
-    /// Newest write that the sender was told to be stable, no further than `end`: it may be in its data area.
+    /// Newest write that cannot be cut off, no further than `end`: the sender was told that it is stable, so that it may
+    /// be in its data area, or a resync has left it to the journal.
     pub stable: Lsn,
     /// Oldest write that the journal still holds; `end` + 1 if it holds none.
     pub oldest_kept: Lsn,

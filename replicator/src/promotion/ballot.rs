@@ -22,6 +22,8 @@ pub struct Ballot<'a> {
     pub own_record: &'a MembershipRecord,
     /// The answers so far.
     pub replies: &'a BTreeMap<NodeId, VoteReply>,
+    /// The replicas whose disk holds one state of the volume.
+    pub usable: &'a [NodeId],
 }
 
 /// What to do now.
@@ -236,7 +238,8 @@ fn record_to_take(ballot: &Ballot<'_>) -> MembershipRecord {
             Basis::Member { .. } => newest.in_sync.is_continued_by(*node, reply.incarnation, reply.continues),
             Basis::AllReported | Basis::Agreement => newest.in_sync.has_node(*node),
         };
-        let is_equal = reply.vote.is_ok() && reply.position == ballot.request.position;
+        let is_usable = ballot.usable.contains(node);
+        let is_equal = is_usable && reply.vote.is_ok() && reply.position == ballot.request.position;
         if was_member && is_equal && replica.protocol.can_be_in_sync() {
             record.in_sync = record.in_sync.with(*node, reply.incarnation);
         }

@@ -52,11 +52,7 @@ impl Replica {
         }
         let replies: BTreeMap<NodeId, VoteReply> =
             replies.into_iter().filter(|(node, _)| asked.contains(node)).collect();
-        let usable: Vec<NodeId> = self
-            .replicas_to_ask()
-            .filter(|peer| peer.disk > DiskState::Inconsistent)
-            .map(|peer| peer.node)
-            .collect();
+        let usable: Vec<NodeId> = self.usable_replicas().filter(|node| asked.contains(node)).collect();
         let unreachable: Vec<(NodeId, Standing)> = self
             .unreachable_replicas()
             .filter(|node| self.could_compete(*node, &candidacy.newest))
@@ -97,6 +93,11 @@ impl Replica {
                 && peer.link.as_ref().is_some_and(|link| !matches!(link.replication, Replication::Stopped))
         };
         self.peers.iter().filter(replicates)
+    }
+
+    /// Replicas whose disk holds one state of the volume, as far as is known: none of them is in the middle of a resync.
+    pub(super) fn usable_replicas(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().filter(|peer| peer.disk > DiskState::Inconsistent).map(|peer| peer.node)
     }
 
     /// Whether a replica could be Primary, or have been since: a copy on protocol A or B is promoted only by force.

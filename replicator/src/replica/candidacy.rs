@@ -395,12 +395,14 @@ impl Replica {
         if !self.config.on_peer_lost.asks_a_majority() {
             return self.judge_agreement(candidacy, since, request, replies, effects);
         }
+        let usable: Vec<NodeId> = self.usable_replicas().collect();
         let ballot = Ballot {
             config: &self.config,
             request: &request,
             own_vote,
             own_record: self.record(),
             replies: &replies,
+            usable: &usable,
         };
         if is_over {
             // What the next round, if there is one, goes by.

@@ -11,7 +11,8 @@ use super::receiving::Stage;
 impl Replica {
     /// Keeps writes up to `last` and generations up to `common`. Durable when the revision is.
     pub(super) fn cut_after(&mut self, common: GenerationId, last: Lsn) -> Revision {
-        assert!(self.stable <= last, "I3: {last} is cut off, {} is stable", self.stable);
+        let kept = self.stable.max(self.superblock.content().consistent_at);
+        assert!(kept <= last, "I3: writes behind {last} are cut off, the disk needs those up to {kept}");
         let session = self.journal.ring().session() + 1;
         self.write_back.cut(last);
         self.journal.cut(last, session);

@@ -133,7 +133,7 @@ impl Replica {
             lineage,
             end,
             flushed: self.flushed_end(),
-            stable: self.stable.min(end),
+            stable: self.stable.max(content.consistent_at).min(end),
             oldest_kept: content.resync.map_or(self.oldest_kept(), |resync| resync.lsn.next()),
             base: (base_generation, base),
             has_dirty_bits: peer.has_dirty_bits,

@@ -53,6 +53,8 @@ pub(super) struct Peer {
     pub(super) has_dirty_bits: bool,
     /// Everything up to here that it lacks is in its bitmap, durably.
     pub(super) marked: Lsn,
+    /// Whether it may have cleared marks for this node that hold no more.
+    pub(super) has_cleared: bool,
     /// Whether the journal's tail need not wait for it, while it catches up.
     pub(super) is_overtaken: bool,
     /// Frames that were damaged or made no sense, since the daemon's start.
@@ -155,6 +157,7 @@ impl Peer {
             told_end: Lsn::ZERO,
             has_dirty_bits: slot.has_dirty_bits,
             marked: slot.marked_up_to,
+            has_cleared: slot.has_cleared,
             is_overtaken: false,
             refused_frames: 0,
             sent_bytes: 0,

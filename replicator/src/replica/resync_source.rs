@@ -348,7 +348,7 @@ impl Replica {
                 match piece {
                     Piece::Held(range, content) if content.lsn > start => {
                         if let Some(copying) = self.copying_to(node) {
-                            copying.leave_to_records(range);
+                            copying.leave_to_records(range, content.lsn);
                         }
                     }
                     Piece::Held(..) => {} // It will be in the data area soon.
@@ -445,8 +445,9 @@ impl Replica {
 
     /// The target has compared blocks: it is sent those that differ.
     pub(super) fn on_compared(&mut self, node: NodeId, compared: &Compared, effects: &mut Effects) {
+        let newest = self.assigned();
         let Some(copying) = self.copying_to(node) else { return };
-        match copying.on_compared(compared.number, &compared.differing) {
+        match copying.on_compared(compared.number, &compared.differing, newest) {
             Ok(copies) => self.send_copies(node, &copies, effects),
             Err(refusal) => self.drop_link(node, &refusal.to_string(), effects),
         }
@@ -474,11 +475,9 @@ impl Replica {
         if !is_over {
             return;
         }
-        let slot = self.bitmap_slot(node);
-        self.bitmap.clear_all(slot);
+        self.drop_marks(node);
         let own_end = self.journal.flushed();
         let peer = self.peer_mut(node);
-        peer.has_dirty_bits = false;
         peer.flushed = state.flushed.min(own_end);
         self.remember_peers();
         let text = format!("resync of {} is over", self.name_of(node));

@@ -252,6 +252,11 @@ impl Replica {
                 (course.common, earlier.map_or(keeps, |earlier| earlier.lsn.min(keeps)))
             }
         };
+        // What another source has copied, and is about to be taken back, that one has cleared.
+        let other = earlier.and_then(|earlier| earlier.source).filter(|other| *other != source);
+        if let Some(other) = other.and_then(|other| self.peers.iter_mut().find(|peer| peer.node == other)) {
+            other.has_cleared = true;
+        }
         let is_same = |earlier: &ResyncPosition| (earlier.generation, earlier.lsn) == (generation, lsn);
         let goes_on = earlier.filter(|earlier| earlier.source == Some(source) && is_same(earlier));
         self.forget_peers_beyond(lsn);
@@ -260,6 +265,7 @@ impl Replica {
             content.disk = DurableDisk::Inconsistent;
             // The source has marked nothing for this one yet, and may never come to it.
             content.resync = goes_on.or(Some(ResyncPosition { generation, lsn, source: None }));
+            content.consistent_at = Lsn::ZERO;
         });
         self.set_target_stage(Stage::Recording(revision));
         // From here on nothing may be built on what this disk holds, whatever becomes of the link.
@@ -335,7 +341,8 @@ impl Replica {
             let slot = self.bitmap_slot(node);
             self.bitmap.set(slot, volume);
             let peer = self.peer_mut(node);
-            (peer.has_dirty_bits, peer.marked) = (true, start);
+            // Where no write was skipped the first one will tell: marks up to nowhere would prove nothing, and stay.
+            (peer.has_dirty_bits, peer.marked) = (true, start.max(Lsn::ZERO.next()));
         }
     }
 
@@ -479,13 +486,12 @@ impl Replica {
             return;
         }
         let Some(from) = self.inbound.as_ref().map(|inbound| inbound.from) else { return };
-        let slot = self.bitmap_slot(from);
-        self.bitmap.clear_all(slot);
-        self.peer_mut(from).has_dirty_bits = false;
+        self.drop_marks(from);
         self.remember_peers();
         let revision = self.superblock.change(|content| {
             content.disk = DurableDisk::Outdated;
             content.resync = None;
+            content.consistent_at = consistent_at;
         });
         self.set_disk(DiskState::Outdated, effects);
         self.set_target_stage(Stage::Finishing(revision));

@@ -239,7 +239,7 @@ impl Replica {
     /// What is marked for a peer that has flushed everything up to where the marks go is equal there: another node has
     /// brought it up to date.
     pub(super) fn forget_marks(&mut self) {
-        let is_proved = |peer: &&Peer| self.are_needless(peer, peer.flushed);
+        let is_proved = |peer: &&Peer| !peer.has_cleared && self.are_needless(peer, peer.flushed);
         let proved: Vec<NodeId> = self.peers.iter().filter(is_proved).map(|peer| peer.node).collect();
         if proved.is_empty() {
             return;
@@ -259,7 +259,10 @@ impl Replica {
         let is_same = said.lineage.newest_id() == self.superblock.content().lineage.newest_id();
         // Older than it is known to be: it went back in time, and its word proves nothing.
         let has_gone_back = said.flushed < peer.flushed;
-        if !is_whole || !is_same || has_gone_back || !self.are_needless(peer, said.flushed) {
+        // Marks that it should not have cleared are of writes that only it has.
+        let lacks_something = peer.has_cleared && said.end > self.flushed_end();
+        if !is_whole || !is_same || has_gone_back || lacks_something || !self.are_needless(peer, said.flushed)
+        {
             return false;
         }
         self.drop_marks(node);
@@ -279,10 +282,11 @@ impl Replica {
         peer.has_dirty_bits && peer.marked > Lsn::ZERO && flushed >= peer.marked && !is_being_resynced
     }
 
-    fn drop_marks(&mut self, node: NodeId) {
+    pub(super) fn drop_marks(&mut self, node: NodeId) {
         let slot = self.bitmap_slot(node);
         self.bitmap.clear_all(slot);
-        self.peer_mut(node).has_dirty_bits = false;
+        let peer = self.peer_mut(node);
+        (peer.has_dirty_bits, peer.has_cleared) = (false, false);
     }
 
     /// Puts into the superblock what is known of the peers.
@@ -293,7 +297,7 @@ impl Replica {
             let slot = self.bitmap_slot(node);
             let peer = self.peer(node);
             let (flushed, acknowledged) = (peer.flushed, peer.acknowledged);
-            let (has_dirty_bits, marked) = (peer.has_dirty_bits, peer.marked);
+            let (has_dirty_bits, marked, has_cleared) = (peer.has_dirty_bits, peer.marked, peer.has_cleared);
             self.superblock.change(|content| {
                 let generation = content.lineage.generation_of(flushed).map(|generation| generation.id);
                 let slot =
@@ -304,6 +308,7 @@ impl Replica {
                 slot.acknowledged = acknowledged.max(flushed);
                 slot.has_dirty_bits = has_dirty_bits;
                 slot.marked_up_to = marked;
+                slot.has_cleared = has_cleared;
             });
         }
     }

@@ -99,7 +99,7 @@ pub struct Copying {
     /// Most bytes that may be on their way now.
     in_flight_bytes_max: u64,
     newest_number: u64,
-    /// Newest record that may be in a copy.
+    /// Newest record that may be in a copy, or have come instead of one.
     consistent_at: Lsn,
 }
 
@@ -221,9 +221,10 @@ impl Copying {
         self.reading.insert(io, Reading { range, treatment });
     }
 
-    /// A record that the target receives brings these blocks.
-    pub fn leave_to_records(&mut self, range: BlockRange) {
+    /// A record that the target receives, `lsn`, brings these blocks.
+    pub fn leave_to_records(&mut self, range: BlockRange, lsn: Lsn) {
         self.todo.remove(range);
+        self.consistent_at = self.consistent_at.max(lsn);
     }
 
     /// Blocks were read while `newest` was the newest record taken in. Nothing follows if the read belongs to another
@@ -254,11 +255,17 @@ impl Copying {
         }
     }
 
-    /// The target has compared blocks: what differs is copied, the rest is equal when the target has flushed it.
+    /// The target has compared blocks while `newest` was the newest record taken in, which may have brought some of them:
+    /// what differs is copied, the rest is equal when the target has flushed it.
     ///
     /// # Errors
     /// It was not asked.
-    pub fn on_compared(&mut self, number: u64, differing: &Differing) -> Result<Vec<Record>, AnswerRefusal> {
+    pub fn on_compared(
+        &mut self,
+        number: u64,
+        differing: &Differing,
+        newest: Lsn,
+    ) -> Result<Vec<Record>, AnswerRefusal> {
         let not_asked = AnswerRefusal::NotAsked(number);
         let at = self.sent.binary_search_by_key(&number, |sent| sent.number).map_err(|_| not_asked)?;
         let sent = &mut self.sent[at];
@@ -269,6 +276,7 @@ impl Copying {
         if moved != differing.count() {
             return Err(not_asked); // It speaks of blocks that are not in question.
         }
+        self.consistent_at = self.consistent_at.max(newest);
         sent.ranges = equal;
         sent.blocks = equal_blocks;
         sent.cost -= moved * BLOCK_BYTES;

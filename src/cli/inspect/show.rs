@@ -53,6 +53,7 @@ fn superblock_json(superblock: &Superblock) -> Value {
         disk,
         flags,
         resync,
+        consistent_at,
         membership,
         incarnation_recorded,
         incarnation,
@@ -86,6 +87,7 @@ fn superblock_json(superblock: &Superblock) -> Value {
         "resync": resync.as_ref().map(|resync| json!({
             "generation": resync.generation, "lsn": resync.lsn, "source": resync.source,
         })),
+        "consistent-at": consistent_at,
         "record": {
             "term": membership.term,
             "version": membership.version,
@@ -123,6 +125,7 @@ fn peer_json(peer: &PeerSlot) -> Value {
         "acknowledged": peer.acknowledged,
         "bitmap-slot": peer.bitmap_slot,
         "has-dirty-bits": peer.has_dirty_bits,
+        "has-cleared": peer.has_cleared,
     })
 }
 

@@ -85,8 +85,10 @@ disk_struct! {
         generations: [GenerationBytes; 64],
         /// For each peer: everything up to here that it lacks is in its bitmap.
         marked_up_to: [U64; 7],
+        /// After a resync: only together with its journal up to here is the disk one state of the volume.
+        consistent_at: U64,
         /// Zero.
-        reserved_3: [u8; 928],
+        reserved_3: [u8; 920],
     }
 }
 
@@ -137,8 +139,10 @@ disk_struct! {
         bitmap_slot: u8,
         /// 1 if the bitmap has a set bit.
         has_dirty_bits: u8,
+        /// 1 if the peer has cleared marks for this node that hold no more.
+        has_cleared: u8,
         /// Zero.
-        reserved: [u8; 5],
+        reserved: [u8; 4],
     }
 }
 

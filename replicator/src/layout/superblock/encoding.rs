@@ -47,6 +47,7 @@ pub(super) fn encode(superblock: &Superblock) -> Box<[u8; BLOCK_SIZE]> {
         bytes.resync_generation = U64::new(resync.generation.0);
         bytes.resync_lsn = U64::new(resync.lsn.0);
     }
+    bytes.consistent_at = U64::new(superblock.consistent_at.0);
     encode_membership(&superblock.membership, &mut bytes);
     bytes.incarnation_recorded = U64::new(superblock.incarnation_recorded.0);
     bytes.incarnation = U64::new(superblock.incarnation.0);
@@ -105,7 +106,8 @@ fn encode_peer(peer: &PeerSlot) -> PeerSlotBytes {
         node: peer.node.map_or(NODE_NONE, |node| node.0),
         bitmap_slot: peer.bitmap_slot,
         has_dirty_bits: u8::from(peer.has_dirty_bits),
-        reserved: [0; 5],
+        has_cleared: u8::from(peer.has_cleared),
+        reserved: [0; 4],
     }
 }
 
@@ -157,6 +159,7 @@ pub(super) fn parse(block: &[u8]) -> Result<Superblock, SuperblockError> {
         disk: DurableDisk::from_code(bytes.disk).ok_or(SuperblockError::Disk(bytes.disk))?,
         flags: parse_flags(bytes.flags.get())?,
         resync: parse_resync(&bytes)?,
+        consistent_at: Lsn(bytes.consistent_at.get()),
         membership: parse_membership(&bytes).ok_or(SuperblockError::Membership)?,
         incarnation_recorded: Incarnation(bytes.incarnation_recorded.get()),
         incarnation: Incarnation(bytes.incarnation.get()),
@@ -274,10 +277,10 @@ fn parse_lineage(bytes: &SuperblockBytes) -> Result<Lineage, SuperblockError> {
 }
 
 fn parse_peer(peer: &PeerSlotBytes) -> Option<PeerSlot> {
-    let has_dirty_bits = match peer.has_dirty_bits {
-        0 => false,
-        1 => true,
-        _ => return None,
+    let flag = |byte: u8| match byte {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
     };
     Some(PeerSlot {
         node: replica_or_nobody(peer.node)?,
@@ -285,7 +288,8 @@ fn parse_peer(peer: &PeerSlotBytes) -> Option<PeerSlot> {
         base_lsn: Lsn(peer.base_lsn.get()),
         acknowledged: Lsn(peer.acknowledged.get()),
         bitmap_slot: (usize::from(peer.bitmap_slot) < REPLICAS_MAX - 1).then_some(peer.bitmap_slot)?,
-        has_dirty_bits,
+        has_dirty_bits: flag(peer.has_dirty_bits)?,
+        has_cleared: flag(peer.has_cleared)?,
         marked_up_to: Lsn::ZERO,
     })
 }

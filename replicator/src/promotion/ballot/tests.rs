@@ -57,6 +57,7 @@ struct Round {
     /// Who has stored something else.
     others: BTreeMap<NodeId, MembershipRecord>,
     replies: BTreeMap<NodeId, VoteReply>,
+    usable: Vec<NodeId>,
 }
 
 impl Round {
@@ -105,7 +106,15 @@ impl Round {
             record: asked,
             peer_is_fenced: false,
         };
-        Self { config, request, own_vote: Ok(()), stored, others: BTreeMap::new(), replies: BTreeMap::new() }
+        Self {
+            config,
+            request,
+            own_vote: Ok(()),
+            stored,
+            others: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            usable: vec![A, B],
+        }
     }
 
     fn answer(mut self, node: NodeId, vote: Result<(), Denial>) -> Self {
@@ -148,6 +157,7 @@ impl Round {
             own_vote: self.own_vote,
             own_record: &record_of(A),
             replies: &replies,
+            usable: &self.usable,
         })
     }
 
@@ -316,6 +326,8 @@ fn the_new_set_holds_the_candidate_and_who_surely_has_the_same() {
     assert_eq!(in_sync(&round(Basis::First)), alone.with(B, B_RUN));
     let behind = round(MEMBER).change(B, |reply| reply.position = position(99));
     assert_eq!(in_sync(&behind), alone, "it stands elsewhere");
+    let resynced = Round { usable: vec![A], ..round(MEMBER) };
+    assert_eq!(in_sync(&resynced), alone, "its disk is in the middle of a resync");
     let denied = round(MEMBER).change(B, |reply| reply.vote = Err(Denial::OtherVoters));
     assert_eq!(in_sync(&denied), alone, "it did not vote for it");
     let restarted = round(MEMBER).change(B, |reply| reply.incarnation = Incarnation(32));
