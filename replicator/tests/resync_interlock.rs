@@ -174,7 +174,7 @@ impl World {
                 assert_eq!(parts.copying.next_search(), None);
                 assert_eq!(parts.copying.next_run(), Some(BLOCK));
                 if is_held {
-                    parts.copying.leave_to_records(BLOCK, Lsn(self.accepted));
+                    parts.copying.leave_to_records(BLOCK, Lsn(self.accepted.into()));
                 } else {
                     parts.copying.on_read_ordered(READ, BLOCK);
                     self.reading = Some(self.source);
@@ -253,7 +253,7 @@ impl World {
             None => false,
             Some(Answer::Compared(number, differs)) => {
                 let compared = compared(number, differs);
-                let newest = Lsn(self.accepted);
+                let newest = Lsn(self.accepted.into());
                 let compared = parts.copying.on_compared(number, &compared.differing, newest);
                 let copies = compared.expect("it was asked");
                 self.send_copies(&copies);

@@ -195,7 +195,9 @@ fn members_that_did_not_report(ballot: &Ballot<'_>) -> Option<Decision> {
             let cure = format!("bring up {name}; it holds every completed write");
             return Some(wait("member-missing", reason, cure));
         };
-        let lives = set.is_continued_by(node, reply.incarnation, reply.continues);
+        // Whoever lives on holds every completed write; so does whoever holds exactly the same.
+        let lives = set.is_continued_by(node, reply.incarnation, reply.continues)
+            && reply.position != request.position;
         if lives || reply.position.age() > request.position.age() {
             let reason = match lives {
                 true => format!(

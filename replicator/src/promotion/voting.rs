@@ -179,10 +179,11 @@ fn not_a_member(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
     (!is_member).then_some(Denial::NotAMember { term: view.record.term })
 }
 
-/// Reports replace membership only where no member lives on. A candidate is not in its own way: it may live on as a member
-/// of the older record that it has stored itself, while the newest names an earlier run of it.
+/// Reports replace membership only where no member lives on that holds anything else than the candidate. A candidate is
+/// not in its own way: it may live on as a member of the older record that it has stored itself, while the newest names an
+/// earlier run of it.
 fn member_lives(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
-    let is_another = view.node != request.candidate;
+    let is_another = view.node != request.candidate && view.position != Some(request.position);
     let lives = request.basis == Basis::AllReported && is_another && view.is_living_member();
     lives.then_some(Denial::MemberLives { member: view.node })
 }

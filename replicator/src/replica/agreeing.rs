@@ -52,7 +52,8 @@ impl Replica {
         }
         let replies: BTreeMap<NodeId, VoteReply> =
             replies.into_iter().filter(|(node, _)| asked.contains(node)).collect();
-        let usable: Vec<NodeId> = self.usable_replicas().filter(|node| asked.contains(node)).collect();
+        let usable: Vec<NodeId> =
+            self.usable_replicas(candidacy).filter(|node| asked.contains(node)).collect();
         let unreachable: Vec<(NodeId, Standing)> = self
             .unreachable_replicas()
             .filter(|node| self.could_compete(*node, &candidacy.newest))
@@ -95,9 +96,11 @@ impl Replica {
         self.peers.iter().filter(replicates)
     }
 
-    /// Replicas whose disk holds one state of the volume, as far as is known: none of them is in the middle of a resync.
-    pub(super) fn usable_replicas(&self) -> impl Iterator<Item = NodeId> {
-        self.peers.iter().filter(|peer| peer.disk > DiskState::Inconsistent).map(|peer| peer.node)
+    /// Replicas whose disk holds one state of the volume, as far as is known: none of them is in the middle of a resync, nor
+    /// has it just denied to hold what the candidate holds.
+    pub(super) fn usable_replicas(&self, candidacy: &Candidacy) -> impl Iterator<Item = NodeId> {
+        let usable = self.peers.iter().filter(|peer| peer.disk > DiskState::Inconsistent);
+        usable.map(|peer| peer.node).filter(|node| !candidacy.left_out.contains(node))
     }
 
     /// Whether a replica could be Primary, or have been since: a copy on protocol A or B is promoted only by force.

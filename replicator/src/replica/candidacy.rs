@@ -41,6 +41,8 @@ pub(super) struct Candidacy {
     pub(super) highest: u64,
     /// The newest record that voters with an older one were told.
     pub(super) passed_on: Option<(Term, u64)>,
+    /// Members that the last term that was asked for named in sync, and that denied it: the next one does not name them.
+    pub(super) left_out: Vec<NodeId>,
     /// What is lost by it, where it is forced.
     pub(super) accepted_loss: Option<String>,
     /// Why the last round did not lead to anything.
@@ -107,6 +109,7 @@ impl Replica {
             newest: *self.record(),
             highest: self.record().term.number,
             passed_on: None,
+            left_out: Vec::new(),
             accepted_loss: None,
             last_refusal: None,
             since: self.now,
@@ -228,7 +231,7 @@ impl Replica {
             Stage::Asking { since, request, replies } => {
                 self.judge_round(&mut candidacy, since, request, replies, effects)
             }
-            Stage::Taking(taking) => Some(self.count_votes(&mut candidacy.newest, taking, effects)),
+            Stage::Taking(taking) => Some(self.count_votes(&mut candidacy, taking, effects)),
             Stage::Storing { record, .. } | Stage::Recording { record, .. }
                 if self.record().order() != record.order() =>
             {
@@ -395,7 +398,7 @@ impl Replica {
         if !self.config.on_peer_lost.asks_a_majority() {
             return self.judge_agreement(candidacy, since, request, replies, effects);
         }
-        let usable: Vec<NodeId> = self.usable_replicas().collect();
+        let usable: Vec<NodeId> = self.usable_replicas(candidacy).collect();
         let ballot = Ballot {
             config: &self.config,
             request: &request,

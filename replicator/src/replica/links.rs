@@ -171,13 +171,18 @@ impl Peer {
     }
 
     /// Up to where it will ask for no record: what it has flushed, or during a resync what it has journaled, which
-    /// counts for nothing else then.
+    /// counts for nothing else then. A source needs none of those that it had flushed when it became that.
     pub(super) fn has_no_need_of(&self) -> Lsn {
         match self.outbound().and_then(|outbound| Some((outbound, outbound.resync()?))) {
             Some((outbound, resync)) => {
                 resync.needs_nothing_up_to(outbound.progress().journaled, self.accounted())
             }
-            None => self.flushed,
+            None => {
+                let is_source =
+                    self.link.as_ref().is_some_and(|link| matches!(link.replication, Replication::Target));
+                let said = self.introduced().filter(|_| is_source).map(|state| state.flushed);
+                self.flushed.max(said.unwrap_or_default())
+            }
         }
     }
 

@@ -2,13 +2,15 @@
 //! trace (docs/decisions 8).
 
 use crate::effect::Effects;
-use crate::peer::message::{Message, VoteRequest, VoteStage};
+use crate::peer::message::{Denial, Message, VoteRequest, VoteStage};
 use crate::promotion::membership::MembershipRecord;
+use crate::promotion::refusal::{RefusalCode, Refused};
 use crate::promotion::voting;
 use crate::units::{NodeId, Tick};
 
 use super::Replica;
 use super::candidacy::{Candidacy, ROUND_PATIENCE, ROUND_PAUSE, Stage};
+use super::links::{Peer, Voted};
 
 /// How often the voters are told to store a record before the candidate gives up its term.
 const TAKE_ATTEMPTS: u32 = 3;
@@ -21,6 +23,8 @@ pub(super) struct Taking {
     /// This node's own record, on which the request rests.
     rests_on: MembershipRecord,
     pub(super) since: Tick,
+    /// When the first of them was asked.
+    begun: Tick,
     attempts: u32,
     granted: Vec<NodeId>,
     /// How many must grant it, this node included.
@@ -50,13 +54,14 @@ impl Replica {
         self.inbound = None;
         let request = VoteRequest { round: self.random.draw(), stage: VoteStage::Take, record, ..*asked };
         self.send_to_voters(&Message::VoteRequest(Box::new(request)), effects);
-        let (rests_on, since) = (*self.record(), self.now);
-        Stage::Taking(Box::new(Taking { request, rests_on, since, attempts: 1, granted: Vec::new(), needed }))
+        let (rests_on, since, begun) = (*self.record(), self.now, self.now);
+        let granted = Vec::new();
+        Stage::Taking(Box::new(Taking { request, rests_on, since, begun, attempts: 1, granted, needed }))
     }
 
     pub(super) fn count_votes(
         &mut self,
-        newest: &mut MembershipRecord,
+        candidacy: &mut Candidacy,
         mut taking: Box<Taking>,
         effects: &mut Effects,
     ) -> Stage {
@@ -66,16 +71,22 @@ impl Replica {
             && self.position() == request.position
             && voting::may_grant(&self.voter_view(), &request).is_ok();
         if !is_as_asked {
-            return self.rest_after(newest, &taking, effects);
+            return self.rest_after(candidacy, &taking, effects);
         }
         if taking.granted.len() + 1 >= taking.needed && self.journal.is_clean() {
             let revision = self.store_record(request.record);
             taking.granted.push(self.config.local);
             return Stage::Storing { record: request.record, revision, granted: taking.granted };
         }
+        // Whoever is named in sync and says that it is not will say so again: the next round does not name it.
+        let denied: Vec<NodeId> = self.named_but_not_in_sync(&taking).collect();
+        if !denied.is_empty() {
+            candidacy.left_out = denied;
+            return self.rest_after(candidacy, &taking, effects);
+        }
         if self.now >= taking.since.plus(ROUND_PATIENCE) {
             if taking.attempts == TAKE_ATTEMPTS {
-                return self.rest_after(newest, &taking, effects);
+                return self.rest_after(candidacy, &taking, effects);
             }
             taking.attempts += 1;
             taking.since = self.now;
@@ -84,9 +95,25 @@ impl Replica {
         Stage::Taking(taking)
     }
 
-    fn rest_after(&mut self, newest: &mut MembershipRecord, taking: &Taking, effects: &mut Effects) -> Stage {
+    /// Members of the set that was asked for that do not hold what the candidate holds.
+    fn named_but_not_in_sync(&self, taking: &Taking) -> impl Iterator<Item = NodeId> {
+        let is_of_it = |voted: &Voted| voted.stage == VoteStage::Take && voted.at >= taking.begun;
+        let denies = move |peer: &&Peer| {
+            let voted = peer.voted.as_ref().filter(|voted| is_of_it(voted));
+            voted.is_some_and(|voted| matches!(voted.vote, Err(Denial::NotInSync { .. })))
+        };
+        self.peers.iter().filter(denies).map(|peer| peer.node)
+    }
+
+    fn rest_after(&mut self, candidacy: &mut Candidacy, taking: &Taking, effects: &mut Effects) -> Stage {
         self.give_up(taking, effects);
-        *newest = *self.record();
+        candidacy.newest = *self.record();
+        candidacy.last_refusal = Some(Refused {
+            code: RefusalCode::StateChange,
+            name: "not-granted",
+            reason: format!("too few voters stored term {}", taking.request.record.term),
+            cure: "nothing; the voters are asked again".to_owned(),
+        });
         Stage::Resting { until: self.now.plus(ROUND_PAUSE) }
     }
 

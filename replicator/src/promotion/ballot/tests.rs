@@ -302,8 +302,11 @@ fn without_a_living_member_all_members_must_report_and_none_may_be_ahead() {
     assert_eq!(round().answer(T, YES).outcome(), "wait member-missing");
     let reported = || round().answer(B, YES).change(B, dead);
     assert_eq!(reported().outcome(), "take");
-    assert_eq!(round().answer(B, YES).outcome(), "refuse not-in-sync", "beta lives as the member recorded");
-    let proven = reported().change(B, |reply| reply.continues = Some(B_RUN));
+    let lives = round().answer(B, YES);
+    assert_eq!(lives.outcome(), "take", "beta lives as the member recorded, and holds exactly the same");
+    let elsewhere = |reply: &mut VoteReply| reply.position = position(99);
+    assert_eq!(lives.change(B, elsewhere).outcome(), "refuse not-in-sync", "it may know better");
+    let proven = reported().change(B, |reply| reply.continues = Some(B_RUN)).change(B, elsewhere);
     assert_eq!(proven.outcome(), "refuse not-in-sync", "beta lost nothing");
     let ahead = reported().change(B, |reply| reply.position = position(101));
     assert_eq!(ahead.outcome(), "refuse not-in-sync");

@@ -178,8 +178,10 @@ fn a_member_that_did_not_continue_its_recorded_run_is_no_member() {
 #[test]
 fn reports_count_for_nothing_while_a_member_lives() {
     let record = record(5, Some(A), both());
-    let reported = VoteRequest { basis: Basis::AllReported, ..request() };
+    let reported = VoteRequest { basis: Basis::AllReported, position: position(101), ..request() };
     assert_eq!(may_grant(&replica_a(&record), &reported), Err(Denial::MemberLives { member: A }));
+    let equal = VoteRequest { position: position(100), ..reported };
+    assert_eq!(may_grant(&replica_a(&record), &equal), Ok(()), "it holds just what the member holds");
     let continued = VoterView { incarnation: Incarnation(50), continues: Some(A_RUN), ..replica_a(&record) };
     assert_eq!(may_grant(&continued, &reported), Err(Denial::MemberLives { member: A }));
     let restarted = VoterView { incarnation: Incarnation(50), ..replica_a(&record) };
@@ -464,7 +466,8 @@ fn oracle(view: &VoterView<'_>, request: &VoteRequest) -> Vec<&'static str> {
             Basis::Agreement => unreachable!("no majority is asked: it has a test of its own"),
         },
     );
-    holds("MemberLives", alive && view.node != request.candidate && request.basis == Basis::AllReported);
+    let is_equal = view.node == request.candidate || view.position == Some(request.position);
+    holds("MemberLives", alive && !is_equal && request.basis == Basis::AllReported);
     let ahead = view.position.is_some_and(|own| own.lsn > request.position.lsn);
     holds("Behind", compares && ahead);
     let named = request.record.in_sync.incarnation_of(view.node).filter(|_| view.node != request.candidate);
@@ -642,6 +645,7 @@ fn a_candidate_that_its_own_record_calls_a_living_member_is_not_in_its_own_way()
     let record = record(5, Some(A), both());
     let own = VoterView { node: B, incarnation: B_RUN, ..replica_a(&record) };
     let asks = VoteRequest { basis: Basis::AllReported, ..request() };
+    let asks = VoteRequest { position: position(101), ..asks };
     assert_eq!(may_grant(&own, &asks), Ok(()));
     assert_eq!(may_grant(&replica_a(&record), &asks), Err(Denial::MemberLives { member: A }));
 }
