@@ -89,7 +89,7 @@ fn newest_first<'a>(shown: impl Iterator<Item = &'a MembershipRecord>) -> Vec<&'
 
 /// The newest record that a majority may have stored, if voters have stored these: one for each voter that was
 /// heard. A proposal that its Primary brought to too few voters, all of whom were heard, binds nobody: the one
-/// before it counts.
+/// before it counts, if there is one: the first promotion is one of voters without any record.
 ///
 /// # Panics
 /// If nobody was heard.
@@ -101,7 +101,9 @@ pub fn record_to_follow<'a>(
     let shown = newest_first(shown);
     let silent = config.voters().saturating_sub(shown.len());
     let at = config.majority().saturating_sub(silent + 1);
-    shown[at.min(shown.len() - 1)]
+    let followed = shown[at.min(shown.len() - 1)];
+    // Voters that never stored a record say nothing against one that somebody has.
+    if followed.is_empty() { shown[0] } else { followed }
 }
 
 /// Decides a round.

@@ -165,8 +165,8 @@ fn older_term(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
     (is_second_first || request.record.term.number <= term.number).then_some(Denial::OlderTerm { term })
 }
 
-/// Only who holds every completed write may be promoted. One voter may know the candidate as the run that asks, another
-/// as the one that this run continues.
+/// Only who holds every completed write may be promoted: a member, or whoever holds exactly what a living member holds.
+/// One voter may know the candidate as the run that asks, another as the one that this run continues.
 fn not_a_member(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
     let (set, candidate) = (&view.record.in_sync, request.candidate);
     let is_member = match request.basis {
@@ -176,7 +176,8 @@ fn not_a_member(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
         // The candidate answers for that itself.
         Basis::Agreement => true,
     };
-    (!is_member).then_some(Denial::NotAMember { term: view.record.term })
+    let is_equal = view.is_living_member() && view.position == Some(request.position);
+    (!is_member && !is_equal).then_some(Denial::NotAMember { term: view.record.term })
 }
 
 /// Reports replace membership only where no member lives on that holds anything else than the candidate. A candidate is

@@ -455,14 +455,16 @@ fn oracle(view: &VoterView<'_>, request: &VoteRequest) -> Vec<&'static str> {
     holds("EmptyRecord", view.record.term.number == 0 && request.basis != Basis::First);
     let repeated = request.basis == Basis::First && view.record.term.number > 0;
     holds("OlderTerm", repeated || request.record.term.number <= view.record.term.number);
+    let holds_the_same = alive && view.position == Some(request.position);
     holds(
         "NotAMember",
         match request.basis {
             Basis::First => false,
             Basis::Member { continues } => {
-                ![Some(continues), Some(request.incarnation)].contains(&recorded(request.candidate))
+                !holds_the_same
+                    && ![Some(continues), Some(request.incarnation)].contains(&recorded(request.candidate))
             }
-            Basis::AllReported => recorded(request.candidate).is_none(),
+            Basis::AllReported => !holds_the_same && recorded(request.candidate).is_none(),
             Basis::Agreement => unreachable!("no majority is asked: it has a test of its own"),
         },
     );
@@ -648,4 +650,16 @@ fn a_candidate_that_its_own_record_calls_a_living_member_is_not_in_its_own_way()
     let asks = VoteRequest { position: position(101), ..asks };
     assert_eq!(may_grant(&own, &asks), Ok(()));
     assert_eq!(may_grant(&replica_a(&record), &asks), Err(Denial::MemberLives { member: A }));
+}
+
+#[test]
+fn whoever_holds_exactly_what_a_living_member_holds_counts_as_one_to_that_member() {
+    let record = record(5, Some(A), InSyncSet::of(A, A_RUN));
+    let denied = Err(Denial::NotAMember { term: term(5) });
+    assert_eq!(may_grant(&replica_a(&record), &request()), Ok(()));
+    let elsewhere = VoteRequest { position: position(101), ..request() };
+    assert_eq!(may_grant(&replica_a(&record), &elsewhere), denied);
+    let restarted = VoterView { incarnation: Incarnation(50), ..replica_a(&record) };
+    assert_eq!(may_grant(&restarted, &request()), denied, "it is no member itself");
+    assert_eq!(may_grant(&tiebreaker(&record), &request()), denied, "it holds nothing");
 }
