@@ -118,6 +118,19 @@ impl Replica {
         if is_member && self.disk > DiskState::Outdated {
             return Ok(());
         }
+        let may_hold_more = self.members_that_may_hold_more(newest);
+        match may_hold_more.is_empty() {
+            true => Ok(()),
+            false => Err(format!(
+                "{} may hold newer data: this node cannot prove that it was in sync to the end",
+                may_hold_more.join(", ")
+            )),
+        }
+    }
+
+    /// The other members of a record that are not here to show that they hold no more than this node; before the first
+    /// promotion every other replica counts as one.
+    fn members_that_may_hold_more(&self, newest: &MembershipRecord) -> Vec<&str> {
         let own = self.position();
         let holds_no_more = |peer: &Peer| {
             // A new disk is not the one that was a member.
@@ -131,15 +144,17 @@ impl Replica {
             true => peer.is_replica(),
             false => newest.in_sync.has_node(peer.node),
         });
-        let may_hold_more: Vec<&str> =
-            members.filter(|peer| !holds_no_more(peer)).map(|peer| self.name_of(peer.node)).collect();
-        match may_hold_more.is_empty() {
-            true => Ok(()),
-            false => Err(format!(
-                "{} may hold newer data: this node cannot prove that it was in sync to the end",
-                may_hold_more.join(", ")
-            )),
-        }
+        members.filter(|peer| !holds_no_more(peer)).map(|peer| self.name_of(peer.node)).collect()
+    }
+
+    /// Whether an old copy that has found itself equal to another one is old no more. Two old copies may be equal, and one
+    /// that nobody has called outdated may have been left behind just as well: where no majority decides who is promoted,
+    /// whoever went on without them has to be there.
+    pub(super) fn is_old_no_more(&self) -> bool {
+        let shown = self.peers.iter().filter_map(|peer| peer.link.as_ref()?.record_shown);
+        let newest = shown.chain([*self.record()]).max_by_key(MembershipRecord::order);
+        let is_proved = |newest| self.members_that_may_hold_more(&newest).is_empty();
+        self.config.on_peer_lost.asks_a_majority() || newest.is_none_or(is_proved)
     }
 
     /// Two Secondaries that have found out that they hold the same become members of the record, as the runs that they

@@ -317,6 +317,7 @@ impl Replica {
         }
         let disk = match self.disk {
             DiskState::Consistent => DiskState::UpToDate,
+            DiskState::Outdated if !self.is_old_no_more() => DiskState::Outdated,
             // Equal to a copy that nobody called outdated is as good as that copy.
             DiskState::Outdated if self.peer(node).disk > DiskState::Outdated => DiskState::UpToDate,
             // Nobody linked is newer; the voters' record tells which of the two may be promoted.

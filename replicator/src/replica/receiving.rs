@@ -10,6 +10,7 @@ use crate::generation::lineage::{GENERATIONS_MAX, Generation, Lineage};
 use crate::layout::superblock::DurableDisk;
 use crate::notice::Notice;
 use crate::peer::message::{Message, Progress, RecordBatch};
+use crate::promotion::membership::MembershipRecord;
 use crate::record::Record;
 use crate::state::{DiskState, Role};
 use crate::superblock_keeper::Revision;
@@ -149,7 +150,7 @@ impl Replica {
         if self.disk <= DiskState::Inconsistent || self.superblock.content().resync.is_some() {
             return;
         }
-        let record = self.record();
+        let record = self.record_followed(inbound.from);
         // The end of a reign takes nothing from a member: whoever was in sync is.
         let is_followed = record.primary == Some(inbound.from)
             || (record.primary.is_none() && self.disk == DiskState::UpToDate);
@@ -163,6 +164,15 @@ impl Replica {
         if self.superblock.content().disk != durable {
             self.superblock.change(|content| content.disk = durable);
         }
+    }
+
+    /// The record that says whether a target is in sync. Where no majority keeps it the source may have made a newer one
+    /// without this node, and have ended its reign before they met: then nobody else passes it on.
+    fn record_followed(&self, source: NodeId) -> MembershipRecord {
+        let shown = self.peer(source).introduced().map(|state| state.record);
+        let is_news = |shown: &MembershipRecord| shown.order() > self.record().order();
+        let counts = !self.config.on_peer_lost.asks_a_majority();
+        shown.filter(|shown| counts && is_news(shown)).unwrap_or(*self.record())
     }
 
     /// The source is gone, or begins anew.

@@ -12,6 +12,7 @@ mod explain;
 mod failover;
 mod fencing;
 mod journal;
+mod old_copies;
 mod old_disks;
 mod pace;
 mod promote;
