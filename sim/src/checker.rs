@@ -11,6 +11,7 @@ pub mod inconsistent_disk;
 pub mod journal_view;
 pub mod marked_blocks;
 pub mod marks;
+pub mod same_volume;
 pub mod single_primary;
 pub mod split_brain;
 pub mod stable_data;

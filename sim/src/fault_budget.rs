@@ -38,6 +38,13 @@ pub fn may_be_outdated(world: &World, node: NodeId) -> bool {
     world.replicas().any(|other| other != node && is_usable(other) && world.holds_everything(other))
 }
 
+/// Whether an operator may have a node give way to another one after a split brain: not where a majority, or honest fence
+/// commands, have left one history, and this node alone holds a part of it.
+#[must_use]
+pub fn may_give_way(world: &World, node: NodeId, to: NodeId) -> bool {
+    !world.branches.would_lose(node, to)
+}
+
 /// Whether blocks of a node may rot, or its disk be replaced: nothing else is broken, and another one holds it all.
 #[must_use]
 pub fn may_rot(world: &World, node: NodeId) -> bool {

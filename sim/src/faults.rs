@@ -293,6 +293,9 @@ fn resolve_split_brain(world: &mut World, random: &mut Random, node: NodeId) {
     if !world.is_split(node) && !random.chance(2) {
         return;
     }
+    if !world.replicas().all(|to| to == node || fault_budget::may_give_way(world, node, to)) {
+        return;
+    }
     world.coverage.count("resolve-split-brain");
     let save = if random.chance(50) { Save::ByDefault } else { Save::No };
     let giving = Giving { what: Discards::Changes, save, is_rehearsal: random.chance(10) };

@@ -88,6 +88,14 @@ impl Branches {
         self.is_parting
     }
 
+    /// Whether a write that a client was told to be there would be gone if a node gave way to another one. In a world that
+    /// has parted each has its own history.
+    #[must_use]
+    pub fn would_lose(&self, node: NodeId, to: NodeId) -> bool {
+        let own = &self.histories[&self.of[node.index()]];
+        !self.is_parting && own.only_on(node, to).is_some()
+    }
+
     /// An operator wrote a policy for split brains.
     pub fn resolved_by_policy(&mut self) {
         self.is_resolved_by_policy = true;
@@ -145,9 +153,11 @@ impl Branches {
         }
     }
 
-    /// A verdict makes a node the target of another one.
+    /// A verdict makes a node the target of another one; of whom that one follows itself, if it does: it may have got
+    /// something of that.
     pub fn follows(&mut self, node: NodeId, source: NodeId) {
         let (own, theirs) = (self.of[node.index()], self.of[source.index()]);
+        let theirs = self.follows[source.index()].unwrap_or(theirs);
         if own != theirs {
             self.follows[node.index()] = Some(theirs);
         }
@@ -183,6 +193,27 @@ impl Branches {
         let mut others = (0..3).map(NodeId).filter(|node| *node != maker && members.has(*node));
         let leader = others.find(|node| Some(self.of[node.index()]) == followed);
         self.gathers(leader.unwrap_or(maker), members);
+    }
+
+    /// Two nodes hold the very same, flushed. Whoever was brought up to date from the other one has got there.
+    pub fn hold_the_same(&mut self, nodes: [NodeId; 2]) {
+        let [first, second] = nodes;
+        let [own, other] = nodes.map(|node| self.of[node.index()]);
+        let follows = nodes.map(|node| self.follows[node.index()]);
+        match follows {
+            [Some(followed), None] if followed == other => self.gathers(second, NodeSet::of(first)),
+            [None, Some(followed)] if followed == own => self.gathers(first, NodeSet::of(second)),
+            [one, another] if one == another && own == other => {
+                self.own(first).copied(second, NodeSet::of(first));
+                self.own(first).copied(first, NodeSet::of(second));
+            }
+            _ => {} // What they hold is of a third history, or nobody can tell.
+        }
+    }
+
+    /// A node has flushed whatever it holds.
+    pub fn has_flushed(&mut self, node: NodeId) {
+        self.own(node).has_flushed(node);
     }
 
     /// A node begins a reign, with these as members.

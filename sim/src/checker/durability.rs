@@ -139,6 +139,14 @@ impl Durability {
         }
     }
 
+    /// This node has flushed whatever it holds.
+    pub fn has_flushed(&mut self, node: NodeId) {
+        let is_held = |known: &&mut Known| known.certain.is_some() && known.holders.has(node);
+        for known in self.known.values_mut().filter(is_held) {
+            known.flushed_on = known.flushed_on.and(NodeSet::of(node));
+        }
+    }
+
     /// This node has everything, or the law is broken.
     pub fn inherited(&mut self, node: NodeId) {
         for known in self.known.values_mut().filter(|known| known.certain.is_some()) {
@@ -188,6 +196,14 @@ impl Durability {
         let is_there = |operation: &u64| other.known.get(operation).is_some_and(|it| it.certain.is_some());
         let mut own = self.known.iter().filter(|(_, known)| is_certain(known));
         own.find(|(operation, _)| !is_there(operation)).map(|(operation, _)| *operation)
+    }
+
+    /// A write that `node` has for certain, and `other` may not have.
+    #[must_use]
+    pub fn only_on(&self, node: NodeId, other: NodeId) -> Option<u64> {
+        let is_only_there =
+            |known: &Known| known.certain.is_some() && known.holders.has(node) && !known.holders.has(other);
+        self.known.iter().find(|(_, known)| is_only_there(known)).map(|(operation, _)| *operation)
     }
 
     /// Holds the bytes that a read returned against what they may be; `members` hold everything.

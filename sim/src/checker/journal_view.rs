@@ -42,6 +42,16 @@ impl Held {
         }
     }
 
+    /// What it puts into a block, if it changes it.
+    #[must_use]
+    pub fn content(&self, block: u64) -> Option<Content> {
+        if !self.covers(block) {
+            return None;
+        }
+        let is_zero = self.puts(block, &Content::Zeroes);
+        Some(self.sum_of(block).filter(|_| !is_zero).map_or(Content::Zeroes, |sum| Content::Bytes(*sum)))
+    }
+
     fn sum_of(&self, block: u64) -> Option<&Crc32c> {
         let at = usize::try_from(block - self.range.first).expect("a record is short");
         self.sums.get(at)
@@ -116,6 +126,12 @@ impl JournalView {
     #[must_use]
     pub fn durable(&self) -> Lsn {
         self.unflushed.first_key_value().map_or(self.newest, |(first, _)| first.previous())
+    }
+
+    /// Whether everything in it is flushed.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.unflushed.is_empty()
     }
 
     /// A superblock is on the disk: what it says of the journal holds from now on.

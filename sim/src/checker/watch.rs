@@ -79,7 +79,9 @@ pub struct Watch {
     is_loss_named: bool,
 }
 
-fn content_of(block: &[u8]) -> Content {
+/// What the bytes of a block are.
+#[must_use]
+pub fn content_of(block: &[u8]) -> Content {
     match block.iter().all(|byte| *byte == 0) {
         true => Content::Zeroes,
         false => Content::Bytes(Crc32c::of(block)),

@@ -24,7 +24,7 @@ impl World {
         let is_up = self.is_up(peer);
         let end = match command {
             FenceCommand::Exits(status) => {
-                self.note_lie(node, peer, status);
+                self.note_lie(node, peer, status, knows_newest);
                 FenceEnd::Exited(status)
             }
             FenceCommand::Shoots => {
@@ -40,7 +40,8 @@ impl World {
             FenceCommand::Outdates => FenceEnd::Exited(match (self.role(peer), self.disk(peer)) {
                 (Role::Primary, _) => 6,
                 (_, DiskState::Outdated) => 4,
-                (_, disk) if disk < DiskState::Outdated => 3,
+                (_, DiskState::Inconsistent) => 3,
+                // A disk that has failed may hold what is missing here, and work again.
                 (..) => 1,
             }),
             FenceCommand::Looks => FenceEnd::Exited(if is_up { 1 } else { 5 }),
@@ -57,9 +58,10 @@ impl World {
     }
 
     /// A command says of a peer what it has not made true.
-    fn note_lie(&mut self, node: NodeId, peer: NodeId, status: i32) {
+    fn note_lie(&mut self, node: NodeId, peer: NodeId, status: i32, knows_newest: bool) {
         let is_true = match status {
-            3 => self.disk(peer) <= DiskState::Inconsistent,
+            3 | 4 if self.is_broken(peer) => knows_newest,
+            3 => self.disk(peer) == DiskState::Inconsistent,
             4 => self.disk(peer) <= DiskState::Outdated,
             5 | 7 => !self.is_up(peer),
             6 => self.role(peer) == Role::Primary,
@@ -70,6 +72,11 @@ impl World {
             self.coverage.count("fence commands that lie");
             self.branches.part_from_now_on();
         }
+    }
+
+    /// Whether a node's disk has failed: it cannot be promoted as it is, whatever it holds.
+    fn is_broken(&self, node: NodeId) -> bool {
+        matches!(self.disk(node), DiskState::Failed | DiskState::Diskless)
     }
 
     fn begin_outdating(&mut self, node: NodeId, peer: NodeId, run: FenceRun, takes: u64) {

@@ -3,12 +3,14 @@
 use replicator::event::{Order, Warrant};
 use replicator::layout::superblock::Superblock;
 use replicator::notice::Notice;
-use replicator::state::{ConnectionState, Role};
+use replicator::promotion::membership::MembershipRecord;
+use replicator::state::{ConnectionState, DiskState, Role};
 use replicator::status_report::ConnectionReport;
 use replicator::units::NodeId;
 
 use super::{GAMMA, World};
 use crate::checker::branches::NodeSet;
+use crate::checker::same_volume;
 use crate::fault_budget;
 use crate::node::NAMES;
 
@@ -21,12 +23,19 @@ impl World {
     }
 
     /// Who holds everything that a node which serves has completed: itself, and the members of the set that is on its
-    /// disk, as the runs that are named there.
+    /// disk, as the runs that are named there. A disk that has failed holds nothing, and what is on it is old: then it is
+    /// the members who have stored the record.
     pub(super) fn members_by(&self, node: NodeId) -> NodeSet {
-        let record = &self.watch.seen[node.index()].superblock.membership;
+        let own = &self.watch.seen[node.index()].superblock.membership;
+        let has_disk = self.disk(node) > DiskState::Failed;
+        let stored = self.stored_records().into_iter().map(|(_, record)| record);
+        let is_told = |record: &MembershipRecord| !has_disk && record.primary == Some(node);
+        let newest = stored.filter(is_told).chain([*own]).max_by_key(MembershipRecord::order);
+        let record = newest.expect("its own is one");
         let members = record.in_sync.iter().map(|(member, _)| member);
-        let alive = members.filter(|member| self.is_replica(*member) && self.lives_on(*member, record));
-        alive.fold(NodeSet::of(node), |set, member| set.and(NodeSet::of(member)))
+        let alive = members.filter(|member| self.is_replica(*member) && self.lives_on(*member, &record));
+        let own = if has_disk { NodeSet::of(node) } else { NodeSet::default() };
+        alive.fold(own, |set, member| set.and(NodeSet::of(member)))
     }
 
     fn is_replica(&self, node: NodeId) -> bool {
@@ -40,11 +49,18 @@ impl World {
             self.coverage.count("tails moved");
         }
         let record = now.membership;
+        // Whoever goes on without a member has flushed first what may be flushed on that one alone.
+        let drops_a_member = before.membership.in_sync.iter().any(|(it, _)| !record.in_sync.has_node(it));
         let is_own = record.primary.is_none_or(|primary| primary == node) && record.in_sync.has_node(node);
         if is_own && record.order() > before.membership.order() && self.lives_on(node, &record) {
             let members = self.members_by(node);
             match record.primary {
-                Some(_) if self.role(node) == Role::Primary => self.branches.gathers(node, members),
+                Some(_) if self.role(node) == Role::Primary => {
+                    if drops_a_member && record.term == before.membership.term {
+                        self.branches.has_flushed(node);
+                    }
+                    self.branches.gathers(node, members);
+                }
                 Some(_) => {} // A candidate's: it counts if a reign comes of it.
                 None => self.branches.are_equal(node, members),
             }
@@ -63,10 +79,23 @@ impl World {
                 self.coverage.count("histories of a world that parted");
             }
         }
-        if notice.name == "verdict" && notice.text.contains("it brings this node") {
-            let is_of = |name: &&str| notice.text.starts_with(&format!("{name}:"));
-            if let Some(at) = NAMES.iter().position(is_of) {
-                self.branches.follows(node, NodeId(u8::try_from(at).expect("at most three")));
+        if notice.name == "verdict" {
+            self.note_verdict(node, &notice.text);
+        }
+    }
+
+    fn note_verdict(&mut self, node: NodeId, text: &str) {
+        let Some(at) = NAMES.iter().position(|name| text.starts_with(&format!("{name}:"))) else { return };
+        let peer = NodeId(u8::try_from(at).expect("at most three"));
+        if text.contains("it brings this node") {
+            self.branches.follows(node, peer);
+        }
+        // They say so; what counts is what is on their disks.
+        if text.contains("both hold the same") {
+            let [first, second] =
+                [node, peer].map(|node| (&self.nodes[node.index()], &self.watch.seen[node.index()]));
+            if same_volume::hold_the_same(first, second) {
+                self.branches.hold_the_same([node, peer]);
             }
         }
     }
