@@ -6,8 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::process::Running;
+
+/// Status of fio when a signal has ended its job.
+const INTERRUPTED: i32 = 128;
 
 /// A job file.
 #[derive(Clone, Debug)]
@@ -97,12 +103,13 @@ pub fn version() -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The jobs of a folder whose name contains `only`, in the order of their names.
+/// The jobs whose name contains `only`, in the order of their names.
 ///
 /// # Errors
-/// The folder cannot be read, or a file lacks its question.
-pub fn jobs(folder: &Path, only: &str) -> anyhow::Result<Vec<Job>> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+/// Their folder cannot be read, or a file lacks its question.
+pub fn jobs(only: &str) -> anyhow::Result<Vec<Job>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fio");
+    let entries = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut files = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
     files.retain(|path| path.extension().is_some_and(|extension| extension == "fio"));
     files.sort();
@@ -131,16 +138,7 @@ pub fn run(
     size_bytes: u64,
     seconds: u64,
 ) -> anyhow::Result<Measured> {
-    let target = match on {
-        Subject::Nbd(uri) => format!("ioengine=nbd\nuri={uri}\n"),
-        Subject::File(path) => format!("ioengine=io_uring\ndirect=1\nfilename={}\n", path.display()),
-    };
-    let file = scratch.join("job.fio");
-    let text = format!(
-        "[global]\n{target}size={size_bytes}\nruntime={seconds}\ntime_based=1\nrandrepeat=0\nrefill_buffers=1\n\n{}",
-        job.text
-    );
-    std::fs::write(&file, text)?;
+    let file = write_job(job, on, scratch, size_bytes, seconds, "")?;
     let output = Command::new("fio").arg("--output-format=json").arg(&file).current_dir(scratch).output()?;
     let complained = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(output.status.success(), "fio failed in {}: {complained}", job.name);
@@ -151,6 +149,91 @@ pub fn run(
     let found = report.pointer("/jobs/0").context("fio reports no job")?;
     anyhow::ensure!(found["error"] == 0, "fio met error {} in {}", found["error"], job.name);
     measured(found)
+}
+
+/// Writes a job's file for fio.
+fn write_job(
+    job: &Job,
+    on: &Subject,
+    scratch: &Path,
+    size_bytes: u64,
+    seconds: u64,
+    more: &str,
+) -> anyhow::Result<PathBuf> {
+    let target = match on {
+        Subject::Nbd(uri) => format!("ioengine=nbd\nuri={uri}\n"),
+        Subject::File(path) => format!("ioengine=io_uring\ndirect=1\nfilename={}\n", path.display()),
+    };
+    let file = scratch.join("job.fio");
+    let text = format!(
+        "[global]\n{target}size={size_bytes}\nruntime={seconds}\ntime_based=1\nrandrepeat=0\nrefill_buffers=1\n{more}\n{}",
+        job.text
+    );
+    std::fs::write(&file, text)?;
+    Ok(file)
+}
+
+/// A write that was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered {
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// How long it took, microseconds.
+    pub latency_us: f64,
+}
+
+/// A client that runs beside something else, and remembers how long each write took.
+#[derive(Debug)]
+pub struct Client {
+    fio: Running,
+    log: PathBuf,
+}
+
+impl Client {
+    /// Begins a job, which ends by itself after so many seconds.
+    ///
+    /// # Errors
+    /// fio cannot be started.
+    pub fn start(
+        job: &Job,
+        on: &Subject,
+        scratch: &Path,
+        size_bytes: u64,
+        seconds: u64,
+    ) -> anyhow::Result<Self> {
+        let log = "write_lat_log=client\nlog_unix_epoch=1\n";
+        let file = write_job(job, on, scratch, size_bytes, seconds, log)?;
+        let mut command = Command::new("fio");
+        command.arg("--output=client.out").arg(&file).current_dir(scratch);
+        Ok(Self { fio: Running(command.spawn()?), log: scratch.join("client_lat.1.log") })
+    }
+
+    /// Ends it before its time.
+    ///
+    /// # Errors
+    /// It cannot be told to.
+    pub fn interrupt(&self) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.fio.0), Signal::INT)?)
+    }
+
+    /// Waits for its end; the writes in the order of their answers.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn writes(mut self) -> anyhow::Result<Vec<Answered>> {
+        let status = self.fio.0.wait()?;
+        let is_good = [Some(0), Some(INTERRUPTED)].contains(&status.code());
+        anyhow::ensure!(is_good, "the client failed: {status}");
+        let text = std::fs::read_to_string(&self.log).context("the client has no log")?;
+        Ok(text.lines().filter_map(answered_write).collect())
+    }
+}
+
+/// A line of fio's log of latencies: milliseconds, nanoseconds, direction and more; none if it is not of a write.
+fn answered_write(line: &str) -> Option<Answered> {
+    let fields: Vec<&str> = line.split(',').map(str::trim).collect();
+    let [at_ms, latency_ns, "1", ..] = fields[..] else { return None };
+    Some(Answered { at_ms: at_ms.parse().ok()?, latency_us: latency_ns.parse::<f64>().ok()? / 1000.0 })
 }
 
 /// Which way a whole file goes.
@@ -227,6 +310,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn of_a_log_of_latencies_the_writes_count_alone() {
+        let found = answered_write("2138, 353000, 1, 4096, 0").expect("a write");
+        assert_eq!((found.at_ms, found.latency_us), (2138, 353.0));
+        assert!(answered_write("2138, 353000, 0, 4096, 0").is_none(), "a read");
+    }
 
     #[test]
     fn the_clients_cpu_time_is_shared_among_reads_and_writes() {

@@ -3,11 +3,14 @@
 //!
 //! Rule: what is measured is the released executable from outside, beside the raw disk in the same run.
 
+mod client;
 mod duo;
 mod fio;
 mod machine;
+mod measurement;
 mod pair;
 mod playground;
+mod process;
 mod resync;
 mod stream;
 mod table;
@@ -15,6 +18,9 @@ mod table;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+use duo::Duo;
+use measurement::Where;
 
 /// Measures twinblk
 #[derive(Debug, Parser)]
@@ -37,15 +43,8 @@ struct PairArgs {
     /// How long each job runs, on the pair and on the raw file each
     #[arg(long, value_name = "N", default_value_t = 5)]
     seconds: u64,
-    /// File for the figures as JSON, which are printed below the table otherwise
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Where the disks are made; a folder for temporary files if left out
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// The executable to measure; built in release if left out
-    #[arg(long, value_name = "PATH")]
-    binary: Option<PathBuf>,
+    #[command(flatten)]
+    place: Where,
     /// Only jobs whose name contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
@@ -60,20 +59,36 @@ struct ResyncArgs {
     /// MiB of data that cannot be compressed
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     size: u64,
-    /// File for the figures as JSON, which are printed below the table otherwise
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Where the disks are made; a folder for temporary files if left out
+    /// Where the target's disk is made; beside the source's if left out
     #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// The executable to measure; built in release if left out
-    #[arg(long, value_name = "PATH")]
-    binary: Option<PathBuf>,
+    target_dir: Option<PathBuf>,
+    /// Measure how long the writes of a client take, without a resync and during one, instead of the parts; with the job
+    /// of this name
+    #[arg(long, value_name = "JOB", num_args = 0..=1, default_missing_value = "randwrite-4k-depth-1")]
+    with_client: Option<String>,
+    #[command(flatten)]
+    place: Where,
+}
+
+impl ResyncArgs {
+    fn size_bytes(&self) -> u64 {
+        self.size << 20
+    }
+
+    /// Source and target, with different bytes.
+    fn make_duo(&self) -> anyhow::Result<Duo> {
+        anyhow::ensure!(self.rounds > 0, "no round measures nothing");
+        let target = self.target_dir.as_deref().map(measurement::folder_in).transpose()?;
+        Duo::new(&self.place.executable()?, self.place.folder()?, target, self.size_bytes())
+    }
 }
 
 fn main() -> anyhow::Result<()> {
     match CommandLine::parse().command {
         Command::Pair(args) => pair::run(&args),
-        Command::Resync(args) => resync::run(&args),
+        Command::Resync(args) => match &args.with_client {
+            Some(job) => client::run(&args, job),
+            None => resync::run(&args),
+        },
     }
 }

@@ -2,14 +2,13 @@
 //! other, so that both see the same disk at nearly the same time.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Context;
 use serde::Serialize;
 
 use crate::PairArgs;
 use crate::fio::{self, Job, Measured, Subject};
-use crate::machine::{self, Machine};
+use crate::measurement::Origin;
 use crate::playground::Playground;
 use crate::table;
 
@@ -38,10 +37,8 @@ pub struct Compared {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Run {
-    schema: u32,
-    machine: Machine,
-    commit: String,
-    fio: String,
+    #[serde(flatten)]
+    origin: Origin,
     seconds: u64,
     size_bytes: u64,
     jobs: Vec<Compared>,
@@ -49,12 +46,9 @@ struct Run {
 
 /// `bench pair`
 pub fn run(args: &PairArgs) -> anyhow::Result<()> {
-    let version = fio::version()?;
-    let jobs = fio::jobs(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fio"), &args.only)?;
-    let binary = args.binary.clone().map_or_else(build, Ok)?;
-    let within = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let folder = tempfile::Builder::new().prefix("twinblk-bench-").tempdir_in(&within);
-    let folder = folder.with_context(|| format!("cannot make a folder in {}", within.display()))?;
+    let origin = Origin::here()?;
+    let jobs = fio::jobs(&args.only)?;
+    let (binary, folder) = (args.place.executable()?, args.place.folder()?);
     let raw = Subject::File(make_raw_file(folder.path())?);
     let playground = Playground::start(&binary, folder.path(), SIZE_BYTES)?;
     let pair = Subject::Nbd(playground.uri.clone());
@@ -64,24 +58,8 @@ pub fn run(args: &PairArgs) -> anyhow::Result<()> {
         compared.push(compare(job, &pair, &raw, &playground, folder.path(), args.seconds)?);
     }
     playground.stop()?;
-    let run = Run {
-        schema: 1,
-        machine: machine::describe(),
-        commit: machine::commit(),
-        fio: version,
-        seconds: args.seconds,
-        size_bytes: SIZE_BYTES,
-        jobs: compared,
-    };
-    println!("{}", table::render(&run.machine, &run.commit, &run.jobs));
-    let text = serde_json::to_string_pretty(&run)?;
-    match &args.json {
-        Some(file) => {
-            std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        None => println!("{text}"),
-    }
-    Ok(())
+    let table = table::render(&origin, &compared);
+    args.place.tell(&table, &Run { origin, seconds: args.seconds, size_bytes: SIZE_BYTES, jobs: compared })
 }
 
 fn compare(
@@ -104,22 +82,6 @@ fn compare(
         pair,
         raw,
     })
-}
-
-/// The released executable, beside this one.
-///
-/// # Errors
-/// It cannot be built.
-pub fn build() -> anyhow::Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let status = Command::new(cargo)
-        .args(["build", "--release", "--bin", "twinblk"])
-        .current_dir(&workspace)
-        .status()?;
-    anyhow::ensure!(status.success(), "twinblk cannot be built");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    Ok(target.join("release/twinblk"))
 }
 
 /// A file that has all of its space and was written once.

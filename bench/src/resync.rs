@@ -1,21 +1,20 @@
 //! How fast a volume without holes is resynced when no client writes, beside what its parts give: the source's disk
 //! read, the target's disk written, one TCP stream on loopback, each alone and in the same round.
 //!
-//! Both disks are one here, so that a resync can never be as fast as the slower of the two alone: a fourth figure is what
-//! that one disk gives while it is read and written at once.
+//! Where both disks are one, a resync can never be as fast as the slower of the two alone: a fourth figure is what the
+//! two give while one is read and the other written at once.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use serde::Serialize;
 
 use crate::ResyncArgs;
 use crate::duo::Duo;
 use crate::fio::{self, Way};
-use crate::machine::{self, Machine};
-use crate::{pair, stream};
+use crate::measurement::{self, Origin};
+use crate::stream;
 
 /// How long one resync may take.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -44,10 +43,8 @@ struct Round {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Run {
-    schema: u32,
-    machine: Machine,
-    commit: String,
-    fio: String,
+    #[serde(flatten)]
+    origin: Origin,
     size_bytes: u64,
     rounds: Vec<Round>,
     median: Round,
@@ -55,41 +52,17 @@ struct Run {
 
 /// `bench resync`
 pub fn run(args: &ResyncArgs) -> anyhow::Result<()> {
-    anyhow::ensure!(args.rounds > 0, "no round measures nothing");
-    let version = fio::version()?;
-    let binary = args.binary.clone().map_or_else(pair::build, Ok)?;
-    let within = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let folder = tempfile::Builder::new().prefix("twinblk-bench-").tempdir_in(&within);
-    let folder = folder.with_context(|| format!("cannot make a folder in {}", within.display()))?;
-    let size_bytes = args.size << 20;
-    let mut duo = Duo::new(&binary, folder.path(), size_bytes)?;
-    for node in 0..2 {
-        fill(&duo.data(node), size_bytes)?;
-    }
+    let origin = Origin::here()?;
+    let mut duo = args.make_duo()?;
+    let size_bytes = args.size_bytes();
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
         eprintln!("round {number} of {}", args.rounds);
         rounds.push(measure(&mut duo, size_bytes)?);
     }
     let median = median(&rounds);
-    let run = Run {
-        schema: 1,
-        machine: machine::describe(),
-        commit: machine::commit(),
-        fio: version,
-        size_bytes,
-        rounds,
-        median,
-    };
-    println!("{}", render(&run));
-    let text = serde_json::to_string_pretty(&run)?;
-    match &args.json {
-        Some(file) => {
-            std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        None => println!("{text}"),
-    }
-    Ok(())
+    let run = Run { origin, size_bytes, rounds, median };
+    args.place.tell(&render(&run), &run)
 }
 
 fn measure(duo: &mut Duo, size_bytes: u64) -> anyhow::Result<Round> {
@@ -107,7 +80,7 @@ fn measure(duo: &mut Duo, size_bytes: u64) -> anyhow::Result<Round> {
     let both_at_once = written.min(was_read);
     let resynced = duo.resync(DEADLINE)?;
     anyhow::ensure!(is_same(&source, &target)?, "the copy is not what was copied");
-    let megabytes = megabytes(size_bytes);
+    let megabytes = measurement::megabytes(size_bytes);
     let resync = megabytes / resynced.took.as_secs_f64();
     Ok(Round {
         read,
@@ -124,11 +97,7 @@ fn measure(duo: &mut Duo, size_bytes: u64) -> anyhow::Result<Round> {
 
 /// Of each figure the one in the middle.
 fn median(rounds: &[Round]) -> Round {
-    let of = |figure: fn(&Round) -> f64| {
-        let mut figures: Vec<f64> = rounds.iter().map(figure).collect();
-        figures.sort_by(f64::total_cmp);
-        figures[figures.len() / 2]
-    };
+    let of = |figure: fn(&Round) -> f64| measurement::median(rounds, figure);
     Round {
         read: of(|round| round.read),
         write: of(|round| round.write),
@@ -144,13 +113,10 @@ fn median(rounds: &[Round]) -> Round {
 
 fn render(run: &Run) -> String {
     let mut text = format!(
-        "{}, {} processors, Linux {}, commit {}, {} MiB, MB/s\n\n\
+        "{}, {} MiB, MB/s\n\n\
          | round | read | write | TCP | both at once | resync | of the slowest | on one disk | source µs/MB | target µs/MB |\n\
          |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
-        run.machine.processor,
-        run.machine.processors,
-        run.machine.kernel,
-        run.commit,
+        run.origin.line(),
         run.size_bytes >> 20
     );
     let line = |name: &str, round: &Round| {
@@ -174,16 +140,6 @@ fn render(run: &Run) -> String {
     text
 }
 
-/// A file of the kernel's random bytes.
-fn fill(path: &Path, size_bytes: u64) -> anyhow::Result<()> {
-    let mut random = std::fs::File::open("/dev/urandom")?.take(size_bytes);
-    let mut file = std::fs::File::create_new(path)?;
-    std::io::copy(&mut random, &mut file).with_context(|| format!("cannot write {}", path.display()))?;
-    file.flush()?;
-    file.sync_all()?;
-    Ok(())
-}
-
 fn is_same(one: &Path, other: &Path) -> anyhow::Result<bool> {
     let (mut one, mut other) = (std::fs::File::open(one)?, std::fs::File::open(other)?);
     let (mut ours, mut theirs) = (vec![0; 1 << 20], vec![0; 1 << 20]);
@@ -197,9 +153,4 @@ fn is_same(one: &Path, other: &Path) -> anyhow::Result<bool> {
             return Ok(false);
         }
     }
-}
-
-/// For rates only.
-fn megabytes(bytes: u64) -> f64 {
-    f64::from(u32::try_from(bytes >> 20).expect("less than 4 PiB")) * 1.048_576
 }

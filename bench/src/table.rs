@@ -1,16 +1,16 @@
 //! The figures for people, as a table that Markdown shows too.
 
 use crate::fio::Measured;
-use crate::machine::Machine;
+use crate::measurement::Origin;
 use crate::pair::Compared;
 
 /// A line for the pair and one for the raw file, for each job.
-pub fn render(machine: &Machine, commit: &str, jobs: &[Compared]) -> String {
+pub fn render(origin: &Origin, jobs: &[Compared]) -> String {
     let mut text = format!(
-        "{}, {} processors, Linux {}, commit {commit}\n\n\
+        "{}\n\n\
          | job | on | IOPS | MB/s | p50 µs | p99 µs | flush p50 µs | flush p99 µs | daemons µs/op | client µs/op | ratio |\n\
          |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
-        machine.processor, machine.processors, machine.kernel
+        origin.line()
     );
     for job in jobs {
         let daemons = format!("{:.1}", job.pair_cpu_us_per_operation);
