@@ -332,7 +332,8 @@ impl Replica {
     /// is of its block unless a record, which goes to the target itself, is newer.
     fn copy_blocks(&mut self, node: NodeId, effects: &mut Effects) {
         let Some(link) = self.peer(node).link.as_ref().map(|link| link.id) else { return };
-        let (written_back, bytes_max) = (self.write_back.written_back(), self.throttle.in_flight_bytes_max());
+        let (now, written_back) = (self.now, self.write_back.written_back());
+        let bytes_max = self.throttle.in_flight_bytes_max(now);
         if let Some(copying) = self.copying_to(node) {
             copying.limit_in_flight(bytes_max);
             if copying.may_find_more(written_back) {

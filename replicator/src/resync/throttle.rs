@@ -6,8 +6,14 @@ use crate::units::{Span, Tick};
 
 /// Time over which latencies are looked at before the rate changes.
 const WINDOW: Span = Span::from_millis(1000);
-/// Rate with which a resync begins, bytes a second.
+/// Rate with which a resync begins beside clients, bytes a second.
 const RATE_AT_FIRST: u64 = 64 << 20;
+/// Beside clients a limit is at most so many times what was copied: that they are content with the one says nothing of
+/// the other.
+const RATE_HEADROOM: u64 = 2;
+/// While more than one write in a hundred takes longer than these parts of what is aimed at, the rate does not grow: it
+/// would do so until clients feel it.
+const UNEASY_PARTS: (u64, u64) = (3, 4);
 /// Rate above which there is no limit, bytes a second.
 const RATE_MAX: u64 = 8 << 30;
 /// Time for which leave to read may be saved up.
@@ -22,6 +28,8 @@ const IN_FLIGHT_BYTES_MIN_ALONE: u64 = 16 << 20;
 const IN_FLIGHT_SECOND_PARTS: u64 = 16;
 /// The same while nobody writes, of what was copied in the last second: whoever begins must not wait for long.
 const IN_FLIGHT_SECOND_PARTS_ALONE: u64 = 8;
+/// Shortest part of a second from which it is told how much the whole one will bring.
+const GLIMPSE: Span = Span::from_millis(50);
 
 /// What clients may be made to feel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +49,15 @@ pub struct Throttle {
     leave: i64,
     refilled: Tick,
     window_began: Tick,
-    /// Writes that were answered in this window, and those of them that took longer than is aimed at.
+    /// Writes that were answered in this window, those of them that took nearly as long as is aimed at or longer, and
+    /// those that took longer.
     writes: u64,
+    uneasy: u64,
     slow: u64,
     /// Bytes read in this window, and in the one before.
     read: u64,
     read_before: u64,
-    /// Whether clients wrote in the last window that is over.
+    /// Whether clients wrote in the last window that is over, or have written since.
     has_clients: bool,
     /// The rate at which clients have felt it last: near it, it grows slowly.
     felt: u64,
@@ -64,6 +74,7 @@ impl Throttle {
             refilled: now,
             window_began: now,
             writes: 0,
+            uneasy: 0,
             slow: 0,
             read: 0,
             read_before: 0,
@@ -74,7 +85,15 @@ impl Throttle {
 
     /// A client's write is answered, after so long. Windows that are over by now have been ended.
     pub fn on_write(&mut self, latency: Span) {
+        if !self.has_clients {
+            // Somebody begins to write: a second at full speed would be a second in which that one waits.
+            self.has_clients = true;
+            self.rate = self.rate.min(RATE_AT_FIRST);
+        }
+        let (parts, of) = UNEASY_PARTS;
         self.writes += 1;
+        self.uneasy +=
+            u64::from(latency.0.saturating_mul(of) > self.limits.write_latency.0.saturating_mul(parts));
         self.slow += u64::from(latency > self.limits.write_latency);
     }
 
@@ -90,9 +109,11 @@ impl Throttle {
     /// at, and are not answered: what has stopped altogether must not look like silence.
     pub fn end_window(&mut self, still_slow: u64, now: Tick) {
         if now >= self.window_began.plus(WINDOW.times(2)) {
-            (self.writes, self.slow) = (0, 0); // Nobody has been answered in the second before this one.
+            // Nobody has been answered in the second before this one.
+            (self.writes, self.uneasy, self.slow) = (0, 0, 0);
         }
         let (writes, slow) = (self.writes + still_slow, self.slow + still_slow);
+        let near = RATE_AT_FIRST.max(self.read.saturating_mul(RATE_HEADROOM));
         self.rate = match writes {
             0 => RATE_MAX,
             // Faster than it went it was not: from there it is halved.
@@ -102,23 +123,32 @@ impl Throttle {
                 self.felt = if felt / 2 > self.limits.rate_min { felt } else { RATE_MAX };
                 felt / 2
             }
-            _ if self.rate < self.felt / 8 * 6 => self.rate + self.rate / 4,
-            _ => self.rate + self.rate / 32,
+            _ if self.uneasy * SLOW_ONE_IN > writes => self.rate.min(near),
+            _ if self.rate < self.felt / 8 * 6 => (self.rate + self.rate / 4).min(near),
+            _ => (self.rate + self.rate / 32).min(near),
         }
         .clamp(self.limits.rate_min, RATE_MAX);
         self.has_clients = writes > 0;
         (self.read_before, self.read) = (self.read, 0);
-        (self.writes, self.slow, self.window_began) = (0, 0, now);
+        (self.writes, self.uneasy, self.slow, self.window_began) = (0, 0, 0, now);
     }
 
     /// Bytes of copies that may be on their way.
     #[must_use]
-    pub fn in_flight_bytes_max(&self) -> u64 {
+    pub fn in_flight_bytes_max(&self, now: Tick) -> u64 {
         if !self.has_clients {
-            let copied = self.read_before / IN_FLIGHT_SECOND_PARTS_ALONE;
+            let copied = self.read_before.max(self.read_in_a_second(now)) / IN_FLIGHT_SECOND_PARTS_ALONE;
             return copied.clamp(IN_FLIGHT_BYTES_MIN_ALONE, IN_FLIGHT_BYTES_MAX);
         }
         (self.rate / IN_FLIGHT_SECOND_PARTS).clamp(IN_FLIGHT_BYTES_MIN, IN_FLIGHT_BYTES_MAX)
+    }
+
+    /// What this window will have brought if it goes on as it began, for whoever did not copy in the one before. What
+    /// may still be on its way does not count: a disk gives that to a link of any speed.
+    fn read_in_a_second(&self, now: Tick) -> u64 {
+        let passed = now.since(self.window_began).max(GLIMPSE);
+        let through = self.read.saturating_sub(IN_FLIGHT_BYTES_MAX);
+        u64::try_from(u128::from(through) * u128::from(WINDOW.0) / u128::from(passed.0)).unwrap_or(u64::MAX)
     }
 
     /// The rate, bytes a second, where there is a limit.
@@ -195,21 +225,75 @@ mod tests {
         seconds(&mut throttle, &mut now, 2, None);
         assert_eq!(throttle.rate(), None);
         seconds(&mut throttle, &mut now, 1, None);
-        assert_eq!(throttle.in_flight_bytes_max(), IN_FLIGHT_BYTES_MAX);
+        assert_eq!(throttle.in_flight_bytes_max(now), IN_FLIGHT_BYTES_MAX);
     }
 
     #[test]
     fn no_more_is_on_its_way_than_a_slow_link_carries_in_a_moment() {
         let (mut throttle, mut now) = (Throttle::new(LIMITS, Tick(0)), Tick(0));
-        assert_eq!(throttle.in_flight_bytes_max(), 16 << 20);
+        assert_eq!(throttle.in_flight_bytes_max(now), 16 << 20);
         for _ in 0..3 {
             second(&mut throttle, &mut now, None, 200 << 20);
         }
-        assert!(throttle.in_flight_bytes_max().abs_diff(25 << 20) < 1 << 20);
+        assert!(throttle.in_flight_bytes_max(now).abs_diff(25 << 20) < 1 << 20);
         for _ in 0..20 {
             second(&mut throttle, &mut now, Some(Span::from_millis(30)), 200 << 20);
         }
-        assert_eq!(throttle.in_flight_bytes_max(), 8 << 20, "they share the disks");
+        assert_eq!(throttle.in_flight_bytes_max(now), 8 << 20, "they share the disks");
+    }
+
+    #[test]
+    fn a_resync_that_nobody_minds_need_not_wait_a_second_until_a_fast_disk_is_busy() {
+        let (mut throttle, mut now) = (Throttle::new(LIMITS, Tick(0)), Tick(0));
+        seconds(&mut throttle, &mut now, 2, None);
+        now = now.plus(WINDOW.times(10));
+        throttle.end_window(0, now);
+        throttle.end_window(0, now);
+        // A link of any speed gets that much at once.
+        throttle.on_read(IN_FLIGHT_BYTES_MAX);
+        assert_eq!(throttle.in_flight_bytes_max(now.plus(Span::from_millis(60))), 16 << 20);
+        throttle.on_read(150 << 20);
+        assert_eq!(throttle.in_flight_bytes_max(now.plus(Span::from_millis(200))), IN_FLIGHT_BYTES_MAX);
+    }
+
+    #[test]
+    fn whoever_begins_to_write_does_not_wait_for_a_second_until_a_resync_at_full_speed_makes_way() {
+        let (mut throttle, mut now) = (Throttle::new(LIMITS, Tick(0)), Tick(0));
+        seconds(&mut throttle, &mut now, 3, None);
+        throttle.on_write(Span::from_millis(60));
+        assert!(throttle.may_read(now.plus(Span::from_millis(1))), "it goes on");
+        assert_eq!((throttle.rate(), throttle.in_flight_bytes_max(now)), (Some(RATE_AT_FIRST), 8 << 20));
+        assert!(throttle.leave <= 7 << 20, "what was saved up at full speed is gone");
+    }
+
+    #[test]
+    fn a_resync_that_begins_beside_contented_clients_begins_slowly() {
+        let (mut throttle, mut now) = (Throttle::new(LIMITS, Tick(0)), Tick(0));
+        for _ in 0..60 {
+            second(&mut throttle, &mut now, Some(Span::from_millis(2)), 0);
+        }
+        let read = second(&mut throttle, &mut now, Some(Span::from_millis(2)), 1 << 40);
+        assert!(read < 80 << 20, "{read}: nothing was copied yet that they could be content with");
+    }
+
+    #[test]
+    fn a_limit_is_never_far_above_what_clients_were_content_with() {
+        let (mut throttle, mut now) = (Throttle::new(LIMITS, Tick(0)), Tick(0));
+        seconds(&mut throttle, &mut now, 3, None);
+        for _ in 0..30 {
+            second(&mut throttle, &mut now, Some(Span::from_millis(2)), 200 << 20);
+        }
+        assert!(throttle.rate <= 401 << 20, "{}", throttle.rate);
+        assert!(throttle.in_flight_bytes_max(now) <= 26 << 20, "the disk has no more to do at a time");
+    }
+
+    #[test]
+    fn a_rate_at_which_clients_nearly_feel_it_does_not_grow() {
+        let (mut throttle, mut now) = (Throttle::new(LIMITS, Tick(0)), Tick(0));
+        seconds(&mut throttle, &mut now, 10, Some(Span::from_millis(16)));
+        assert_eq!(throttle.rate, RATE_AT_FIRST);
+        seconds(&mut throttle, &mut now, 10, Some(Span::from_millis(14)));
+        assert!(throttle.rate > 2 * RATE_AT_FIRST, "{}", throttle.rate);
     }
 
     #[test]
