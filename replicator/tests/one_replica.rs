@@ -4,6 +4,8 @@
 mod lending;
 #[path = "one_replica/lies.rs"]
 mod lies;
+#[path = "one_replica/marks.rs"]
+mod marks;
 #[path = "one_replica/strangers.rs"]
 mod strangers;
 
@@ -53,6 +55,9 @@ struct Bench {
     answers: Vec<Answer>,
     /// Whether reads of the data area take for ever.
     withholds_data: bool,
+    /// Whether reads of the journal take their time, and those that do, with what they will bring.
+    withholds_journal: bool,
+    withheld: Vec<Event>,
 }
 
 fn config() -> Config {
@@ -87,9 +92,14 @@ fn arrived(frame: &OutboundFrame) -> ReceivedFrame {
 
 impl Bench {
     fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// The same with something else in its superblock.
+    fn start_with(change: impl FnOnce(&mut Superblock)) -> Self {
         let resource = ResourceName::parse("mail").expect("a name");
         let zones = Zones::for_volume(VOLUME_BYTES, 64 << 20, 2).expect("legal sizes");
-        let superblock = Superblock::created(
+        let mut superblock = Superblock::created(
             resource,
             BETA,
             VoterId(101),
@@ -98,6 +108,7 @@ impl Bench {
             DurableDisk::UpToDate,
             Lineage::zeroed(),
         );
+        change(&mut superblock);
         let mut scan = RecoveryScan::new(&superblock);
         while let Some(read) = scan.next_read() {
             scan.on_bytes(Bytes::from(vec![0; bytes_usize(read.length)]));
@@ -122,6 +133,8 @@ impl Bench {
             journal: BTreeMap::new(),
             answers: Vec::new(),
             withholds_data: false,
+            withholds_journal: false,
+            withheld: Vec::new(),
         };
         bench.settle();
         bench.store();
@@ -158,8 +171,10 @@ impl Bench {
                         let zeroes = Bytes::from_static(&[0; BLOCK_SIZE]);
                         let blocks: Vec<Bytes> =
                             blocks.map(|at| self.journal.get(&at).unwrap_or(&zeroes).clone()).collect();
-                        done.push(Event::BytesRead { io, bytes: Bytes::from(blocks.concat()) });
+                        let read = Event::BytesRead { io, bytes: Bytes::from(blocks.concat()) };
+                        if self.withholds_journal { self.withheld.push(read) } else { done.push(read) }
                     }
+                    Effect::WriteBitmapPages { io, .. } => done.push(Event::IoCompleted { io }),
                     Effect::ReadData { io, range } if !self.withholds_data => {
                         let bytes = Bytes::from(vec![0; bytes_usize(range.bytes())]);
                         done.push(Event::BytesRead { io, bytes });
@@ -247,7 +262,11 @@ impl Bench {
 
     /// Alpha is Primary, beta follows it and has its first ten writes.
     fn following() -> Self {
-        let mut bench = Self::start();
+        Self::start().follows()
+    }
+
+    fn follows(mut self) -> Self {
+        let bench = &mut self;
         bench.link(ALPHA);
         bench.hears(ALPHA, &Message::State(Box::new(state(Role::Primary, 10))));
         bench.store();
@@ -256,7 +275,7 @@ impl Bench {
         bench.store();
         bench.hears(ALPHA, &Message::Flush { up_to: Lsn(10) });
         assert_eq!(bench.durable(), Lsn(10));
-        bench
+        self
     }
 }
 

@@ -156,6 +156,7 @@ impl Replica {
         let Some(TailMove { stage: Stage::Marking { reader, behind }, .. }) = &mut self.tail_move else {
             return;
         };
+        // It is its own: a move is given up with the disk only, and nothing else begins before it is over.
         match reader.on_bytes(io, bytes) {
             Ok(records) => {
                 let behind = behind.clone();
