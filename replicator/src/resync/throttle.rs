@@ -69,7 +69,7 @@ impl Throttle {
     pub fn new(limits: ThrottleLimits, now: Tick) -> Self {
         Self {
             limits,
-            rate: RATE_AT_FIRST,
+            rate: rate_at_first(limits),
             leave: 0,
             refilled: now,
             window_began: now,
@@ -88,7 +88,7 @@ impl Throttle {
         if !self.has_clients {
             // Somebody begins to write: a second at full speed would be a second in which that one waits.
             self.has_clients = true;
-            self.rate = self.rate.min(RATE_AT_FIRST);
+            self.rate = self.rate.min(rate_at_first(self.limits));
         }
         let (parts, of) = UNEASY_PARTS;
         self.writes += 1;
@@ -113,7 +113,7 @@ impl Throttle {
             (self.writes, self.uneasy, self.slow) = (0, 0, 0);
         }
         let (writes, slow) = (self.writes + still_slow, self.slow + still_slow);
-        let near = RATE_AT_FIRST.max(self.read.saturating_mul(RATE_HEADROOM));
+        let near = rate_at_first(self.limits).max(self.read.saturating_mul(RATE_HEADROOM));
         self.rate = match writes {
             0 => RATE_MAX,
             // Faster than it went it was not: from there it is halved.
@@ -180,6 +180,11 @@ impl Throttle {
         let owed = u64::try_from(-self.leave).unwrap_or(0) + 1;
         self.refilled.plus(Span((owed * 1_000_000).div_ceil(self.rate).max(1000)))
     }
+}
+
+/// The rate with which a resync begins, which is no less than the floor.
+fn rate_at_first(limits: ThrottleLimits) -> u64 {
+    RATE_AT_FIRST.max(limits.rate_min)
 }
 
 #[cfg(test)]
@@ -264,6 +269,16 @@ mod tests {
         assert!(throttle.may_read(now.plus(Span::from_millis(1))), "it goes on");
         assert_eq!((throttle.rate(), throttle.in_flight_bytes_max(now)), (Some(RATE_AT_FIRST), 8 << 20));
         assert!(throttle.leave <= 7 << 20, "what was saved up at full speed is gone");
+    }
+
+    #[test]
+    fn a_floor_above_the_rate_of_the_beginning_is_a_floor_from_the_beginning() {
+        let limits = ThrottleLimits { rate_min: 100 << 20, ..LIMITS };
+        let (mut throttle, mut now) = (Throttle::new(limits, Tick(0)), Tick(0));
+        assert_eq!(throttle.rate, limits.rate_min);
+        seconds(&mut throttle, &mut now, 3, None);
+        throttle.on_write(Span::from_millis(60));
+        assert_eq!(throttle.rate, limits.rate_min);
     }
 
     #[test]
