@@ -301,8 +301,8 @@ impl GenerationId {
 pub struct Term {
     /// Grows with every promotion; 0 before the first.
     pub number: u64,
-    /// Random id that tells two candidates of one number apart. 16 hexadecimal digits in JSON, because many
-    /// readers round large numbers.
+    /// Random id that tells two candidates of one number apart; its lowest bit is set where an operator forced the
+    /// promotion, so that no majority was asked. 16 hexadecimal digits in JSON, because many readers round large numbers.
     #[serde(serialize_with = "as_hexadecimal")]
     pub taker: u64,
 }
@@ -315,6 +315,24 @@ fn as_hexadecimal<S: serde::Serializer>(value: &u64, serializer: S) -> Result<S:
 impl Term {
     /// Before the first promotion.
     pub const ZERO: Self = Self { number: 0, taker: 0 };
+
+    /// A term that is put to the others, with a random id.
+    #[must_use]
+    pub fn asked(number: u64, id: u64) -> Self {
+        Self { number, taker: id & !1 }
+    }
+
+    /// A term that is taken by force, with a random id.
+    #[must_use]
+    pub fn forced(number: u64, id: u64) -> Self {
+        Self { number, taker: id | 1 }
+    }
+
+    /// Whether an operator forced the promotion.
+    #[must_use]
+    pub fn is_forced(self) -> bool {
+        self.taker & 1 == 1
+    }
 }
 
 impl fmt::Display for Term {

@@ -483,6 +483,7 @@ impl Tiebreaker {
             position: None,
             incarnation: Incarnation(0),
             continues: None,
+            is_settled: true,
             now,
             started: self.started.expect("it was told first that it has started"),
             last_primary_frame: record.primary.and_then(|primary| self.last_frames[primary.index()]),
@@ -512,7 +513,7 @@ impl Tiebreaker {
     fn seen_primary(&self, now: Tick) -> SeenPrimary {
         let lives = |held: &Link| {
             let is_heard = now.since(held.heard) < self.config.peer_timeout;
-            held.role == Role::Primary && held.term >= self.durable.record.term && is_heard
+            held.role == Role::Primary && held.term.number >= self.durable.record.term.number && is_heard
         };
         let primary = self.links.iter().find(|(_, held)| lives(held));
         primary.map_or(SeenPrimary::Nobody, |(peer, _)| SeenPrimary::Linked(*peer))

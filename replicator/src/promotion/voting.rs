@@ -64,6 +64,8 @@ pub struct VoterView<'a> {
     pub asks_a_majority: bool,
     /// Whether its disk holds one state of the volume: not in the middle of a resync.
     pub has_usable_disk: bool,
+    /// Whether everything that it has acknowledged is at `position`: nothing is on its way to the journal.
+    pub is_settled: bool,
     /// How many vote, by its configuration.
     pub voters: usize,
     /// The identities that it knows: its own and those of the voters it has met. Zero: not met.
@@ -74,6 +76,11 @@ impl VoterView<'_> {
     /// Whether it is alive as the very member that the record names.
     fn is_living_member(&self) -> bool {
         self.record.in_sync.is_continued_by(self.node, self.incarnation, self.continues)
+    }
+
+    /// Whether the candidate holds exactly what this voter does.
+    fn is_matched_by(&self, request: &VoteRequest) -> bool {
+        self.has_usable_disk && self.is_settled && self.position == Some(request.position)
     }
 
     /// Whether it counts as a member for this request. If no recorded incarnation lives, nodes count.
@@ -176,7 +183,7 @@ fn not_a_member(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
         // The candidate answers for that itself.
         Basis::Agreement => true,
     };
-    let is_equal = view.is_living_member() && view.position == Some(request.position);
+    let is_equal = view.is_living_member() && view.is_matched_by(request);
     (!is_member && !is_equal).then_some(Denial::NotAMember { term: view.record.term })
 }
 
@@ -184,7 +191,7 @@ fn not_a_member(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
 /// not in its own way: it may live on as a member of the older record that it has stored itself, while the newest names an
 /// earlier run of it.
 fn member_lives(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
-    let is_another = view.node != request.candidate && view.position != Some(request.position);
+    let is_another = view.node != request.candidate && !view.is_matched_by(request);
     let lives = request.basis == Basis::AllReported && is_another && view.is_living_member();
     lives.then_some(Denial::MemberLives { member: view.node })
 }
@@ -293,9 +300,13 @@ pub fn may_replace(
     if !seats::names(&update.voters, voter.node, voter.known) {
         return Err(StoreDenial::OtherVoters);
     }
-    // A majority grants one term of each number. It granted this one, so the other that this voter has voted for was not.
-    let was_never_granted = voter.asks_a_majority && own.is_rival_of(update) && !shows_a_reign(own);
-    if update.order() <= own.order() && !was_never_granted {
+    let is_newer = match voter.asks_a_majority && own.is_rival_of(update) {
+        // A majority grants one term of each number. It granted this one, so the other that this voter has voted for was
+        // not. Of a term by force neither can be said.
+        true => !update.term.is_forced() && (own.term.is_forced() || !shows_a_reign(own)),
+        false => update.order() > own.order(),
+    };
+    if !is_newer {
         return Err(StoreDenial::OlderRecord { term: own.term, version: own.version });
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::promotion::membership::{InSyncSet, MembershipRecord};
 use crate::promotion::preconditions::{DISK_OUTDATED, PEER_IS_PRIMARY};
 use crate::promotion::refusal::{RefusalCode, Refused};
 use crate::state::{DiskState, Role};
-use crate::units::{NodeId, Span, Tick};
+use crate::units::{NodeId, Span, Term, Tick};
 
 use super::Replica;
 use super::candidacy::{Candidacy, ROUND_PATIENCE, ROUND_PAUSE, Stage};
@@ -252,7 +252,8 @@ impl Replica {
         effects.push(Effect::Notify(Notice::error("promoted-by-force", loss.clone())));
         candidacy.accepted_loss = Some(loss);
         self.inbound = None;
-        let record = self.proposed_record(candidacy.highest);
+        let mut record = self.proposed_record(candidacy.highest);
+        record.term = Term::forced(record.term.number, record.term.taker);
         let revision = self.store_record(record);
         Some(Stage::Storing { record, revision, granted: vec![self.config.local] })
     }

@@ -41,7 +41,7 @@ pub(super) struct Candidacy {
     pub(super) highest: u64,
     /// The newest record that voters with an older one were told.
     pub(super) passed_on: Option<(Term, u64)>,
-    /// Members that the last term that was asked for named in sync, and that denied it: the next one does not name them.
+    /// Members that a term named in sync, and that denied it: the next ones do not name them.
     pub(super) left_out: Vec<NodeId>,
     /// What is lost by it, where it is forced.
     pub(super) accepted_loss: Option<String>,
@@ -304,7 +304,7 @@ impl Replica {
         let adopted = self.superblock.content().lineage.newest().map_or(0, |newest| newest.term.number);
         let highest = highest.max(self.record().term.number).max(adopted);
         MembershipRecord {
-            term: Term { number: highest + 1, taker: self.random.identity() },
+            term: Term::asked(highest + 1, self.random.identity()),
             version: 1,
             primary: Some(self.config.local),
             in_sync: crate::promotion::membership::InSyncSet::of(self.config.local, self.incarnation),
@@ -473,10 +473,8 @@ impl Replica {
             false => Authority::ThisNode,
         };
         self.reign = Some(Reign::new(record, revision, granted.iter().copied(), authority));
-        if candidacy.warrant == Warrant::Force {
-            // Nobody was asked to store it: whoever can be reached hears of it now.
-            self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects);
-        }
+        // Whoever was not asked, did not answer, or had voted for another one hears of it now.
+        self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects);
         self.set_role(Role::Primary, effects);
         self.set_disk(DiskState::UpToDate, effects);
         self.reintroduce();

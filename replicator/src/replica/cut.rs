@@ -50,6 +50,6 @@ impl Replica {
 
     /// Whether a cut is on its way to disk.
     pub(super) fn is_cutting(&self) -> bool {
-        self.inbound.as_ref().is_some_and(|inbound| matches!(inbound.stage, Stage::Preparing(_)))
+        self.inbound.as_ref().is_some_and(|inbound| matches!(inbound.stage, Stage::Preparing { .. }))
     }
 }

@@ -42,7 +42,9 @@ impl Replica {
         let Some(inbound) = self.inbound.as_mut().filter(|_| is_servable) else {
             return; // Of an earlier introduction; it is asked again.
         };
-        if matches!(inbound.stage, Stage::Preparing(_) | Stage::AwaitingResync) || inbound.resync.is_some() {
+        if matches!(inbound.stage, Stage::Preparing { .. } | Stage::AwaitingResync)
+            || inbound.resync.is_some()
+        {
             return self.drop_link(node, "it reads from a copy that is not whole yet", effects);
         }
         let lending = &mut inbound.lending;

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::bitmap::BitmapRevision;
 use crate::config::{PEER_WINDOW_BYTES, ReplicationProtocol, WRITE_BACK_BYTES_MAX};
 use crate::effect::{Effect, Effects};
 use crate::generation::compare::{Course, SyncMethod};
@@ -54,7 +55,7 @@ pub(super) enum Stage {
     /// The end of what is agreed with the source before its resync.
     AwaitingResync,
     /// What it holds beyond the fork is being cut off, or its state recorded; then it asks for records.
-    Preparing(Revision),
+    Preparing { superblock: Revision, marks: BitmapRevision },
     /// Records.
     Streaming,
     /// The generation at the front of the queue is being recorded.
@@ -131,9 +132,10 @@ impl Replica {
             let text =
                 format!("cut writes {}..={end}: they were never completed on the other side", keeps.next());
             effects.push(Effect::Notify(Notice::warning("journal-cut", text)));
-            Stage::Preparing(self.cut_after(course.common, keeps))
+            let superblock = self.cut_after(course.common, keeps);
+            Stage::Preparing { superblock, marks: self.bitmap.newest() }
         } else {
-            Stage::Preparing(self.superblock.change(|_| {}))
+            Stage::Preparing { superblock: self.superblock.change(|_| {}), marks: self.bitmap.newest() }
         };
         self.inbound = Some(Inbound::new(node, stage, keeps));
         if let Some(link) = &mut self.peer_mut(node).link {
@@ -295,12 +297,14 @@ impl Replica {
         let Some(inbound) = &mut self.inbound else { return false };
         match inbound.stage {
             Stage::AwaitingResync => false,
-            Stage::Preparing(revision) | Stage::RecordingGeneration(revision)
-                if !self.superblock.is_durable(revision) =>
+            Stage::RecordingGeneration(revision) if !self.superblock.is_durable(revision) => false,
+            // Marks too: what they say of third nodes must not be lost once anything is built on this.
+            Stage::Preparing { superblock, marks }
+                if !self.superblock.is_durable(superblock) || !self.bitmap.is_durable(marks) =>
             {
                 false
             }
-            Stage::Preparing(_) => {
+            Stage::Preparing { .. } => {
                 inbound.stage = Stage::Streaming;
                 let (from, end) = (inbound.from, inbound.received);
                 self.send(from, &Message::CatchUpFrom { end }, effects);
@@ -379,7 +383,7 @@ impl Replica {
         // Only protocol B waits for the receipt. The others hear of it with the journal write that follows at once.
         let is_receipt_awaited = self.peer(from).protocol == Some(ReplicationProtocol::B);
         let Some(inbound) = &mut self.inbound else { return };
-        if matches!(inbound.stage, Stage::Preparing(_) | Stage::AwaitingResync) {
+        if matches!(inbound.stage, Stage::Preparing { .. } | Stage::AwaitingResync) {
             return;
         }
         // What is granted has room in memory and in the ring: should the source vanish, all of it gets flushed.

@@ -477,7 +477,7 @@ impl Replica {
         let targets = self.peers.iter().filter(|peer| peer.is_target_of_us() && peer.role == Role::Secondary);
         let highest = targets.filter_map(|peer| Some(peer.introduced()?.record.term)).max();
         let Some(highest) = highest.filter(|highest| *highest > self.record().term) else { return };
-        let term = Term { number: highest.number + 1, taker: self.random.identity() };
+        let term = Term::asked(highest.number + 1, self.random.identity());
         let Some(reign) = &mut self.reign else { return };
         reign.stored = [0; VOTERS_MAX];
         let record = MembershipRecord { term, version: 1, ..*reign.newest() };
@@ -552,12 +552,17 @@ impl Replica {
     }
 
     /// Whether this node's reign ends because somebody has stored a record of this term: never where no majority decides,
-    /// and not by a term that has the number of one that a majority granted, which can never be granted itself.
+    /// and not by a term that has the number of one that a majority granted, which can never be granted itself. A reign by
+    /// force gives way to any term of its number that was put to the voters.
     pub(super) fn is_deposed_by(&self, term: Term) -> bool {
         let Some(reign) = self.reign.as_ref().filter(|_| self.config.on_peer_lost.asks_a_majority()) else {
             return false;
         };
         let own = self.record().term;
-        if reign.is_granted() { term.number > own.number } else { term > own }
+        match own.is_forced() {
+            true => term.number > own.number || (term.number == own.number && !term.is_forced()),
+            false if reign.is_granted() => term.number > own.number,
+            false => term > own,
+        }
     }
 }

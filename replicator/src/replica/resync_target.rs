@@ -326,9 +326,10 @@ impl Replica {
         });
         let receiving = Box::<Receiving>::default();
         self.set_target_stage(Stage::Receiving { receiving, is_flushing: false });
+        let marks = self.bitmap.newest();
         if let Some(inbound) = &mut self.inbound {
             inbound.received = start;
-            inbound.stage = InboundStage::Preparing(revision);
+            inbound.stage = InboundStage::Preparing { superblock: revision, marks };
         }
     }
 

@@ -81,7 +81,7 @@ impl Replica {
         // Whoever is named in sync and says that it is not will say so again: the next round does not name it.
         let denied: Vec<NodeId> = self.named_but_not_in_sync(&taking).collect();
         if !denied.is_empty() {
-            candidacy.left_out = denied;
+            candidacy.left_out.extend(denied);
             return self.rest_after(candidacy, &taking, effects);
         }
         if self.now >= taking.since.plus(ROUND_PATIENCE) {
@@ -133,7 +133,7 @@ impl Replica {
         let is_own = shown.primary == Some(self.config.local)
             && shown.in_sync.incarnation_of(self.config.local) == Some(self.incarnation);
         // What this node has stored itself is a reign, or becomes one.
-        let is_unknown = shown.order() > self.record().order();
+        let is_unknown = shown.order() > self.record().order() || shown.is_rival_of(self.record());
         if is_own && is_unknown && self.candidacy_term() != Some(shown.term) {
             self.send(node, &Message::RecordUpdate(Box::new(shown.ended())), effects);
         }

@@ -28,8 +28,8 @@ impl Replica {
         // A Primary of an older reign than the one stored is none.
         let asks_a_majority = self.config.on_peer_lost.asks_a_majority();
         let lives = |peer: &&Peer| {
-            let term = peer.link.as_ref().map(|link| link.term);
-            peer.role == Role::Primary && (!asks_a_majority || term >= Some(content.membership.term))
+            let term = peer.link.as_ref().map(|link| link.term.number);
+            peer.role == Role::Primary && (!asks_a_majority || term >= Some(content.membership.term.number))
         };
         let linked = self.peers.iter().find(lives);
         let seen_primary = match (self.role, linked) {
@@ -51,6 +51,7 @@ impl Replica {
             peer_timeout: self.config.peer_timeout,
             asks_a_majority: self.config.on_peer_lost.asks_a_majority(),
             has_usable_disk: self.disk > DiskState::Inconsistent,
+            is_settled: self.journal.is_clean(),
             voters: self.config.voters(),
             known: self.voter_list(),
         }

@@ -146,6 +146,7 @@ fn voter(node: NodeId, record: &MembershipRecord, known: VoterList) -> VoterView
         peer_timeout: Span::from_millis(3000),
         asks_a_majority: true,
         has_usable_disk: true,
+        is_settled: true,
         voters: 3,
         known,
     }

@@ -22,7 +22,7 @@ fn voters() -> VoterList {
 }
 
 fn term(number: u64) -> Term {
-    Term { number, taker: 1000 - number }
+    Term::asked(number, 2 * (1000 - number))
 }
 
 fn record(number: u64, primary: Option<NodeId>, in_sync: InSyncSet) -> MembershipRecord {
@@ -53,6 +53,7 @@ fn tiebreaker(record: &MembershipRecord) -> VoterView<'_> {
         peer_timeout: TIMEOUT,
         asks_a_majority: true,
         has_usable_disk: true,
+        is_settled: true,
         voters: 3,
         known: voters(),
     }
@@ -434,7 +435,7 @@ fn a_vote_for_a_term_that_was_never_granted_gives_way_to_the_reign_of_that_numbe
     let known = voters();
     let voter = storing(&known);
     let granted = record(5, Some(A), both());
-    let rival = Term { number: 5, taker: granted.term.taker + 1 };
+    let rival = Term::asked(5, granted.term.taker + 2);
     let vote = MembershipRecord { term: rival, version: 1, primary: Some(B), ..granted };
     let given_up = vote.ended();
     for own in [vote, given_up] {
@@ -456,6 +457,14 @@ fn a_vote_for_a_term_that_was_never_granted_gives_way_to_the_reign_of_that_numbe
         let older = StoreDenial::OlderRecord { term: rival, version: reign.version };
         assert_eq!(may_replace(&reign, voter, &granted), Err(older), "somebody lies");
     }
+    let forced = MembershipRecord { term: Term::forced(5, rival.taker), ..granted };
+    for own in [vote, granted] {
+        let denied = StoreDenial::OlderRecord { term: own.term, version: own.version };
+        assert_eq!(may_replace(&own, voter, &forced), Err(denied), "the vote may be one of a majority");
+        assert_eq!(may_replace(&forced, voter, &own), Ok(()), "no majority has granted what was forced");
+    }
+    let next = MembershipRecord { term: Term::forced(6, 0), ..granted };
+    assert_eq!(may_replace(&granted, voter, &next), Ok(()));
 }
 
 #[test]
@@ -489,5 +498,13 @@ fn whoever_holds_exactly_what_a_living_member_holds_counts_as_one_to_that_member
     assert_eq!(may_grant(&replica_a(&record), &elsewhere), denied);
     let restarted = VoterView { incarnation: Incarnation(50), ..replica_a(&record) };
     assert_eq!(may_grant(&restarted, &request()), denied, "it is no member itself");
+    let resynced = VoterView { has_usable_disk: false, ..replica_a(&record) };
+    assert_eq!(may_grant(&resynced, &request()), denied, "its position is where a resync began");
+    let unsettled = VoterView { is_settled: false, ..replica_a(&record) };
+    assert_eq!(
+        may_grant(&unsettled, &request()),
+        denied,
+        "it may have acknowledged more than it has flushed"
+    );
     assert_eq!(may_grant(&tiebreaker(&record), &request()), denied, "it holds nothing");
 }
