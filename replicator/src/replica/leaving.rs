@@ -116,7 +116,9 @@ impl Replica {
         let due: Vec<Parting> = self.partings.extract_if(.., is_due).collect();
         for Parting { node, awaited } in due {
             match awaited {
-                Awaited::OwnDisk | Awaited::Goodbye if self.peer(node).wanted => {}
+                // This node takes nothing from that Primary any more, and is to follow it again.
+                Awaited::OwnDisk if self.peer(node).wanted => self.reintroduce_to(node),
+                Awaited::Goodbye if self.peer(node).wanted => {}
                 Awaited::OwnDisk | Awaited::Goodbye => self.part(node, effects),
                 Awaited::OwnDiskFor(link) if !self.is_linked_by(node, link) => {}
                 Awaited::OwnDiskFor(_) => {

@@ -64,6 +64,8 @@ pub struct Branches {
     is_parting: bool,
     /// Who was ordered to give up what it wrote alone.
     may_discard: [bool; 3],
+    /// Who is about to reign by force.
+    is_forced: [bool; 3],
     /// Whether a policy may order it at any time.
     is_resolved_by_policy: bool,
 }
@@ -73,8 +75,9 @@ impl Branches {
     #[must_use]
     pub fn new(is_parting: bool) -> Self {
         let histories = BTreeMap::from([(0, Durability::default())]);
-        let (of, follows, may_discard) = ([0; 3], [None; 3], [false; 3]);
-        Self { histories, next: 1, of, follows, is_parting, may_discard, is_resolved_by_policy: false }
+        let (of, follows, may_discard, is_forced) = ([0; 3], [None; 3], [false; 3], [false; 3]);
+        let is_resolved_by_policy = false;
+        Self { histories, next: 1, of, follows, is_parting, may_discard, is_forced, is_resolved_by_policy }
     }
 
     /// From here on any reign may begin another history: somebody has said that something may be lost, or has lied.
@@ -104,6 +107,16 @@ impl Branches {
     /// A node was ordered to give up what it wrote alone.
     pub fn may_discard(&mut self, node: NodeId) {
         self.may_discard[node.index()] = true;
+    }
+
+    /// A node has said what its promotion by force loses, and goes on with it.
+    pub fn forces(&mut self, node: NodeId) {
+        self.is_forced[node.index()] = true;
+    }
+
+    /// Nothing comes of that any more.
+    pub fn forces_no_more(&mut self, node: NodeId) {
+        self.is_forced[node.index()] = false;
     }
 
     fn own(&mut self, node: NodeId) -> &mut Durability {
@@ -226,6 +239,9 @@ impl Branches {
         let mut history = own.parted(node, now);
         if let Some(followed) = self.follows[node.index()].take() {
             history = self.histories[&followed].parted(node, now).mixed(&history, now);
+        }
+        if std::mem::take(&mut self.is_forced[node.index()]) {
+            history.is_forced(now);
         }
         history.inherited(node);
         history.copied(node, members);

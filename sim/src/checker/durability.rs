@@ -45,6 +45,8 @@ struct Entry {
 pub struct Durability {
     known: BTreeMap<u64, Known>,
     units: BTreeMap<u64, Vec<Entry>>,
+    /// When an operator was told last that whatever others hold beyond this history is lost, and forced it.
+    forced: Option<u64>,
 }
 
 /// The volume as it was made.
@@ -55,7 +57,7 @@ impl Default for Durability {
         let all = NodeSet::ALL;
         let origin =
             Known { asked: 0, certain: Some(0), lost: None, is_flushed: true, holders: all, flushed_on: all };
-        Self { known: BTreeMap::from([(ORIGIN, origin)]), units: BTreeMap::new() }
+        Self { known: BTreeMap::from([(ORIGIN, origin)]), units: BTreeMap::new(), forced: None }
     }
 }
 
@@ -189,10 +191,17 @@ impl Durability {
         mixed
     }
 
-    /// A write that `node` has for certain by this history, and that the other one knows nothing certain of.
+    /// This history begins with a promotion by force, which has said what it loses: what others hold by now. What they
+    /// complete from here on it has not.
+    pub fn is_forced(&mut self, now: u64) {
+        self.forced = Some(now);
+    }
+
+    /// A write that `node` has for certain by this history, and that the other one knows nothing certain of, and nobody has
+    /// said that it would be lost.
     #[must_use]
     pub fn lost_to(&self, other: &Self, node: NodeId) -> Option<u64> {
-        let is_certain = |known: &Known| known.certain.is_some() && known.holders.has(node);
+        let is_certain = |known: &Known| known.certain > other.forced && known.holders.has(node);
         let is_there = |operation: &u64| other.known.get(operation).is_some_and(|it| it.certain.is_some());
         let mut own = self.known.iter().filter(|(_, known)| is_certain(known));
         own.find(|(operation, _)| !is_there(operation)).map(|(operation, _)| *operation)

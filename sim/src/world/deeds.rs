@@ -65,6 +65,7 @@ impl World {
         self.forget_links(node, true);
         self.nodes[node.index()].kill(&mut self.random);
         self.watch.stopped(&self.nodes, node);
+        self.branches.forces_no_more(node);
         self.stops.retain(|(other, _)| *other != node);
     }
 
@@ -93,6 +94,7 @@ impl World {
         self.forget_links(node, false);
         self.nodes[node.index()].cut_power(self.now, &mut self.random);
         self.watch.stopped(&self.nodes, node);
+        self.branches.forces_no_more(node);
         self.stops.retain(|(other, _)| *other != node);
     }
 

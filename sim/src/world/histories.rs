@@ -38,6 +38,14 @@ impl World {
         alive.fold(own, |set, member| set.and(NodeSet::of(member)))
     }
 
+    /// Those who have not gone on since a record was made: two Secondaries find out that they are equal, and the one that
+    /// writes that down may stand still meanwhile.
+    fn those_that_go_by(&self, record: &MembershipRecord, members: NodeSet) -> NodeSet {
+        let stored = |node: NodeId| self.watch.seen[node.index()].superblock.membership;
+        let gone_on = self.replicas().filter(|node| stored(*node).order() > record.order());
+        gone_on.fold(members, NodeSet::without)
+    }
+
     fn is_replica(&self, node: NodeId) -> bool {
         node.index() < self.nodes.len()
     }
@@ -62,7 +70,7 @@ impl World {
                     self.branches.gathers(node, members);
                 }
                 Some(_) => {} // A candidate's: it counts if a reign comes of it.
-                None => self.branches.are_equal(node, members),
+                None => self.branches.are_equal(node, self.those_that_go_by(&record, members)),
             }
         }
     }
@@ -78,6 +86,11 @@ impl World {
             if self.branches.are_parting() {
                 self.coverage.count("histories of a world that parted");
             }
+        }
+        match notice.name {
+            "promoted-by-force" => self.branches.forces(node),
+            "promotion-refused" => self.branches.forces_no_more(node),
+            _ => {}
         }
         if notice.name == "verdict" {
             self.note_verdict(node, &notice.text);

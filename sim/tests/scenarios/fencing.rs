@@ -450,3 +450,23 @@ fn a_new_disk_under_the_name_of_a_lost_member_does_not_stand_for_the_proof_that_
         world.read_everything(ALPHA);
     }
 }
+
+#[test]
+fn a_secondary_that_is_connected_again_before_it_has_said_goodbye_follows_again() {
+    for on_peer_lost in [OnPeerLost::Fence, OnPeerLost::Continue] {
+        for node in [ALPHA, BETA] {
+            let options = NodeOptions { on_peer_lost, ..NodeOptions::default() };
+            let mut world = promoted_with(1, WorldOptions { node: options, ..WorldOptions::default() });
+            // What a goodbye promises is not on the disk yet.
+            world.set_health(BETA, DiskHealth::Stuck);
+            world.order(node, Order::Disconnect { peer: None });
+            pass(&mut world, 20);
+            world.order(node, Order::Connect { peer: None });
+            world.set_health(BETA, DiskHealth::Good);
+            let write = world.write(ALPHA, 0, 4096);
+            assert!(world.wait_for(write, 5000), "{}", world.summaries());
+            world.assert_converges();
+            assert_eq!(in_sync(&world, ALPHA), ["alpha", "beta"]);
+        }
+    }
+}

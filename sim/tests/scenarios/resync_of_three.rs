@@ -1,7 +1,8 @@
 //! A resync with three replicas: one is brought up to date while the others go on, or are lost.
 
-use replicator::config::{OnPeerLost, RESYNC_DEFAULT};
-use replicator::state::DiskState;
+use replicator::config::{OnPeerLost, RESYNC_DEFAULT, ReplicationProtocol};
+use replicator::event::Order;
+use replicator::state::{DiskState, ReplicationState};
 use replicator::units::{NodeId, Span};
 use sim::node::NodeOptions;
 use sim::world::{ALPHA, BETA, Delays, GAMMA, World, WorldOptions};
@@ -109,4 +110,33 @@ fn two_nodes_are_resynced_at_once_and_neither_waits_for_the_other_to_be_done() {
     assert!(copied.iter().all(|kib| *kib > floor), "{copied:?} KiB in three seconds");
     world.delays = Delays::default();
     world.assert_converges();
+}
+
+#[test]
+fn a_third_on_protocol_a_or_b_that_is_resynced_beside_what_is_mirrored_is_no_mirror_and_its_pause_ends() {
+    for third in [ReplicationProtocol::A, ReplicationProtocol::B] {
+        let node = NodeOptions { replicas: 3, third, ring_bytes: 4 << 20, ..NodeOptions::default() };
+        let mut world = promoted_with(1, WorldOptions { node, ..WorldOptions::default() });
+        world.kill(GAMMA);
+        for round in 0..400 {
+            world.write_now(ALPHA, round % 32 * 16_384, 16_384);
+        }
+        world.start(GAMMA);
+        world.ask_operator(GAMMA, Order::PauseResync { is_paused: true }).expect("any time");
+        let is_resynced = |world: &World| world.disk(GAMMA) == DiskState::Inconsistent;
+        assert!(world.run_until(Span::from_millis(9000), is_resynced), "{}", world.summaries());
+        for block in 0..20 {
+            world.write_now(ALPHA, block * 65_536, 4096);
+        }
+        pass(&mut world, 2000);
+        let state = |world: &World| {
+            let connections = world.status(GAMMA).connections;
+            connections.iter().map(|it| it.peer_devices[0].replication_state).collect::<Vec<_>>()
+        };
+        assert!(is_resynced(&world) && state(&world).contains(&ReplicationState::SyncTarget), "{third:?}");
+        world.ask_operator(GAMMA, Order::PauseResync { is_paused: false }).expect("any time");
+        let is_whole = |world: &World| world.disk(GAMMA) > DiskState::Inconsistent;
+        assert!(world.run_until(Span::from_millis(10_000), is_whole), "{third:?} {}", world.summaries());
+        world.assert_converges();
+    }
 }
