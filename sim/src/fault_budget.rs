@@ -18,10 +18,12 @@ use crate::world::World;
 /// has it all in its journal.
 #[must_use]
 pub fn last_copy_goes(world: &World, node: NodeId) -> bool {
-    // Where nobody votes, a copy that was called Outdated has left, whether the Primary has written that down yet or not.
+    // Where nobody votes, a copy that was called Outdated, or is about to be, has left, whether the Primary has written that
+    // down yet or not.
     let has_left = |other: NodeId| {
+        let is_called_so = world.is_up(other) && world.disk(other) == DiskState::Outdated;
         let is_outdated = world.nodes[other.index()].superblock().disk == DurableDisk::Outdated;
-        is_outdated && !world.options.on_peer_lost.asks_a_majority()
+        (is_outdated || is_called_so) && !world.options.on_peer_lost.asks_a_majority()
     };
     !world.replicas().any(|other| other != node && world.holds_everything(other) && !has_left(other))
 }
