@@ -299,3 +299,22 @@ fn a_restarted_ring_goes_on_behind_its_new_start() {
     node.reopen();
     assert_eq!((node.ring.oldest_kept(), node.ring.head_lsn()), (Lsn(501), Lsn(502)));
 }
+
+#[test]
+fn a_journal_that_ends_before_what_a_resync_left_to_it_is_corrupt() {
+    let mut node = Node::new();
+    node.append(3, 1);
+    let second = bytes_usize(node.ring.used_bytes());
+    node.append(3, 1);
+    let verdict = |node: &Node, consistent_at| {
+        let superblock = Superblock { consistent_at: Lsn(consistent_at), ..node.superblock.clone() };
+        recover(&superblock, &node.disk).verdict
+    };
+    assert_eq!(verdict(&node, 6), RecoveryCase::EndOfJournal, "all of it is there");
+    // Nothing tells that the second batch was flushed, and only the end of the resync may have needed it.
+    node.disk[second..second + BLOCK_SIZE].fill(0);
+    assert_eq!(verdict(&node, 3), RecoveryCase::EndOfJournal);
+    for needed in 4..=6 {
+        assert_eq!(verdict(&node, needed), RecoveryCase::Corrupt, "the disk needs write {needed}");
+    }
+}

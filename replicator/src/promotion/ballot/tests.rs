@@ -349,6 +349,31 @@ fn the_new_set_holds_the_candidate_and_who_surely_has_the_same() {
 }
 
 #[test]
+fn a_member_names_the_run_that_it_continues_whichever_of_its_two_runs_a_record_names() {
+    let (this, before) = (Incarnation(31), A_RUN);
+    let of = |recorded| {
+        let in_sync = InSyncSet::of(A, recorded).with(B, B_RUN);
+        let record = MembershipRecord { in_sync, ..Round::new(MEMBER).stored };
+        basis(&record, A, this, Some(before))
+    };
+    // Else a voter whose record names the earlier one would be told of the later one only.
+    assert_eq!(of(before), Basis::Member { continues: before });
+    assert_eq!(of(this), Basis::Member { continues: before });
+    assert_eq!(of(Incarnation(99)), Basis::AllReported);
+}
+
+#[test]
+fn voters_without_any_record_say_nothing_against_the_first_one() {
+    let config = Round::new(MEMBER).config;
+    let (none, first) = (MembershipRecord::default(), Round::new(MEMBER).stored);
+    assert_eq!(*record_to_follow(&config, [&none, &first, &none].into_iter()), first);
+    assert_eq!(*record_to_follow(&config, [&none, &none, &none].into_iter()), none);
+    // A record that one voter alone has stored binds nobody where there was another before it.
+    let lonely = MembershipRecord { term: term(6), ..first };
+    assert_eq!(*record_to_follow(&config, [&first, &lonely, &first].into_iter()), first);
+}
+
+#[test]
 fn every_reason_has_its_name_and_exit_status() {
     let table = [
         ("lease", 11),
