@@ -1,5 +1,9 @@
 //! One replica among others that are played by the test: what it makes of their frames, and what it says when.
 
+#[path = "one_replica/candidate.rs"]
+mod candidate;
+#[path = "one_replica/explanations.rs"]
+mod explanations;
 #[path = "one_replica/lending.rs"]
 mod lending;
 #[path = "one_replica/lies.rs"]
@@ -8,6 +12,8 @@ mod lies;
 mod marks;
 #[path = "one_replica/strangers.rs"]
 mod strangers;
+#[path = "one_replica/target.rs"]
+mod target;
 
 use std::collections::BTreeMap;
 
@@ -17,7 +23,7 @@ use replicator::config::{
 };
 use replicator::effect::{Answer, Effect, Effects};
 use replicator::event::{Event, IoId, LinkId, LinkLoss, Order, OrderId, Warrant};
-use replicator::explain_report::{ExplainReport, RangeReport};
+use replicator::explain_report::ExplainReport;
 use replicator::generation::lineage::{Generation, Lineage, Position};
 use replicator::generation::split_brain::Discards;
 use replicator::journal::recovery::RecoveryScan;
@@ -46,6 +52,8 @@ struct Bench {
     effects: Effects,
     /// The superblock write under way.
     storing: Option<(IoId, Superblock)>,
+    /// The superblock on the disk.
+    stored: Superblock,
     sent: Vec<(NodeId, Message)>,
     /// Links that beta has ended.
     dropped: Vec<NodeId>,
@@ -121,9 +129,11 @@ impl Bench {
             started: Tick(1),
             continuity: None,
         };
+        let stored = restored.superblock.clone();
         let replica = Replica::restore(config(), restored);
         let mut bench = Self {
             replica,
+            stored,
             now: Tick(1),
             effects: Effects::default(),
             storing: None,
@@ -158,7 +168,10 @@ impl Bench {
                         let content = Superblock::parse(&bytes).expect("whole");
                         assert!(self.storing.replace((io, content)).is_none(), "one write at a time");
                     }
-                    Effect::FlushJournal { io } => done.push(Event::IoCompleted { io }),
+                    Effect::FlushJournal { io }
+                    | Effect::WriteBitmapPages { io, .. }
+                    | Effect::WriteData { io, .. }
+                    | Effect::FlushData { io } => done.push(Event::IoCompleted { io }),
                     Effect::WriteJournal { io, offset, descriptor, payloads } => {
                         let bytes = Bytes::from([&descriptor[..], &payloads.concat()].concat());
                         for at in (0..bytes.len()).step_by(BLOCK_SIZE) {
@@ -174,7 +187,6 @@ impl Bench {
                         let read = Event::BytesRead { io, bytes: Bytes::from(blocks.concat()) };
                         if self.withholds_journal { self.withheld.push(read) } else { done.push(read) }
                     }
-                    Effect::WriteBitmapPages { io, .. } => done.push(Event::IoCompleted { io }),
                     Effect::ReadData { io, range } if !self.withholds_data => {
                         let bytes = Bytes::from(vec![0; bytes_usize(range.bytes())]);
                         done.push(Event::BytesRead { io, bytes });
@@ -209,6 +221,7 @@ impl Bench {
     fn store(&mut self) -> Option<Superblock> {
         let mut last = None;
         while let Some((io, content)) = self.storing.take() {
+            self.stored = content.clone();
             last = Some(content);
             self.happens(Event::IoCompleted { io });
         }
@@ -231,9 +244,12 @@ impl Bench {
 
     /// A frame of a peer, of the newest term that beta knows.
     fn frame(&mut self, message: &Message) -> ReceivedFrame {
+        self.frame_of(self.replica.status(self.now).term, message)
+    }
+
+    fn frame_of(&mut self, term: Term, message: &Message) -> ReceivedFrame {
         self.frames += 1;
-        let stamp =
-            FrameStamp { term: self.replica.status(self.now).term, clock: Tick(self.frames), echo: Tick(0) };
+        let stamp = FrameStamp { term, clock: Tick(self.frames), echo: Tick(0) };
         arrived(&message.encode(stamp))
     }
 
@@ -258,6 +274,11 @@ impl Bench {
 
     fn durable(&self) -> Lsn {
         self.replica.status(self.now).lsn.durable
+    }
+
+    fn loses(&mut self, peer: NodeId) {
+        self.happens(Event::PeerLost { peer, link: link_to(peer), reason: LinkLoss::Closed });
+        self.store();
     }
 
     /// Alpha is Primary, beta follows it and has its first ten writes.
@@ -464,96 +485,4 @@ fn a_record_that_names_a_node_which_is_not_configured_leads_to_a_refusal_and_not
         bench.settle();
     }
     assert_eq!(bench.replica.status(bench.now).role, Role::Secondary);
-}
-
-/// Gamma, whose history goes on in its own way after write 4.
-fn forked() -> PeerState {
-    let mut lineage = Lineage::zeroed();
-    let term = Term { number: 9, taker: 9 };
-    lineage.append(Generation { id: GenerationId(99), term, granted: false, first_lsn: Lsn(5) }, &[]);
-    let record = record_of_alpha();
-    PeerState { node: GAMMA, lineage, record, ..state(Role::Secondary, 7) }
-}
-
-/// Beta has writes 1 to 10, of which 6 to 10 are of a generation of its own that nobody granted.
-fn with_a_history_of_its_own() -> Bench {
-    let mut bench = Bench::start();
-    bench.link(ALPHA);
-    bench.hears(ALPHA, &Message::State(Box::new(state(Role::Primary, 5))));
-    bench.store();
-    bench.hears(ALPHA, &records(1..6));
-    let generation = Generation {
-        id: GenerationId(55),
-        term: Term { number: 1, taker: 1 },
-        granted: false,
-        first_lsn: Lsn(6),
-    };
-    let mut lineage = Lineage::zeroed();
-    lineage.append(generation, &[]);
-    bench.hears(ALPHA, &Message::NewGeneration { generation, lineage });
-    bench.store();
-    let Message::Records(batch) = records(6..11) else { panic!("records") };
-    bench.hears(ALPHA, &Message::Records(RecordBatch { generation: GenerationId(55), ..batch }));
-    bench.hears(ALPHA, &Message::Flush { up_to: Lsn(10) });
-    assert_eq!(bench.durable(), Lsn(10));
-    bench.happens(Event::PeerLost { peer: ALPHA, link: link_to(ALPHA), reason: LinkLoss::Closed });
-    bench.store();
-    bench
-}
-
-#[test]
-fn a_split_brain_is_explained_with_what_each_side_would_lose() {
-    let mut bench = with_a_history_of_its_own();
-    bench.link(GAMMA);
-    bench.hears(GAMMA, &Message::State(Box::new(forked())));
-    bench.store();
-    let before = format!("{:?}", bench.replica.status(bench.now));
-    let report = bench.explain();
-    assert_eq!(format!("{:?}", bench.replica.status(bench.now)), before, "asking changes nothing");
-    let alpha = &report.peers[0].ours.alone;
-    assert_eq!((alpha.writes, alpha.bytes), (0, Some(0)), "alpha shipped them all: {alpha:?}");
-    let gamma = report.peers.iter().find(|peer| peer.name == "gamma").expect("gamma");
-    assert_eq!((gamma.fork, gamma.common_point, gamma.connection_state.as_str()), (Some(4), 4, "StandAlone"));
-    let verdict = gamma.verdict.as_ref().expect("a verdict");
-    assert_eq!((verdict.rule.as_str(), verdict.kind.as_str()), ("SplitBrain", "reached"));
-    assert_eq!(verdict.not.len(), 11, "every row before the last is refuted: {:?}", verdict.not);
-    // Writes 5 to 10 touch blocks 5 to 10.
-    let alone = &gamma.ours.alone;
-    assert_eq!((alone.writes, alone.bytes, alone.is_exact), (6, Some(6 * 4096), true));
-    assert_eq!(alone.ranges, [RangeReport { offset: 5 * 4096, length: 6 * 4096 }]);
-    assert_eq!(gamma.theirs.as_ref().map(|side| side.alone.writes), Some(3));
-    let losses: Vec<&str> = gamma.ways.iter().map(|way| way.loses.as_str()).collect();
-    assert_eq!(
-        losses,
-        ["on beta: 6 writes after write 4, 24 KiB in 1 range", "on gamma: 3 writes after write 4"]
-    );
-}
-
-#[test]
-fn a_peer_that_is_away_is_explained_by_what_was_heard_of_it_last() {
-    let mut bench = Bench::following();
-    bench.happens(Event::PeerLost { peer: ALPHA, link: link_to(ALPHA), reason: LinkLoss::Closed });
-    bench.store();
-    let report = bench.explain();
-    let alpha = &report.peers[0];
-    let verdict = alpha.verdict.as_ref().expect("one to be expected");
-    assert_eq!(verdict.kind, "expected");
-    // It shipped ten writes, so that it had as many.
-    assert_eq!(alpha.theirs.as_ref().map(|side| (side.end, side.alone.writes)), Some((10, 0)));
-    assert_eq!(alpha.ours.alone.writes, 0);
-    let gamma = &report.peers[1];
-    assert_eq!((&gamma.verdict, &gamma.theirs), (&None, &None), "it was never met");
-    assert_eq!(gamma.ours.alone.writes, 10, "nothing is known of it");
-}
-
-#[test]
-fn an_explanation_comes_without_the_journal_when_the_disk_has_failed() {
-    let mut bench = with_a_history_of_its_own();
-    bench.replica.handle(bench.now, Event::IoFailed { io: IoId(1), errno: 5 }, &mut bench.effects);
-    let report = bench.explain();
-    assert_eq!(report.disk_state, "Failed");
-    let alone = &report.peers[1].ours.alone;
-    assert!(!alone.is_exact && alone.note.contains("was not read"), "{}", alone.note);
-    assert_eq!(report.promotion.rule.as_deref(), Some("disk-failed"));
-    assert!(report.promotion.force_loses.starts_with("everything"), "{}", report.promotion.force_loses);
 }

@@ -1,52 +1,9 @@
 //! What a peer says that is not so, or makes no sense: it ends its link, or counts for nothing, and never this replica.
 
-use replicator::peer::message::{Progress, VoteReply};
+use replicator::peer::message::Progress;
 
+use super::candidate::{promoted, told};
 use super::*;
-
-/// The newest question for a vote.
-fn asked(bench: &Bench) -> VoteRequest {
-    let question = |(_, message): &(NodeId, Message)| match message {
-        Message::VoteRequest(request) => Some(**request),
-        _ => None,
-    };
-    bench.sent.iter().rev().find_map(question).expect("it asks for votes")
-}
-
-/// Beta is Primary by the votes of alpha and gamma, and is linked to both.
-pub(super) fn promoted() -> Bench {
-    let mut bench = Bench::start();
-    bench.link(ALPHA);
-    bench.link(GAMMA);
-    let what = Order::Promote { wait: Span::from_millis(5000), warrant: Warrant::Known };
-    bench.happens(Event::OperatorAsked { order: OrderId(1), what });
-    bench.store();
-    for stage in [VoteStage::Ask, VoteStage::Take] {
-        let request = asked(&bench);
-        assert_eq!(request.stage, stage);
-        for voter in [ALPHA, GAMMA] {
-            let record = if stage == VoteStage::Take { request.record } else { MembershipRecord::default() };
-            let reply = VoteReply {
-                round: request.round,
-                stage,
-                vote: Ok(()),
-                record,
-                position: request.position,
-                incarnation: Incarnation(u64::from(voter.0) + 5),
-                continues: None,
-            };
-            bench.hears(voter, &Message::VoteReply(Box::new(reply)));
-        }
-        bench.store();
-    }
-    assert_eq!(bench.replica.status(bench.now).role, Role::Primary);
-    bench
-}
-
-/// The records that a Primary has told.
-pub(super) fn told(bench: &Bench) -> MembershipRecord {
-    asked(bench).record
-}
 
 #[test]
 fn a_record_of_a_primarys_own_term_that_it_has_not_made_is_not_stored() {
@@ -91,8 +48,7 @@ fn a_peer_that_wants_writes_whose_generation_is_forgotten_loses_its_link() {
         lineage.find(GenerationId::ZEROED).is_none(),
         "nobody knows any more what writes 1 to 10 were of"
     );
-    bench.happens(Event::PeerLost { peer: ALPHA, link: link_to(ALPHA), reason: LinkLoss::Closed });
-    bench.store();
+    bench.loses(ALPHA);
     bench.link(GAMMA);
     let introduction = bench.said_to(GAMMA).introduction;
     let gamma = PeerState { node: GAMMA, introduction, lineage, ..state(Role::Secondary, 3) };
@@ -159,8 +115,7 @@ fn a_resync_that_begins_before_its_lineage_ends_the_link() {
 #[test]
 fn marks_beyond_the_end_of_the_volume_end_the_link() {
     let mut bench = Bench::following();
-    bench.happens(Event::PeerLost { peer: ALPHA, link: link_to(ALPHA), reason: LinkLoss::Closed });
-    bench.store();
+    bench.loses(ALPHA);
     bench.link(GAMMA);
     let introduction = bench.said_to(GAMMA).introduction;
     let gamma = PeerState { node: GAMMA, introduction, ..state(Role::Secondary, 3) };

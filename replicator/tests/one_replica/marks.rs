@@ -4,11 +4,6 @@ use replicator::layout::superblock::PeerSlot;
 
 use super::*;
 
-fn is_lost(bench: &mut Bench, peer: NodeId) {
-    bench.happens(Event::PeerLost { peer, link: link_to(peer), reason: LinkLoss::Closed });
-    bench.store();
-}
-
 /// Alpha, whose journal no longer holds what beta lacks.
 fn far_ahead(introduction: u32) -> PeerState {
     PeerState { introduction, oldest_kept: Lsn(200), ..state(Role::Primary, 200) }
@@ -30,7 +25,7 @@ fn a_target_that_marks_its_records_anew_takes_nothing_that_an_earlier_attempt_ha
     let mut bench = Bench::following();
     bench.withholds_journal = true;
     for _ in 0..2 {
-        is_lost(&mut bench, ALPHA);
+        bench.loses(ALPHA);
         bench.link(ALPHA);
         let introduction = bench.said_to(ALPHA).introduction;
         bench.hears(ALPHA, &Message::State(Box::new(far_ahead(introduction))));
@@ -50,7 +45,7 @@ fn a_source_that_marks_a_targets_blocks_anew_takes_nothing_that_an_earlier_attem
     let mut bench = Bench::following();
     let Message::Records(batch) = records(11..12) else { panic!("records") };
     bench.hears(ALPHA, &Message::Records(RecordBatch { stable_up_to: Lsn(10), ..batch }));
-    is_lost(&mut bench, ALPHA);
+    bench.loses(ALPHA);
     bench.withholds_journal = true;
     bench.link(GAMMA);
     for introduction in 1..3 {
@@ -73,7 +68,7 @@ fn what_a_target_is_about_to_forget_stays_marked_whatever_a_third_node_says_to_h
         content.peers[0] = PeerSlot { node, marked_up_to, has_dirty_bits: true, ..PeerSlot::default() };
     });
     bench = bench.follows();
-    is_lost(&mut bench, ALPHA);
+    bench.loses(ALPHA);
     bench.link(ALPHA);
     bench.withholds_journal = true;
     let introduction = bench.said_to(ALPHA).introduction;

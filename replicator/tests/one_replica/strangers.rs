@@ -3,7 +3,7 @@
 use replicator::peer::message::Denial;
 use replicator::promotion::seats::NOBODY;
 
-use super::lies::{promoted, told};
+use super::candidate::{promoted, told};
 use super::*;
 
 /// The link of whoever is new in alpha's place.
@@ -24,8 +24,7 @@ fn waits_for_alpha(bench: &Bench) -> bool {
 /// Beta has proposed a set without alpha, in whose place another voter is linked by now.
 fn alpha_replaced() -> Bench {
     let mut bench = promoted();
-    bench.happens(Event::PeerLost { peer: ALPHA, link: link_to(ALPHA), reason: LinkLoss::Closed });
-    bench.store();
+    bench.loses(ALPHA);
     bench.happens(Event::PeerConnected { peer: ALPHA, link: NEW_LINK, voter: VoterId(555) });
     bench.store();
     bench

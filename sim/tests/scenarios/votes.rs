@@ -4,9 +4,10 @@ use replicator::effect::Answer;
 use replicator::event::{Order, Warrant};
 use replicator::state::Role;
 use replicator::units::{NodeId, Span};
-use sim::world::{ALPHA, BETA, TIE, World, WorldOptions};
+use sim::node::NodeOptions;
+use sim::world::{ALPHA, BETA, GAMMA, TIE, World, WorldOptions};
 
-use crate::{in_sync, pass, promoted};
+use crate::{in_sync, pass, promoted, promoted_with};
 
 /// Beta was away and is in the set again, which only the replicas have stored: the tiebreaker is dead since before.
 fn re_entered_without_the_tiebreaker(seed: u64) -> World {
@@ -216,4 +217,50 @@ fn a_candidate_that_dies_in_two_of_its_own_terms_can_be_promoted_in_a_third() {
         world.promote(BETA, 20_000).expect("it is the only member of the newest set that counts");
         world.assert_converges();
     }
+}
+
+/// Beta is promoted in a term that alpha alone has voted for, and dies; alpha is away, and gamma is promoted in a term of
+/// the same number. Says whether beta's term is the higher of the two.
+fn two_terms_of_one_number(seed: u64) -> (World, bool) {
+    let node = NodeOptions { replicas: 3, ..NodeOptions::default() };
+    let mut world = promoted_with(seed, WorldOptions { node, ..WorldOptions::default() });
+    world.write_now(ALPHA, 0, 4096);
+    world.demote(ALPHA).expect("no client is connected");
+    pass(&mut world, 1000);
+    let record_of = |world: &World, voter: NodeId| world.stored_records()[voter.index()].1;
+    let before = record_of(&world, BETA);
+    // Gamma hears of nothing, and alpha's vote does not get back.
+    world.order(BETA, Order::Promote { wait: Span::from_millis(20_000), warrant: Warrant::Known });
+    let is_asked = |world: &World| record_of(world, ALPHA).term.number > before.term.number;
+    world.set_cut(BETA, GAMMA, true);
+    assert!(world.run_until(Span::from_millis(5000), is_asked), "{}", world.summaries());
+    world.kill(BETA);
+    world.kill(ALPHA);
+    // Gamma closes its link before the question gets through.
+    pass(&mut world, 8000);
+    world.set_cut(BETA, GAMMA, false);
+    world.start(BETA);
+    pass(&mut world, 1000);
+    world.promote(GAMMA, 20_000).expect("it holds every completed write");
+    let (lonely, reign) = (record_of(&world, ALPHA), record_of(&world, GAMMA));
+    assert!(lonely.is_rival_of(&reign), "{lonely:?} {reign:?}");
+    let is_higher = lonely.order() > reign.order();
+    (world, is_higher)
+}
+
+#[test]
+fn a_reign_outlives_the_vote_that_one_voter_alone_gave_in_a_term_of_the_same_number() {
+    let mut cases = 0;
+    for seed in 0..10 {
+        let (mut world, is_higher) = two_terms_of_one_number(seed);
+        cases += u64::from(is_higher);
+        let reign = world.status(GAMMA).term;
+        world.start(ALPHA);
+        pass(&mut world, 5000);
+        assert_eq!((world.role(GAMMA), world.status(GAMMA).term), (Role::Primary, reign), "seed {seed}");
+        assert_eq!(world.status(ALPHA).term, reign, "seed {seed}: nobody granted the other");
+        world.write_now(GAMMA, 4096, 4096);
+        world.assert_converges();
+    }
+    assert!(cases > 0, "the vote was never for the higher term");
 }
