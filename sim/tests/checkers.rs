@@ -29,7 +29,7 @@ fn tail_moves_without_beta(world: &mut World) {
     pass(world, 2000);
     world.kill(BETA);
     for round in 0..256 {
-        world.write_now(ALPHA, (round * 7) % 8 * 131_072, 131_072);
+        world.write_now(ALPHA, (round * 7) % 30 * 131_072, 131_072);
     }
 }
 
