@@ -2,6 +2,8 @@
 
 #[path = "one_replica/candidate.rs"]
 mod candidate;
+#[path = "one_replica/diskless.rs"]
+mod diskless;
 #[path = "one_replica/explanations.rs"]
 mod explanations;
 #[path = "one_replica/lending.rs"]
@@ -36,8 +38,8 @@ use replicator::record::Record;
 use replicator::replica::{Replica, Restored};
 use replicator::state::{ConnectionState, DiskState, Role};
 use replicator::units::{
-    BLOCK_SIZE, BlockRange, GenerationId, Incarnation, Lsn, NodeId, Span, Term, Tick, VoterId, bytes_u64,
-    bytes_usize,
+    BLOCK_SIZE, BlockRange, GenerationId, Incarnation, Lsn, NodeId, RequestId, Span, Term, Tick, VoterId,
+    bytes_u64, bytes_usize,
 };
 
 const VOLUME_BYTES: u64 = 1 << 20;
@@ -61,6 +63,8 @@ struct Bench {
     /// What the metadata area holds, block by block.
     journal: BTreeMap<u64, Bytes>,
     answers: Vec<Answer>,
+    /// Requests of clients that were answered.
+    completed: Vec<RequestId>,
     /// Whether reads of the data area take for ever.
     withholds_data: bool,
     /// Whether reads of the journal take their time, and those that do, with what they will bring.
@@ -142,6 +146,7 @@ impl Bench {
             frames: 0,
             journal: BTreeMap::new(),
             answers: Vec::new(),
+            completed: Vec::new(),
             withholds_data: false,
             withholds_journal: false,
             withheld: Vec::new(),
@@ -191,6 +196,7 @@ impl Bench {
                         let bytes = Bytes::from(vec![0; bytes_usize(range.bytes())]);
                         done.push(Event::BytesRead { io, bytes });
                     }
+                    Effect::CompleteRequest { id, .. } => self.completed.push(id),
                     Effect::AnswerOperator { answer, .. } => self.answers.push(answer),
                     Effect::SendToPeer { peer, frame, .. } => {
                         self.sent.push((peer, Message::parse(&arrived(&frame)).expect("a message")));
@@ -249,7 +255,7 @@ impl Bench {
 
     fn frame_of(&mut self, term: Term, message: &Message) -> ReceivedFrame {
         self.frames += 1;
-        let stamp = FrameStamp { term, clock: Tick(self.frames), echo: Tick(0) };
+        let stamp = FrameStamp { term, clock: Tick(self.frames), echo: self.now };
         arrived(&message.encode(stamp))
     }
 
@@ -298,6 +304,11 @@ impl Bench {
         assert_eq!(bench.durable(), Lsn(10));
         self
     }
+}
+
+fn is_lost(bench: &mut Bench, peer: NodeId) {
+    bench.happens(Event::PeerLost { peer, link: link_to(peer), reason: LinkLoss::Closed });
+    bench.store();
 }
 
 fn link_to(peer: NodeId) -> LinkId {

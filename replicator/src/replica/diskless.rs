@@ -81,7 +81,7 @@ impl Replica {
     }
 
     /// Up to where a peer's word counts that it has flushed: after a fork it may lose what this node had not flushed
-    /// itself, or what some member had not if this node has no disk.
+    /// itself, or what some member had not if this node has no disk. Whoever hears of it keeps to what it has itself.
     pub(super) fn flushed_in_common(&self) -> Lsn {
         match self.is_served_by_members() {
             true => self.stable.max(self.journal.flushed()),
@@ -190,9 +190,8 @@ impl Replica {
         if !self.is_served_by_members() {
             return None;
         }
-        let lends = |peer: &&Peer| {
-            !self.is_lost(peer) && peer.outbound().is_some_and(|it| it.is_started() && it.resync().is_none())
-        };
+        // Nobody is being resynced: a node without a disk copies nothing (`give_up_shipping_from_disk`).
+        let lends = |peer: &&Peer| !self.is_lost(peer) && peer.outbound().is_some_and(Outbound::is_started);
         let peer = self.members_by_name().find(lends)?;
         let link = peer.link.as_ref()?;
         Some(Lender { node: peer.node, link: link.id, introduction: link.introduction.number })

@@ -38,7 +38,8 @@ impl Replica {
         effects: &mut Effects,
     ) {
         let ReadRequest { number, range } = request;
-        let is_servable = self.is_from_source(node, term) && self.disk_fault.is_none();
+        // A node whose disk has failed takes records from nobody.
+        let is_servable = self.is_from_source(node, term);
         let Some(inbound) = self.inbound.as_mut().filter(|_| is_servable) else {
             return; // Of an earlier introduction; it is asked again.
         };

@@ -50,6 +50,42 @@ fn reads_of_a_node_whose_records_are_not_taken_are_ignored() {
     let mut bench = Bench::following();
     bench.link(GAMMA);
     bench.hears(GAMMA, &wanted(1, 3, 1));
-    assert_eq!(bench.sent_to(GAMMA, |message| matches!(message, Message::BlocksRead(_))), 0);
+    for peer in [ALPHA, GAMMA] {
+        assert_eq!(bench.sent_to(peer, |message| matches!(message, Message::BlocksRead(_))), 0);
+    }
     assert!(bench.dropped.is_empty());
+}
+
+#[test]
+fn half_a_copy_lends_nothing_and_ends_the_link_of_whoever_asks() {
+    let asks = |oldest_kept, begin: fn(&mut Bench)| {
+        let mut bench = Bench::following();
+        is_lost(&mut bench, ALPHA);
+        bench.link(ALPHA);
+        let introduction = bench.said_to(ALPHA).introduction;
+        let alpha = PeerState { introduction, oldest_kept: Lsn(oldest_kept), ..state(Role::Primary, 200) };
+        bench.hears(ALPHA, &Message::State(Box::new(alpha)));
+        begin(&mut bench);
+        assert_eq!(bench.dropped, []);
+        bench.hears(ALPHA, &wanted(1, 3, 1));
+        assert_eq!(bench.sent_to(ALPHA, |message| matches!(message, Message::BlocksRead(_))), 0);
+        assert_eq!(bench.dropped, [ALPHA]);
+    };
+    // It is about to catch up, about to be resynced, or in the middle of that.
+    asks(1, |_| {});
+    asks(200, |_| {});
+    asks(200, |bench| {
+        while bench.store().is_some() {}
+        bench.hears(ALPHA, &Message::ResyncFrom { start: Lsn(200), lineage: Lineage::zeroed() });
+        while bench.store().is_some() {}
+        assert_eq!(bench.sent_to(ALPHA, |message| matches!(message, Message::CatchUpFrom { .. })), 2);
+    });
+}
+
+#[test]
+fn a_node_whose_disk_has_failed_lends_nothing() {
+    let mut bench = Bench::following();
+    bench.happens(Event::IoFailed { io: IoId(1), errno: 5 });
+    bench.hears(ALPHA, &wanted(1, 3, 1));
+    assert_eq!(bench.sent_to(ALPHA, |message| matches!(message, Message::BlocksRead(_))), 0);
 }

@@ -30,7 +30,7 @@ fn alpha_replaced() -> Bench {
     bench
 }
 
-fn newest_proposal(bench: &Bench) -> MembershipRecord {
+pub(super) fn newest_proposal(bench: &Bench) -> MembershipRecord {
     let update = |(_, message): &(NodeId, Message)| match message {
         Message::RecordUpdate(record) => Some(**record),
         _ => None,
@@ -96,11 +96,103 @@ fn whoever_is_new_under_a_primarys_number_does_not_end_the_wait_for_its_lease() 
         };
         bench.hears(GAMMA, &Message::VoteRequest(Box::new(request)));
         bench.store();
-        let mut votes = bench.sent.iter().filter_map(|(_, message)| match message {
-            Message::VoteReply(reply) => Some(reply.vote),
-            _ => None,
-        });
-        let vote = votes.next_back().expect("it answers");
+        let vote = vote(&bench);
         assert_eq!(matches!(vote, Err(Denial::Lease { .. })), waits, "voter {voter}: {vote:?}");
+    }
+}
+
+/// What beta answered when it was asked for its vote last.
+fn vote(bench: &Bench) -> Result<(), Denial> {
+    let mut votes = bench.sent.iter().filter_map(|(_, message)| match message {
+        Message::VoteReply(reply) => Some(reply.vote),
+        _ => None,
+    });
+    votes.next_back().expect("it answers")
+}
+
+#[test]
+fn whoever_is_new_under_a_members_number_gets_no_vote_by_what_that_member_is() {
+    for (voter, expected) in [(100, Ok(())), (555, Err(Denial::OtherVoters))] {
+        let mut bench = Bench::start();
+        [ALPHA, GAMMA].iter().for_each(|peer| bench.link(*peer));
+        let record = record_of_alpha();
+        bench.hears(ALPHA, &Message::RecordUpdate(Box::new(record)));
+        bench.store();
+        bench.happens(Event::PeerLost { peer: ALPHA, link: link_to(ALPHA), reason: LinkLoss::Closed });
+        // No lease of the last reign lasts so long.
+        bench.now = bench.now.plus(Span::from_millis(60_000));
+        bench.happens(Event::PeerConnected { peer: ALPHA, link: NEW_LINK, voter: VoterId(voter) });
+        bench.store();
+        let introduction = bench.said_to(ALPHA).introduction;
+        let other_run = PeerState { introduction, incarnation: Incarnation(50), ..state(Role::Secondary, 0) };
+        new_alpha_says(&mut bench, &Message::State(Box::new(other_run)));
+        let term = Term { number: 2, taker: 3 };
+        let in_sync = InSyncSet::of(ALPHA, Incarnation(50));
+        let request = VoteRequest {
+            round: 1,
+            stage: VoteStage::Ask,
+            candidate: ALPHA,
+            incarnation: Incarnation(50),
+            basis: Basis::Member { continues: Incarnation(5) },
+            position: Position::default(),
+            record: MembershipRecord { term, primary: Some(ALPHA), in_sync, ..record },
+            peer_is_fenced: false,
+        };
+        new_alpha_says(&mut bench, &Message::VoteRequest(Box::new(request)));
+        assert_eq!(vote(&bench), expected, "voter {voter}");
+    }
+}
+
+#[test]
+fn a_voter_stores_who_got_a_seat_that_was_emptied_though_it_has_met_another_one_there() {
+    let mut bench = Bench::start();
+    [ALPHA, GAMMA].iter().for_each(|peer| bench.link(*peer));
+    is_lost(&mut bench, ALPHA);
+    let mut record = record_of_alpha();
+    (record.primary, record.in_sync) = (Some(GAMMA), InSyncSet::of(GAMMA, Incarnation(7)));
+    for seat in [VoterId(100), NOBODY, VoterId(555)] {
+        record.version += 1;
+        record.voters.ids[0] = seat;
+        bench.hears(GAMMA, &Message::RecordUpdate(Box::new(record)));
+        bench.store();
+        assert_eq!(bench.stored_messages().last(), Some(&record), "voter {seat}");
+    }
+}
+
+#[test]
+fn whoever_has_a_seat_and_is_linked_keeps_it_when_another_one_comes() {
+    let mut bench = Bench::start();
+    bench.link(ALPHA);
+    bench.happens(Event::PeerConnected { peer: ALPHA, link: NEW_LINK, voter: VoterId(555) });
+    bench.store();
+    let record = record_of_alpha();
+    bench.hears(ALPHA, &Message::RecordUpdate(Box::new(record)));
+    bench.store();
+    assert_eq!(bench.stored_messages(), [record]);
+}
+
+#[test]
+fn whoever_was_made_anew_is_met_anew_only_while_the_others_show_that_nobody_has_promised_anything() {
+    let empty = MembershipRecord::default();
+    for (gamma, is_met) in [(Some(empty), true), (Some(record_of_alpha()), false), (None, false)] {
+        let mut bench = Bench::start();
+        [ALPHA, GAMMA].iter().for_each(|peer| bench.link(*peer));
+        match gamma {
+            Some(record) => {
+                let introduction = bench.said_to(GAMMA).introduction;
+                let gamma = PeerState { node: GAMMA, introduction, record, ..state(Role::Secondary, 0) };
+                bench.hears(GAMMA, &Message::State(Box::new(gamma)));
+            }
+            None => is_lost(&mut bench, GAMMA),
+        }
+        is_lost(&mut bench, ALPHA);
+        bench.happens(Event::PeerConnected { peer: ALPHA, link: NEW_LINK, voter: VoterId(555) });
+        bench.store();
+        let introduction = bench.said_to(ALPHA).introduction;
+        let new = PeerState { introduction, incarnation: Incarnation(50), ..state(Role::Secondary, 0) };
+        let frame = bench.frame(&Message::State(Box::new(new)));
+        bench.happens(Event::FrameReceived { peer: ALPHA, link: NEW_LINK, frame });
+        let pinned = bench.store().map(|content| content.pins.ids[0]);
+        assert_eq!(pinned == Some(VoterId(555)), is_met, "{gamma:?}: {pinned:?}");
     }
 }

@@ -8,7 +8,7 @@ use sim::node::{DiskHealth, NextFailure, NodeOptions};
 use sim::workload::Ask;
 use sim::world::{ALPHA, BETA, GAMMA, TIE, World, WorldOptions};
 
-use crate::{in_sync, pass, promoted, promoted_with};
+use crate::{in_sync, lsn, pass, promoted, promoted_with};
 
 fn is_served_without_disk(world: &World) -> bool {
     world.disk(ALPHA) == DiskState::Diskless && world.status(ALPHA).frozen.is_none()
@@ -329,6 +329,23 @@ fn a_tail_that_moves_on_the_peer_marks_what_the_failed_disk_lacks() {
     world.promote(BETA, 20_000).expect("it is the member");
     world.assert_converges();
     world.read_everything(BETA);
+}
+
+#[test]
+fn members_hear_what_the_others_have_flushed_and_mark_nothing_of_it() {
+    let node = NodeOptions { replicas: 3, ring_bytes: 4 << 20, ..NodeOptions::default() };
+    let mut world = without_disk_in(promoted_with(14, WorldOptions { node, ..WorldOptions::default() }));
+    for round in 0..120 {
+        world.write_now(ALPHA, round % 30 * 131_072, 131_072);
+    }
+    pass(&mut world, 3000);
+    for (member, other) in [(BETA, GAMMA), (GAMMA, BETA)] {
+        assert!(lsn(&world, member).oldest_kept.0 > 20, "{}", world.summaries());
+        let connections = world.status(member).connections;
+        let other = connections.into_iter().find(|connection| connection.peer_node_id == other);
+        let marked = other.map(|connection| connection.peer_devices[0].out_of_sync);
+        assert_eq!(marked, Some(0), "{}", world.summaries());
+    }
 }
 
 #[test]
