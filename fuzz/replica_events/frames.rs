@@ -438,7 +438,7 @@ impl Known {
     }
 
     /// What voters say, and the last words.
-    fn vote_message(&self, row: u8, script: &mut Script<'_>) -> Message {
+    pub fn vote_message(&self, row: u8, script: &mut Script<'_>) -> Message {
         let record = Box::new(self.a_record(script));
         match row {
             14 => Message::VoteRequest(Box::new(self.vote_request(script))),
