@@ -139,7 +139,7 @@ fn a_candidate_whom_everybody_would_vote_for_and_nobody_does_is_refused_when_its
 fn a_reign_that_a_majority_granted_outlives_a_vote_for_another_term_of_its_number() {
     let mut bench = promoted();
     let own = told(&bench);
-    let rival = Term { number: own.term.number, taker: u64::MAX };
+    let rival = Term::asked(own.term.number, u64::MAX);
     assert!(rival > own.term);
     let vote = MembershipRecord { term: rival, version: 1, primary: Some(ALPHA), ..own };
     let shown = Message::RecordStored(Box::new(vote));
@@ -149,7 +149,7 @@ fn a_reign_that_a_majority_granted_outlives_a_vote_for_another_term_of_its_numbe
     let status = bench.replica.status(bench.now);
     assert_eq!((status.role, status.term), (Role::Primary, own.term));
     // A later one ends it.
-    let later = Term { number: own.term.number + 1, taker: 1 };
+    let later = Term::asked(own.term.number + 1, 0);
     let frame = bench.frame_of(later, &shown);
     bench.happens(Event::FrameReceived { peer: GAMMA, link: link_to(GAMMA), frame });
     assert_eq!(bench.replica.status(bench.now).role, Role::Secondary);
