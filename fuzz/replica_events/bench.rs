@@ -391,7 +391,7 @@ fn restore(
     let (superblock, _) =
         choose_newest(&block(first.offset), &block(second.offset)).expect("one copy is always whole");
     let ring_start = superblock.zones.journal().offset / BLOCK_BYTES;
-    let mut scan = RecoveryScan::over(RING_BYTES, superblock.voter, &superblock.journal, &superblock.lineage);
+    let mut scan = RecoveryScan::of_ring(RING_BYTES, &superblock);
     while let Some(read) = scan.next_read() {
         let first = ring_start + read.ring_offset / BLOCK_BYTES;
         scan.on_bytes(disk.metadata.read(first, read.length / BLOCK_BYTES));

@@ -362,8 +362,7 @@ impl SimNode {
 
     fn recover(&self, superblock: &Superblock) -> RecoveryPlan {
         let ring_start = superblock.zones.journal().offset;
-        let (voter, anchor) = (superblock.voter, &superblock.journal);
-        let mut scan = RecoveryScan::over(self.ring_bytes, voter, anchor, &superblock.lineage);
+        let mut scan = RecoveryScan::of_ring(self.ring_bytes, superblock);
         while let Some(read) = scan.next_read() {
             scan.on_bytes(self.metadata.read(ring_start + read.ring_offset, read.length));
         }

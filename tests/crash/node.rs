@@ -77,7 +77,7 @@ fn read(image: &[u8], read: RingRead) -> Bytes {
 /// What recovery makes of an image.
 pub fn recover(image: &[u8]) -> (Superblock, RecoveryPlan) {
     let superblock = superblock_of(image);
-    let mut scan = RecoveryScan::over(RING, superblock.voter, &superblock.journal, &superblock.lineage);
+    let mut scan = RecoveryScan::of_ring(RING, &superblock);
     while let Some(wanted) = scan.next_read() {
         scan.on_bytes(read(image, wanted));
     }

@@ -76,7 +76,12 @@ impl RecoveryScan {
     /// A scan of the journal that this superblock describes.
     #[must_use]
     pub fn new(superblock: &Superblock) -> Self {
-        let ring_bytes = superblock.zones.journal().length;
+        Self::of_ring(superblock.zones.journal().length, superblock)
+    }
+
+    /// The same for a ring of another length than the superblock says.
+    #[must_use]
+    pub fn of_ring(ring_bytes: u64, superblock: &Superblock) -> Self {
         let scan = Self::over(ring_bytes, superblock.voter, &superblock.journal, &superblock.lineage);
         Self { consistent_at: superblock.consistent_at, ..scan }
     }

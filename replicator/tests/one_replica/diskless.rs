@@ -7,7 +7,7 @@ use replicator::peer::message::Progress;
 use replicator::remote_read::ReadRequest;
 use replicator::units::ByteRange;
 
-use super::lies::promoted;
+use super::candidate::promoted;
 use super::strangers::newest_proposal;
 use super::*;
 
