@@ -473,8 +473,10 @@ impl Replica {
             false => Authority::ThisNode,
         };
         self.reign = Some(Reign::new(record, revision, granted.iter().copied(), authority));
-        // Whoever was not asked, did not answer, or had voted for another one hears of it now.
-        self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects);
+        if candidacy.warrant == Warrant::Force {
+            // Nobody was asked to store it: whoever can be reached hears of it now.
+            self.send_to_voters(&Message::RecordUpdate(Box::new(record)), effects);
+        }
         self.set_role(Role::Primary, effects);
         self.set_disk(DiskState::UpToDate, effects);
         self.reintroduce();
