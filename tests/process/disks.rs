@@ -104,13 +104,14 @@ fn a_daemon_bypasses_the_page_cache_for_data_metadata_and_journal() {
 }
 
 /// A block device made of a file.
-struct LoopDevice {
-    path: PathBuf,
+pub struct LoopDevice {
+    /// Its node.
+    pub path: PathBuf,
 }
 
 impl LoopDevice {
     /// A device of this size; none where nobody may make one. Says so, and fails where skipping is not allowed.
-    fn make(file: &Path, bytes: u64) -> Option<Self> {
+    pub fn make(file: &Path, bytes: u64) -> Option<Self> {
         std::fs::File::create(file).and_then(|file| file.set_len(bytes)).expect("a sparse file");
         let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
         let made = output.as_ref().is_ok_and(|output| output.status.success());

@@ -24,6 +24,7 @@ mod demo;
 mod disks;
 mod explanations;
 mod extended;
+mod failing_disk;
 mod foreign;
 mod hosts;
 mod kills;
