@@ -175,7 +175,7 @@ fn without_any_copy_clients_get_errors_if_the_configuration_says_so() {
     failing.cluster.start_process(Voter::B);
     failing.cluster.wait_until("the peer is served through again", SOON, |cluster| {
         let is = |pointer: &str, expected: &str| {
-            cluster.value(Voter::A, pointer).is_some_and(|found| found.to_string() == expected)
+            cluster.value(Voter::A, pointer).is_some_and(|found| found == expected)
         };
         is("/suspended", "false") && is("/connections/0/peer_devices/0/replication-state", "\"Established\"")
     });
