@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::{Value, json};
+
 use crate::disks::LoopDevice;
 use crate::harness::{Cluster, RESOURCE, SOON, Settings, Voter, skips};
 use crate::volume::Volume;
@@ -174,10 +176,9 @@ fn without_any_copy_clients_get_errors_if_the_configuration_says_so() {
     assert!(failing.served_by(Voter::A).read(8 << 20, 4096).is_err());
     failing.cluster.start_process(Voter::B);
     failing.cluster.wait_until("the peer is served through again", SOON, |cluster| {
-        let is = |pointer: &str, expected: &str| {
-            cluster.value(Voter::A, pointer).is_some_and(|found| found == expected)
-        };
-        is("/suspended", "false") && is("/connections/0/peer_devices/0/replication-state", "\"Established\"")
+        let is = |pointer: &str, expected: Value| cluster.value(Voter::A, pointer) == Some(expected);
+        is("/suspended", json!(false))
+            && is("/connections/0/peer_devices/0/replication-state", json!("Established"))
     });
     // What failed may have been written all the same.
     let mut volume = failing.served_by(Voter::A);

@@ -184,7 +184,10 @@ fn not_a_member(view: &VoterView<'_>, request: &VoteRequest) -> Option<Denial> {
         Basis::Agreement => true,
     };
     let is_equal = view.is_living_member() && view.is_matched_by(request);
-    (!is_member && !is_equal).then_some(Denial::NotAMember { term: view.record.term })
+    // Whether the candidate itself is one is asked of the record that counts (`ballot`): what it has stored may be a vote
+    // that came to nothing.
+    let is_itself = view.node == request.candidate;
+    (!is_member && !is_equal && !is_itself).then_some(Denial::NotAMember { term: view.record.term })
 }
 
 /// Reports replace membership only where no member lives on that holds anything else than the candidate. A candidate is

@@ -490,6 +490,13 @@ fn a_candidate_that_its_own_record_calls_a_living_member_is_not_in_its_own_way()
 }
 
 #[test]
+fn a_candidates_own_vote_is_no_matter_of_the_record_that_it_has_stored() {
+    let record = record(5, Some(A), InSyncSet::of(A, A_RUN));
+    let own = VoterView { node: B, incarnation: B_RUN, ..replica_a(&record) };
+    assert_eq!(may_grant(&own, &request()), Ok(()), "it may be a vote that came to nothing");
+}
+
+#[test]
 fn whoever_holds_exactly_what_a_living_member_holds_counts_as_one_to_that_member() {
     let record = record(5, Some(A), InSyncSet::of(A, A_RUN));
     let denied = Err(Denial::NotAMember { term: term(5) });

@@ -29,7 +29,7 @@ fn oracle(view: &VoterView<'_>, request: &VoteRequest) -> Vec<&'static str> {
     holds("EmptyRecord", view.record.term.number == 0 && request.basis != Basis::First);
     let repeated = request.basis == Basis::First && view.record.term.number > 0;
     holds("OlderTerm", repeated || request.record.term.number <= view.record.term.number);
-    let holds_the_same = alive && view.position == Some(request.position);
+    let holds_the_same = view.node == request.candidate || (alive && view.position == Some(request.position));
     holds(
         "NotAMember",
         match request.basis {
