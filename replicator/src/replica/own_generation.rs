@@ -124,14 +124,14 @@ impl Replica {
         self.superblock.change(|content| content.lineage.append(generation, &bases))
     }
 
-    /// The generations that peers are known to stand at: they must stay in the lineage.
+    /// The generations that peers may stand at: they must stay in the lineage. A peer may have begun the one behind what it
+    /// is known to have flushed; of whom nothing is known it is the oldest.
     fn base_generations(&self) -> Vec<GenerationId> {
         let lineage = &self.superblock.content().lineage;
         let replicas = self.peers.iter().filter(|peer| peer.is_replica());
-        replicas
-            .filter_map(|peer| lineage.generation_of(peer.flushed))
-            .map(|generation| generation.id)
-            .collect()
+        let at = |lsn| lineage.generation_of(lsn).or(lineage.generations().first());
+        let bases = replicas.flat_map(|peer| [at(peer.flushed), at(peer.flushed.next())]);
+        bases.flatten().map(|generation| generation.id).collect()
     }
 }
 

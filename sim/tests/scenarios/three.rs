@@ -217,11 +217,11 @@ fn a_resync_copies_nothing_that_another_member_may_still_lose() {
     }
 }
 
-#[test]
-fn a_node_that_was_away_for_more_reigns_than_a_lineage_holds_is_brought_up_to_date() {
+/// Gamma goes after this long, and comes back after more reigns than a lineage holds.
+fn away_for_many_reigns(settled: u64) {
     let mut world = three(1, ReplicationProtocol::C);
     world.write_now(ALPHA, 0, 4096);
-    pass(&mut world, 500);
+    pass(&mut world, settled);
     world.kill(GAMMA);
     world.write_now(ALPHA, 4096, 4096);
     for round in 0..70 {
@@ -236,4 +236,14 @@ fn a_node_that_was_away_for_more_reigns_than_a_lineage_holds_is_brought_up_to_da
     let state = world.status(ALPHA).connections[1].peer_devices[0].replication_state;
     assert_eq!(state, ReplicationState::Established);
     world.read_everything(ALPHA);
+}
+
+#[test]
+fn a_node_that_was_away_for_more_reigns_than_a_lineage_holds_is_brought_up_to_date() {
+    away_for_many_reigns(500);
+}
+
+#[test]
+fn a_node_that_went_before_it_was_known_to_have_flushed_anything_is_still_known_after_many_reigns() {
+    away_for_many_reigns(0);
 }
