@@ -220,7 +220,10 @@ impl Replica {
         let (now, throttle) = (self.now, &mut self.throttle);
         let mut took = |since| throttle.on_write(now.since(since));
         self.writes.completed(self.complete, &mut took, &mut done);
-        self.writes.flushed(self.stable, &mut took, &mut done);
+        // A flush that has nothing to wait for waits all the same: whoever is frozen may be Primary no more.
+        if self.frozen_since.is_none() {
+            self.writes.flushed(self.stable, &mut took, &mut done);
+        }
         let numbers = &mut self.numbers;
         if self.disk_fault.is_none() {
             self.reads.advance(self.complete, &self.write_back, &mut || numbers.next(), effects);

@@ -302,3 +302,23 @@ fn whoever_is_recorded_in_the_set_can_prove_it_after_a_crash() {
         world.read_everything(BETA);
     }
 }
+
+#[test]
+fn a_flush_that_has_nothing_to_wait_for_waits_all_the_same_while_its_primary_is_frozen() {
+    for seed in 0..10 {
+        let mut world = promoted(seed);
+        world.write_now(ALPHA, 0, 4096);
+        let settles = world.ask(ALPHA, Ask::Flush);
+        assert!(world.wait_for(settles, 5000), "{}", world.summaries());
+        for peer in [BETA, TIE] {
+            world.set_cut_both([ALPHA, peer], true);
+        }
+        pass(&mut world, 8000);
+        let flush = world.ask(ALPHA, Ask::Flush);
+        assert!(!world.wait_for(flush, 5000), "seed {seed}: another node may reign by now");
+        for peer in [BETA, TIE] {
+            world.set_cut_both([ALPHA, peer], false);
+        }
+        assert!(world.wait_for(flush, 10_000), "{}", world.summaries());
+    }
+}
