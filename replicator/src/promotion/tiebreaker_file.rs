@@ -216,7 +216,7 @@ pub fn choose_newest(first: &[u8], second: &[u8]) -> Result<TiebreakerState, Tie
 fn choose(first: TiebreakerState, second: TiebreakerState) -> Result<TiebreakerState, TiebreakerChooseError> {
     let identity = |state: &TiebreakerState| (state.voter, state.node, state.resource.clone());
     let follows = second.sequence.checked_add(1) == Some(first.sequence)
-        && first.record.order() >= second.record.order();
+        && (first.record == second.record || second.record.may_give_way_to(&first.record));
     if identity(&first) == identity(&second) && (first == second || follows) {
         return Ok(first);
     }
@@ -249,6 +249,16 @@ mod tests {
         assert_eq!(TiebreakerState::parse(&state(6).encode()[..]), Ok(state(6)));
         let fresh = TiebreakerState::new(state(1).resource, NodeId(2), VoterId(77));
         assert_eq!(TiebreakerState::parse(&fresh.encode()[..]), Ok(fresh));
+    }
+
+    #[test]
+    fn a_reign_in_the_place_of_a_vote_for_a_higher_term_of_its_number_is_the_newer_copy() {
+        let (mut granted, mut vote) = (state(6), state(5));
+        (granted.record.term, vote.record.term) = (Term::asked(6, 4), Term::asked(6, 8));
+        let chosen = choose_newest(&granted.encode()[..], &vote.encode()[..]);
+        assert_eq!(chosen, Ok(granted.clone()), "it was killed between the copies");
+        vote.record = MembershipRecord { version: 10, ..granted.record };
+        assert!(choose_newest(&granted.encode()[..], &vote.encode()[..]).is_err(), "it went back");
     }
 
     #[test]
