@@ -178,9 +178,7 @@ impl Peer {
                 resync.needs_nothing_up_to(outbound.progress().journaled, self.accounted())
             }
             None => {
-                let is_source =
-                    self.link.as_ref().is_some_and(|link| matches!(link.replication, Replication::Target));
-                let said = self.introduced().filter(|_| is_source).map(|state| state.flushed);
+                let said = self.introduced().filter(|_| self.is_source_of_us()).map(|state| state.flushed);
                 self.flushed.max(said.unwrap_or_default())
             }
         }
@@ -237,6 +235,10 @@ impl Peer {
 
     pub(super) fn is_target_of_us(&self) -> bool {
         self.outbound().is_some()
+    }
+
+    pub(super) fn is_source_of_us(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| matches!(link.replication, Replication::Target))
     }
 }
 

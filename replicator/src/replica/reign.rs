@@ -552,17 +552,12 @@ impl Replica {
     }
 
     /// Whether this node's reign ends because somebody has stored a record of this term: never where no majority decides,
-    /// and not by a term that has the number of one that a majority granted, which can never be granted itself. A reign by
-    /// force gives way to any term of its number that was put to the voters.
+    /// and not by a term that has the number of its own, which can never be granted as well. A reign by force was granted
+    /// by nobody: it gives way to any term of its number that was put to the voters.
     pub(super) fn is_deposed_by(&self, term: Term) -> bool {
-        let Some(reign) = self.reign.as_ref().filter(|_| self.config.on_peer_lost.asks_a_majority()) else {
-            return false;
-        };
         let own = self.record().term;
-        match own.is_forced() {
-            true => term.number > own.number || (term.number == own.number && !term.is_forced()),
-            false if reign.is_granted() => term.number > own.number,
-            false => term > own,
-        }
+        let overrules_force = own.is_forced() && !term.is_forced() && term.number == own.number;
+        let is_above = term.number > own.number || overrules_force;
+        is_above && self.reign.is_some() && self.config.on_peer_lost.asks_a_majority()
     }
 }

@@ -241,13 +241,12 @@ impl Replica {
     /// Whether this node follows a Primary on protocol A or B, and has what that one held when they met. It is never in
     /// the in-sync set, and its disk is never called UpToDate.
     pub(super) fn is_mirrored_by(&self, peer: &Peer) -> bool {
-        let is_target =
-            peer.link.as_ref().is_some_and(|link| matches!(link.replication, Replication::Target));
         // What is mirrored beside a resync makes no whole copy.
         let is_whole = self.disk > DiskState::Inconsistent && self.superblock.content().resync.is_none();
         let has_caught_up =
             |state: &PeerState| state.role == Role::Primary && self.journal.journaled() >= state.end;
-        is_target && is_whole && !self.can_be_in_sync(peer) && peer.introduced().is_some_and(has_caught_up)
+        let is_asynchronous = peer.is_source_of_us() && !self.can_be_in_sync(peer);
+        is_asynchronous && is_whole && peer.introduced().is_some_and(has_caught_up)
     }
 
     pub(super) fn is_established(&self, peer: &Peer) -> bool {

@@ -15,6 +15,35 @@ fn new_alpha_says(bench: &mut Bench, message: &Message) {
     bench.store();
 }
 
+/// Somebody is linked under alpha's number, as another run than the recorded one.
+fn alpha_returns(bench: &mut Bench, voter: VoterId) {
+    bench.happens(Event::PeerConnected { peer: ALPHA, link: NEW_LINK, voter });
+    bench.store();
+    let introduction = bench.said_to(ALPHA).introduction;
+    let other_run = PeerState { introduction, incarnation: Incarnation(50), ..state(Role::Secondary, 0) };
+    new_alpha_says(bench, &Message::State(Box::new(other_run)));
+}
+
+/// Asks for a vote in the term after the record `before`.
+fn question(
+    candidate: NodeId,
+    incarnation: Incarnation,
+    continues: Incarnation,
+    before: MembershipRecord,
+) -> Message {
+    let (term, in_sync) = (Term { number: 2, taker: 3 }, InSyncSet::of(candidate, incarnation));
+    Message::VoteRequest(Box::new(VoteRequest {
+        round: 1,
+        stage: VoteStage::Ask,
+        candidate,
+        incarnation,
+        basis: Basis::Member { continues },
+        position: Position::default(),
+        record: MembershipRecord { term, primary: Some(candidate), in_sync, ..before },
+        peer_is_fenced: false,
+    }))
+}
+
 /// Whether beta's I/O waits because no majority has stored a set without alpha.
 fn waits_for_alpha(bench: &Bench) -> bool {
     let frozen = bench.replica.status(bench.now).frozen;
@@ -77,24 +106,8 @@ fn whoever_is_new_under_a_primarys_number_does_not_end_the_wait_for_its_lease() 
         bench.hears(ALPHA, &Message::RecordUpdate(Box::new(record)));
         bench.store();
         bench.happens(Event::PeerLost { peer: ALPHA, link: link_to(ALPHA), reason: LinkLoss::Closed });
-        bench.happens(Event::PeerConnected { peer: ALPHA, link: NEW_LINK, voter: VoterId(voter) });
-        bench.store();
-        let introduction = bench.said_to(ALPHA).introduction;
-        let other_run = PeerState { introduction, incarnation: Incarnation(50), ..state(Role::Secondary, 0) };
-        new_alpha_says(&mut bench, &Message::State(Box::new(other_run)));
-        let term = Term { number: 2, taker: 3 };
-        let in_sync = InSyncSet::of(GAMMA, Incarnation(7));
-        let request = VoteRequest {
-            round: 1,
-            stage: VoteStage::Ask,
-            candidate: GAMMA,
-            incarnation: Incarnation(7),
-            basis: Basis::Member { continues: Incarnation(7) },
-            position: Position::default(),
-            record: MembershipRecord { term, primary: Some(GAMMA), in_sync, ..record },
-            peer_is_fenced: false,
-        };
-        bench.hears(GAMMA, &Message::VoteRequest(Box::new(request)));
+        alpha_returns(&mut bench, VoterId(voter));
+        bench.hears(GAMMA, &question(GAMMA, Incarnation(7), Incarnation(7), record));
         bench.store();
         let vote = vote(&bench);
         assert_eq!(matches!(vote, Err(Denial::Lease { .. })), waits, "voter {voter}: {vote:?}");
@@ -121,24 +134,8 @@ fn whoever_is_new_under_a_members_number_gets_no_vote_by_what_that_member_is() {
         bench.happens(Event::PeerLost { peer: ALPHA, link: link_to(ALPHA), reason: LinkLoss::Closed });
         // No lease of the last reign lasts so long.
         bench.now = bench.now.plus(Span::from_millis(60_000));
-        bench.happens(Event::PeerConnected { peer: ALPHA, link: NEW_LINK, voter: VoterId(voter) });
-        bench.store();
-        let introduction = bench.said_to(ALPHA).introduction;
-        let other_run = PeerState { introduction, incarnation: Incarnation(50), ..state(Role::Secondary, 0) };
-        new_alpha_says(&mut bench, &Message::State(Box::new(other_run)));
-        let term = Term { number: 2, taker: 3 };
-        let in_sync = InSyncSet::of(ALPHA, Incarnation(50));
-        let request = VoteRequest {
-            round: 1,
-            stage: VoteStage::Ask,
-            candidate: ALPHA,
-            incarnation: Incarnation(50),
-            basis: Basis::Member { continues: Incarnation(5) },
-            position: Position::default(),
-            record: MembershipRecord { term, primary: Some(ALPHA), in_sync, ..record },
-            peer_is_fenced: false,
-        };
-        new_alpha_says(&mut bench, &Message::VoteRequest(Box::new(request)));
+        alpha_returns(&mut bench, VoterId(voter));
+        new_alpha_says(&mut bench, &question(ALPHA, Incarnation(50), Incarnation(5), record));
         assert_eq!(vote(&bench), expected, "voter {voter}");
     }
 }
